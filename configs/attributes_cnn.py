@@ -1,0 +1,43 @@
+"""Source A's attribute network: one head and one cross-entropy for each of 12 attributes.
+
+python train.py --config=configs/attributes_cnn.py
+python train.py --config=configs/attributes_cnn.py --config.data.name=unitn --config.data.dir=DIR
+python train.py --config=configs/attributes_cnn.py --config.model.residual=False
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config() -> ConfigDict:
+    """The experiment."""
+    config = common.get_config()
+    config.tasks = ("attributes",)
+    config.epochs = 12
+    config.model = {
+        "name": "attributes_cnn",
+        "classes": common.ATTRIBUTES,
+        "residual": True,
+        "widths": (32, 128, 256, 128),
+        "final_pool": (4, 16),
+        "head_width": 64,
+        "dropout": 0.5,
+    }
+    config.losses = {
+        name: {
+            "term": "cross_entropy",
+            "weight": 1 / len(common.ATTRIBUTES),
+            "key": name,
+            "label_smoothing": 0.0,
+        }
+        for name in common.ATTRIBUTES
+    }
+    config.losses.accuracy = {"term": "accuracy", "weight": 0.0, "keys": (*common.ATTRIBUTES,)}
+    config.augmentation = {
+        "flip": {"probability": 0.5},
+        "crop": {"padding": 6},
+        "jitter": {"brightness": 0.2, "contrast": 0.2, "saturation": 0.1, "probability": 1.0},
+        "erase": {"probability": 0.3, "area": (0.02, 0.2), "aspect": 0.3},
+    }
+    return config

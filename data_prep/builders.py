@@ -1,0 +1,109 @@
+"""TFDS builders of the datasets: each says where its splits lie and how they are annotated."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from market_jax.data import attributes, folders
+from market_jax.data.folders import Report
+
+Records = dict[str, list[dict]]  # split -> records
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What a builder reads.
+
+    Attributes:
+      directory: the raw folder.
+      report: collects what is left out.
+      progress: wraps an iterable to show how far it is, with `desc`.
+    """
+
+    directory: Path
+    report: Report
+    progress: object
+
+    def scan(self, folder: str, grammar: str) -> list[dict]:
+        """The records of one folder."""
+        return folders.scan(self.directory / folder, grammar, self.report, self.progress)
+
+    def annotate(self, records: list[dict], file: str) -> list[dict]:
+        """The records with the labels of an annotation file."""
+        path = self.directory / file
+        table = attributes.read(path, self.report.problems)
+        return folders.annotate(records, table, self.report, path)
+
+
+class PersonCrops(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """A dataset of person crops; a subclass says how its folders are read."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def __init__(self, records: Records, **kwargs):
+        self._records = records
+        super().__init__(file_format="array_record", **kwargs)
+
+    @staticmethod
+    def read(source: Source) -> Records:
+        """Raw folder -> records."""
+        raise NotImplementedError
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features = {
+            "image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
+            "name": tfds.features.Text(),
+            **dict.fromkeys(folders.METADATA, np.int32),
+            "attributes": {
+                name: tfds.features.ClassLabel(names=classes)
+                for name, classes in attributes.CLASSES.items()
+            },
+        }
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=self.__doc__,
+            features=tfds.features.FeaturesDict(features),
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, _) -> dict[str, Iterator]:
+        return {split: self._generate_examples(rows) for split, rows in self._records.items()}
+
+    def _generate_examples(self, records: list[dict]) -> Iterator:
+        for i, record in enumerate(records):
+            example = {k: record[k] for k in ("name", *folders.METADATA, "attributes")}
+            yield i, example | {"image": str(record["path"])}
+
+
+class Unitn(PersonCrops, skip_registration=True):
+    """The course release: train/ with annotations_train.csv, anonymous test/ and queries/."""
+
+    @staticmethod
+    def read(source: Source) -> Records:
+        """Raw folder -> records."""
+        train = source.annotate(source.scan("train", "unitn"), "annotations_train.csv")
+        unlabelled = {"test": "test", "query": "queries"}
+        return {"train": train} | {
+            split: folders.annotate(source.scan(folder, "anonymous"), {}, source.report, folder)
+            for split, folder in unlabelled.items()
+        }
+
+
+class Market1501(PersonCrops, skip_registration=True):
+    """Market-1501 as published, with market_attribute.mat; junk is pid -1, distractors 0."""
+
+    @staticmethod
+    def read(source: Source) -> Records:
+        """Raw folder -> records."""
+        parts = {"train": "bounding_box_train", "test": "bounding_box_test", "query": "query"}
+        records = {split: source.scan(folder, "market1501") for split, folder in parts.items()}
+        return {
+            split: source.annotate(rows, "market_attribute.mat") for split, rows in records.items()
+        }
+
+
+class Synthetic(Market1501, skip_registration=True):
+    """Pedestrians drawn by the project, in the official layout, read by the official reader."""

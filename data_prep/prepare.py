@@ -1,0 +1,104 @@
+"""Reads a raw folder, checks all of it, and only then writes the prepared dataset."""
+
+import hashlib
+import logging
+import shutil
+from pathlib import Path
+
+import tensorflow_datasets as tfds
+from tqdm import tqdm
+
+from data_prep import synthetic
+from data_prep.builders import Market1501, PersonCrops, Source, Synthetic, Unitn
+from market_jax.data.columns import find_dataset
+from market_jax.data.folders import Report
+from market_jax.typing import InputError, choose
+
+BUILDERS: dict[str, type[PersonCrops]] = {
+    "synthetic": Synthetic,
+    "unitn": Unitn,
+    "market1501": Market1501,
+}
+
+
+def prepare(
+    dataset: str,
+    source_dir: Path,
+    output_dir: Path,
+    *,
+    skip_bad: bool = False,
+    overwrite: bool = False,
+) -> tuple[Path, dict[str, list[dict]], Report]:
+    """Prepares `source_dir` as a TFDS dataset in `output_dir`.
+
+    Everything is read and checked before anything is written, and the dataset appears whole,
+    by a rename.
+
+    Args:
+      dataset: "unitn", "market1501" or "synthetic".
+      source_dir: the raw folder; for "synthetic" it is drawn first if it is not there.
+      output_dir: the dataset goes to `output_dir/<dataset>/<version>`.
+      skip_bad: leave bad files and rows out and list them, instead of stopping.
+      overwrite: replace a dataset that is there already.
+
+    Returns:
+      (folder of the dataset, records of each split, report of what was left out).
+
+    Raises:
+      InputError: see `folders.scan`, `folders.annotate` and `attributes.read`; or the
+        dataset exists and `overwrite` is not given.
+    """
+    cls = choose(dataset, BUILDERS, "dataset")
+    source_dir, output_dir = Path(source_dir), Path(output_dir)
+    existing = output_dir / dataset
+    if find_dataset(existing) and not overwrite:
+        raise InputError(f"{existing}: already prepared; --overwrite replaces it")
+    if dataset == "synthetic" and not source_dir.exists():
+        synthetic.draw(source_dir, progress=_bar)
+    if not source_dir.is_dir():
+        raise InputError(f"{source_dir}: there is no such folder")
+    report = Report(skip_bad=skip_bad)
+    records = cls.read(Source(source_dir, report, _bar))
+    for split, rows in records.items():
+        if not rows:
+            raise InputError(f"{source_dir}: no picture of the split {split!r} could be used")
+    if existing.exists():
+        shutil.rmtree(existing)
+    for name in ("absl", "etils"):  # TFDS tells of each of its steps
+        logging.getLogger(name).setLevel(logging.WARNING)
+    tfds.disable_progress_bar()
+    builder = cls(records, data_dir=str(output_dir))
+    builder.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(
+            extract_dir=output_dir / ".extract", try_download_gcs=False
+        )
+    )
+    return Path(builder.data_dir), records, report
+
+
+def _bar(items, desc: str):
+    return tqdm(items, desc=desc, unit=" images", mininterval=1, dynamic_ncols=True)
+
+
+def fingerprint(source_dir: Path) -> str:
+    """Of the names and sizes of all files: another content is prepared anew."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in source_dir.rglob("*") if p.is_file()):
+        digest.update(f"{path.relative_to(source_dir)} {path.stat().st_size}\n".encode())
+    return digest.hexdigest()[:12]
+
+
+def prepare_once(dataset: str, source_dir: Path, cache_dir: Path) -> Path:
+    """The prepared form of a raw folder, made at the first call and found again afterwards.
+
+    Args:
+      dataset: as in `prepare`.
+      source_dir: the raw folder.
+      cache_dir: the dataset goes to `cache_dir/<dataset>-<fingerprint of the raw folder>`.
+
+    Returns:
+      Folder of the dataset.
+    """
+    output_dir = Path(cache_dir) / f"{dataset}-{fingerprint(Path(source_dir))}"
+    found = find_dataset(output_dir)
+    return found or prepare(dataset, source_dir, output_dir)[0]

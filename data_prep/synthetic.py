@@ -1,0 +1,1 @@
+def draw(directory, progress): raise NotImplementedError

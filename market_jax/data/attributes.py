@@ -1,0 +1,199 @@
+"""The 12 attributes, their classes, and the 27 annotation columns that carry them.
+
+The annotation files (course release: `annotations_train.csv`; official: `market_attribute.mat`
+by Lin et al., "Improving person re-identification by attribute and identity learning") hold 27
+columns with values from 1: age, nine binaries, eight upper and nine lower colours. Here they
+become 12 attributes with classes from 0; the colours become one attribute each, and an
+identity with no colour given is of the extra class "multicolor".
+"""
+
+import csv
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from market_jax.typing import InputError
+
+CLASSES: dict[str, tuple[str, ...]] = {
+    "age": ("young", "teenager", "adult", "old"),
+    "backpack": ("no", "yes"),
+    "bag": ("no", "yes"),
+    "handbag": ("no", "yes"),
+    "clothes": ("dress", "pants"),
+    "down": ("long", "short"),
+    "up": ("long", "short"),
+    "hair": ("short", "long"),
+    "hat": ("no", "yes"),
+    "gender": ("male", "female"),
+    "up_color": (
+        *("black", "white", "red", "purple", "yellow", "gray", "blue", "green"),
+        "multicolor",
+    ),
+    "down_color": (
+        *("black", "white", "pink", "purple", "yellow", "gray", "blue", "green", "brown"),
+        "multicolor",
+    ),
+}
+"""Attribute -> class names; a label is the position in the tuple, and -1 where unknown."""
+
+ATTRIBUTES = tuple(CLASSES)
+COLORS = ("up_color", "down_color")
+UNKNOWN = -1
+
+
+def _columns() -> dict[str, tuple[str, int]]:
+    """Annotation column -> (attribute, how many values it takes)."""
+    columns = {name: (name, len(CLASSES[name])) for name in ATTRIBUTES if name not in COLORS}
+    for attribute in COLORS:
+        prefix = attribute.removesuffix("_color")
+        columns |= {prefix + color: (attribute, 2) for color in CLASSES[attribute][:-1]}
+    return columns
+
+
+_COLUMNS = _columns()
+COLUMNS = tuple(_COLUMNS)  # the 27 columns, in the annotation file's order
+
+
+def encode(row: Mapping[str, int]) -> dict[str, int]:
+    """27 columns (values from 1) -> 12 labels (from 0).
+
+    Raises:
+      InputError: a column is missing, a value is out of range, or two colours are given.
+    """
+    labels = {name: len(CLASSES[name]) - 1 for name in COLORS}
+    given = {}
+    for column, (attribute, values) in _COLUMNS.items():
+        if column not in row:
+            raise InputError(f"column {column!r} is missing")
+        value = row[column]
+        if not 1 <= value <= values:
+            raise InputError(f"column {column!r} has value {value}; it must be 1 to {values}")
+        if attribute not in COLORS:
+            labels[attribute] = value - 1
+        elif value == 2:
+            if attribute in given:
+                raise InputError(
+                    f"columns {given[attribute]!r} and {column!r} are both 2; "
+                    f"at most one {attribute.replace('_', ' ')} may be given"
+                )
+            given[attribute] = column
+            color = column.removeprefix(attribute.removesuffix("_color"))
+            labels[attribute] = CLASSES[attribute].index(color)
+    return {name: labels[name] for name in ATTRIBUTES}
+
+
+def decode(labels: Mapping[str, int]) -> dict[str, int]:
+    """12 labels -> 27 columns with values from 1: the inverse of `encode`.
+
+    Raises:
+      InputError: an attribute is missing or its label is none of its classes.
+    """
+    for name, classes in CLASSES.items():
+        if name not in labels or not 0 <= labels[name] < len(classes):
+            label = labels.get(name, "missing")
+            raise InputError(f"attribute {name!r} is {label}; it must be 0 to {len(classes) - 1}")
+    row = {}
+    for column, (attribute, _) in _COLUMNS.items():
+        label = int(labels[attribute])
+        if attribute in COLORS:
+            color = column.removeprefix(attribute.removesuffix("_color"))
+            row[column] = 1 + int(CLASSES[attribute][label] == color)
+        else:
+            row[column] = label + 1
+    return row
+
+
+def _integer(text: str, column: str) -> int:
+    try:
+        return int(text)
+    except (TypeError, ValueError):
+        raise InputError(f"column {column!r} has value {text!r}; it must be an integer") from None
+
+
+def read_csv(path: Path, problems: list[str] | None = None) -> dict[int, dict[str, int]]:
+    """Reads an identity-level annotation file: a column `id` and the 27 columns.
+
+    Args:
+      path: a CSV with a header; columns may stand in any order.
+      problems: where given, a bad row is skipped and its message appended here.
+
+    Returns:
+      pid -> the 12 labels.
+
+    Raises:
+      InputError: names the file, the row (1 is the header) and the rule that is broken.
+    """
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        missing = [name for name in ("id", *COLUMNS) if name not in (reader.fieldnames or ())]
+        if missing:
+            raise InputError(f"{path}: the header has no column {', '.join(map(repr, missing))}")
+        return _by_identity(
+            (
+                (f"{path}, row {number}", row["id"], {c: row[c] for c in COLUMNS})
+                for number, row in enumerate(reader, start=2)
+            ),
+            problems,
+        )
+
+
+def _by_identity(rows: Iterable, problems: list[str] | None) -> dict[int, dict[str, int]]:
+    """(where, id, values) -> pid -> labels; a second row for an identity is a problem."""
+    table: dict[int, dict[str, int]] = {}
+    for where, identity, values in rows:
+        try:
+            pid = _integer(identity, "id")
+            if pid in table:
+                raise InputError(f"identity {pid} has a second row; each has one")
+            table[pid] = encode({c: _integer(v, c) for c, v in values.items()})
+        except InputError as error:
+            message = f"{where}: {error}"
+            if problems is None:
+                raise InputError(message) from None
+            problems.append(message)
+    return table
+
+
+def read_mat(path: Path, problems: list[str] | None = None) -> dict[int, dict[str, int]]:
+    """Reads the official `market_attribute.mat`, train and test identities together.
+
+    Fields are read by name: their order differs between the train and the test struct.
+
+    Args:
+      path: the file, with a struct `market_attribute` of structs `train` and `test`.
+      problems: as in `read_csv`.
+
+    Returns:
+      pid -> the 12 labels.
+
+    Raises:
+      InputError: names the file, the identity and the rule that is broken.
+    """
+    import scipy.io
+
+    try:
+        content = scipy.io.loadmat(path, squeeze_me=True, struct_as_record=False)
+        parts = [getattr(content["market_attribute"], name) for name in ("train", "test")]
+    except (ValueError, KeyError, AttributeError, NotImplementedError, TypeError) as error:
+        raise InputError(
+            f"{path}: not a MATLAB file with market_attribute.train and .test ({error})"
+        ) from None
+    rows = []
+    for part in parts:
+        missing = [name for name in ("image_index", *COLUMNS) if not hasattr(part, name)]
+        if missing:
+            raise InputError(f"{path}: the struct has no field {', '.join(map(repr, missing))}")
+        fields = {c: np.atleast_1d(getattr(part, c)) for c in COLUMNS}
+        for i, identity in enumerate(np.atleast_1d(part.image_index)):
+            where = f"{path}, identity {identity}"
+            rows.append((where, str(identity), {c: v[i] for c, v in fields.items()}))
+    return _by_identity(rows, problems)
+
+
+def read(path: Path, problems: list[str] | None = None) -> dict[int, dict[str, int]]:
+    """Reads an annotation file by its suffix: `.mat` official, every other one CSV."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such annotation file")
+    return (read_mat if path.suffix == ".mat" else read_csv)(path, problems)

@@ -1,0 +1,150 @@
+"""Raw folders of person crops: what each file says, and what is wrong with it."""
+
+import dataclasses
+import io
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from market_jax.data import filenames
+from market_jax.data.attributes import ATTRIBUTES, UNKNOWN
+from market_jax.typing import Columns, InputError
+
+METADATA = ("pid", "camid", "sequence", "frame")
+
+
+@dataclasses.dataclass
+class Report:
+    """What was left out while reading, and why.
+
+    Attributes:
+      skip_bad: list a bad file in `skipped` instead of raising.
+      skipped: a message for each bad file or row.
+      dropped: names of stray copies and of files that are no images.
+    """
+
+    skip_bad: bool = False
+    skipped: list[str] = dataclasses.field(default_factory=list)
+    dropped: list[str] = dataclasses.field(default_factory=list)
+
+    @property
+    def problems(self) -> list[str] | None:
+        """Where a reader appends its problems, or None where it must raise."""
+        return self.skipped if self.skip_bad else None
+
+    def bad(self, message: str) -> None:
+        """Raises the message, or lists it with `skip_bad`."""
+        if not self.skip_bad:
+            raise InputError(message)
+        self.skipped.append(message)
+
+
+def decode_image(content: bytes, where: str) -> np.ndarray:
+    """An encoded picture -> uint8 [H, W, 3].
+
+    Raises:
+      InputError: the picture is broken; the message opens with `where`.
+    """
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            return np.asarray(image.convert("RGB"))
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+        raise InputError(f"{where}: the picture cannot be decoded ({error})") from None
+
+
+def scan(
+    folder: Path, grammar: str, report: Report, progress: Callable = lambda x, desc: x
+) -> list[dict]:
+    """Reads a folder's names, and checks that every picture decodes.
+
+    Args:
+      folder: holds the pictures themselves; folders in it are not entered.
+      grammar: a naming of `filenames`, or "detect".
+      report: collects what is left out.
+      progress: wraps the iteration, e.g. `tqdm`.
+
+    Returns:
+      A record per picture, sorted by name: path, name, pid, camid, sequence, frame.
+
+    Raises:
+      InputError: the folder is missing or holds no picture, a name is outside the grammar, or
+        a picture is broken (the last two only without `report.skip_bad`).
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: there is no such folder")
+    names = []
+    for path in sorted(folder.iterdir()):
+        if path.is_dir():
+            continue
+        keep = filenames.is_image(path.name) and not filenames.is_stray(path.name)
+        (names if keep else report.dropped).append(path.name)
+    if not names:
+        raise InputError(f"{folder}: the folder holds no picture")
+    if grammar == "detect":
+        grammar = filenames.detect(names)
+    records = []
+    for name in progress(names, desc=folder.name):
+        columns = filenames.parse(name, grammar)
+        if columns is None:
+            report.bad(f"{folder / name}: the name is outside the naming {grammar!r}")
+            continue
+        try:
+            decode_image((folder / name).read_bytes(), str(folder / name))
+        except InputError as error:
+            report.bad(str(error))
+            continue
+        records.append({"path": folder / name, "name": name, **columns})
+    return records
+
+
+def annotate(
+    records: list[dict],
+    table: Mapping[int, Mapping[str, int]],
+    report: Report,
+    source: Path | str,
+) -> list[dict]:
+    """Adds the 12 labels to every record whose pid is a person's (above 0).
+
+    Junk, distractors and unknown identities get the label -1 for every attribute.
+
+    Raises:
+      InputError: an identity has no row in `table` (without `report.skip_bad`).
+    """
+    annotated, missing = [], set()
+    for record in records:
+        pid = record["pid"]
+        if pid > 0 and pid not in table:
+            if pid not in missing:
+                report.bad(f"{source}: identity {pid} has no row, but {record['name']} shows it")
+            missing.add(pid)
+            continue
+        unknown = dict.fromkeys(ATTRIBUTES, UNKNOWN)
+        annotated.append(record | {"attributes": dict(table[pid]) if pid > 0 else unknown})
+    return annotated
+
+
+def to_columns(records: list[dict], image_size: tuple[int, int]) -> Columns:
+    """Records -> columns, the pictures decoded and resized to `image_size` (height, width)."""
+    height, width = image_size
+    images = np.empty((len(records), height, width, 3), np.uint8)
+    for i, record in enumerate(records):
+        image = decode_image(Path(record["path"]).read_bytes(), str(record["path"]))
+        images[i] = resize(image, image_size)
+    columns: Columns = {"image": images, "name": np.array([r["name"] for r in records])}
+    for key in METADATA:
+        columns[key] = np.array([r[key] for r in records], np.int32)
+    if records and "attributes" in records[0]:
+        for key in ATTRIBUTES:
+            columns[key] = np.array([r["attributes"][key] for r in records], np.int32)
+    return columns
+
+
+def resize(image: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
+    """uint8 [H, W, 3] -> [*image_size, 3], bilinear; the same array where the size fits."""
+    height, width = image_size
+    if image.shape[:2] == (height, width):
+        return image
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))

@@ -1,0 +1,57 @@
+"""Batches through tf.data, assembled off the training thread.
+
+The only module of the package that imports TensorFlow, which feeds data and never takes the
+accelerator.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import tensorflow as tf
+
+from market_jax.data.samplers import PADDING, Sampler
+from market_jax.typing import Columns
+
+tf.config.set_visible_devices([], "GPU")
+
+
+def batches(
+    columns: Columns,
+    sampler: Sampler,
+    *,
+    first: int = 0,
+    last: int | None = None,
+    share: tuple[int, int] = (0, 1),
+) -> Iterator[dict[str, np.ndarray]]:
+    """Batches of the steps `first` to `last` - 1.
+
+    Args:
+      columns: of the split; numeric columns and images travel, names do not.
+      sampler: says which rows make up the batch of a step.
+      first: the first step.
+      last: one past the last step; without it the batches never end.
+      share: (i, n) takes the i-th of n equal parts of each batch, for process i of n.
+
+    Yields:
+      The columns of N / n images, and "mask" bool [N / n], False where a row is padding.
+    """
+    part, parts = share
+    keys = [k for k, v in columns.items() if k == "image" or np.issubdtype(v.dtype, np.number)]
+
+    def gather(step):
+        rows = sampler.indices(int(step))
+        size = len(rows) // parts
+        rows = rows[part * size : (part + 1) * size]
+        mask = rows != PADDING
+        rows = np.where(mask, rows, 0)
+        return [columns[key][rows] for key in keys] + [mask]
+
+    types = [tf.uint8 if k == "image" else tf.as_dtype(columns[k].dtype) for k in keys]
+    steps = tf.data.Dataset.range(first, np.iinfo(np.int64).max if last is None else last)
+    dataset = steps.map(
+        lambda step: tf.numpy_function(gather, [step], [*types, tf.bool]),
+        num_parallel_calls=2,
+        deterministic=True,
+    ).prefetch(2)
+    for values in dataset.as_numpy_iterator():
+        yield dict(zip([*keys, "mask"], values, strict=True))

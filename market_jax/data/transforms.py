@@ -1,0 +1,141 @@
+"""Augmentation in pure JAX: (key, image [H, W, C] float32 in [0, 1], **kw) -> the same.
+
+Each transform works on one image; `augment` maps them over the batch with a key for each
+image, so that an image's augmentation depends on (key, position) alone. The order of
+`__all__` is the order in which they are applied.
+"""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from market_jax.typing import Array, choose
+
+__all__ = ["flip", "crop", "rotate", "jitter", "noise", "erase"]
+
+
+def flip(key: Array, image: Array, *, probability: float = 0.5) -> Array:
+    """Mirrors left and right."""
+    return jnp.where(jax.random.bernoulli(key, probability), image[:, ::-1], image)
+
+
+def crop(key: Array, image: Array, *, padding: int) -> Array:
+    """Pads every side by `padding` pixels of the border's colour and crops at random."""
+    padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)), mode="edge")
+    top, left = jax.random.randint(key, (2,), 0, 2 * padding + 1)
+    return jax.lax.dynamic_slice(padded, (top, left, 0), image.shape)
+
+
+def rotate(key: Array, image: Array, *, degrees: float, probability: float = 1.0) -> Array:
+    """Rotates about the centre by an angle uniform in [-degrees, degrees], border repeated."""
+    height, width, _ = image.shape
+    key_angle, key_apply = jax.random.split(key)
+    angle = jnp.deg2rad(jax.random.uniform(key_angle, minval=-degrees, maxval=degrees))
+    angle = jnp.where(jax.random.bernoulli(key_apply, probability), angle, 0.0)
+    y = jnp.arange(height, dtype=jnp.float32)[:, None] - (height - 1) / 2
+    x = jnp.arange(width, dtype=jnp.float32)[None, :] - (width - 1) / 2
+    rows = jnp.cos(angle) * y - jnp.sin(angle) * x + (height - 1) / 2
+    columns = jnp.sin(angle) * y + jnp.cos(angle) * x + (width - 1) / 2
+
+    def bilinear(channel):
+        return jax.scipy.ndimage.map_coordinates(channel, [rows, columns], 1, mode="nearest")
+
+    return jax.vmap(bilinear, in_axes=-1, out_axes=-1)(image)
+
+
+def jitter(
+    key: Array,
+    image: Array,
+    *,
+    brightness: float = 0.2,
+    contrast: float = 0.2,
+    saturation: float = 0.2,
+    probability: float = 1.0,
+) -> Array:
+    """Scales brightness, contrast and saturation by factors uniform in 1 -+ the given amount."""
+    key_apply, *keys = jax.random.split(key, 4)
+    amounts = (brightness, contrast, saturation)
+    b, c, s = (
+        jax.random.uniform(k, minval=1 - a, maxval=1 + a)
+        for k, a in zip(keys, amounts, strict=True)
+    )
+    luma = jnp.array([0.299, 0.587, 0.114], image.dtype)
+    changed = image * b
+    mean = jnp.mean(changed @ luma)
+    changed = (changed - mean) * c + mean
+    gray = (changed @ luma)[..., None]
+    changed = jnp.clip((changed - gray) * s + gray, 0.0, 1.0)
+    return jnp.where(jax.random.bernoulli(key_apply, probability), changed, image)
+
+
+def noise(key: Array, image: Array, *, std: float, probability: float = 1.0) -> Array:
+    """Adds Gaussian noise; `std` in units of the [0, 1] range."""
+    key_noise, key_apply = jax.random.split(key)
+    noisy = jnp.clip(image + std * jax.random.normal(key_noise, image.shape), 0.0, 1.0)
+    return jnp.where(jax.random.bernoulli(key_apply, probability), noisy, image)
+
+
+def erase(
+    key: Array,
+    image: Array,
+    *,
+    probability: float = 0.5,
+    area: tuple[float, float] = (0.02, 0.4),
+    aspect: float = 0.3,
+    fill: float = 0.45,
+) -> Array:
+    """Random erasing: fills a rectangle (Zhong et al., 2020).
+
+    Args:
+      area: smallest and largest share of the image.
+      aspect: height over width is log-uniform in [aspect, 1 / aspect].
+      fill: the value of an erased pixel.
+
+    A rectangle that does not fit is cut to the image.
+    """
+    height, width, _ = image.shape
+    key_apply, key_area, key_aspect, key_y, key_x = jax.random.split(key, 5)
+    share = jax.random.uniform(key_area, minval=area[0], maxval=area[1]) * height * width
+    ratio = jnp.exp(jax.random.uniform(key_aspect, minval=jnp.log(aspect), maxval=-jnp.log(aspect)))
+    h = jnp.minimum(jnp.sqrt(share * ratio), height)
+    w = jnp.minimum(jnp.sqrt(share / ratio), width)
+    top = jax.random.uniform(key_y) * (height - h)
+    left = jax.random.uniform(key_x) * (width - w)
+    y = jnp.arange(height)[:, None, None]
+    x = jnp.arange(width)[None, :, None]
+    inside = (y >= top) & (y < top + h) & (x >= left) & (x < left + w)
+    return jnp.where(inside & jax.random.bernoulli(key_apply, probability), fill, image)
+
+
+def to_float(images: Array) -> Array:
+    """uint8 [N, H, W, C] -> float32 in [0, 1]."""
+    return images.astype(jnp.float32) / 255.0
+
+
+def augment(key: Array, images: Array, settings: Mapping[str, Mapping]) -> Array:
+    """Applies the named transforms to every image of a batch.
+
+    Args:
+      key: key of this batch.
+      images: [N, H, W, C] float32 in [0, 1].
+      settings: transform name -> its keyword arguments.
+
+    Returns:
+      [N, H, W, C] float32 in [0, 1].
+
+    Raises:
+      InputError: for a name that is no transform.
+    """
+    known = {name: globals()[name] for name in __all__}
+    for name in settings:
+        choose(name, known, "transform")
+
+    def one(index, image):
+        image_key = jax.random.fold_in(key, index)
+        for i, name in enumerate(__all__):
+            if name in settings:
+                image = known[name](jax.random.fold_in(image_key, i), image, **settings[name])
+        return image
+
+    return jax.vmap(one)(jnp.arange(images.shape[0]), images)

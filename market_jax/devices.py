@@ -1,0 +1,70 @@
+"""The devices: start-up, the data-parallel mesh, and what is laid on it."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import jaxlib
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from market_jax.typing import InputError, PyTree
+
+
+# Keeps single convolutions out of XLA's YNN fusions on the CPU: a step of the attribute network
+# takes half the time. A jaxlib that does not know a flag aborts, so only tested ones get it.
+_CPU_FLAG = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"
+_CPU_FLAG_VERSIONS = ("0.10.2",)
+
+
+def cpu_flags(flags: str, jaxlib_version: str) -> str:
+    """XLA_FLAGS with what makes this jaxlib fast on a CPU; the user's own setting is kept."""
+    if jaxlib_version not in _CPU_FLAG_VERSIONS or _CPU_FLAG.split("=")[0] in flags:
+        return flags
+    return f"{flags} {_CPU_FLAG}".strip()
+
+
+def start() -> None:
+    """Sets XLA's flags, turns the compilation cache on, and joins the other hosts, if any.
+
+    Call it before the first computation: XLA reads its flags once. The cache is in
+    `JAX_COMPILATION_CACHE_DIR`, or else in `~/.cache/market_jax/xla`.
+    """
+    os.environ["XLA_FLAGS"] = cpu_flags(os.environ.get("XLA_FLAGS", ""), jaxlib.__version__)
+    if not jax.config.jax_compilation_cache_dir:
+        cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
+        jax.config.update("jax_compilation_cache_dir", str(cache / "market_jax" / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    several = (
+        "JAX_COORDINATOR_ADDRESS" in os.environ
+        or int(os.environ.get("SLURM_NTASKS", "1")) > 1
+        or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
+    )
+    if several and not jax.distributed.is_initialized():
+        jax.distributed.initialize()
+
+
+def make_mesh() -> Mesh:
+    """All devices on one axis "data", Auto so that XLA propagates the sharding."""
+    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+
+
+def check_batch_size(batch_size: int, mesh: Mesh) -> None:
+    """Raises an `InputError` unless the batch divides over the devices."""
+    if batch_size < 1 or batch_size % mesh.size:
+        raise InputError(
+            f"batch_size is {batch_size}; it must be a multiple of the {mesh.size} device(s)"
+        )
+
+
+def replicate(mesh: Mesh, tree: PyTree) -> PyTree:
+    """The same values on every device."""
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def place_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+    """Splits the first axis over the devices; each process gives its own share of the batch."""
+    sharding = NamedSharding(mesh, PartitionSpec("data"))
+    return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}

@@ -1,0 +1,269 @@
+"""The composition root: the only reader of a config, where names become functions."""
+
+import contextlib
+import functools
+import importlib
+import json
+import pkgutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from ml_collections import ConfigDict
+
+import data_prep
+from market_jax import checkpoints, devices, losses, models, writers
+from market_jax.data import columns, pipeline, samplers, transforms
+from market_jax.report import curves
+from market_jax.training import loop, optimizer, step
+from market_jax.training.state import TrainState, create
+from market_jax.typing import Columns, InputError, choose
+
+CONFIG_FILE = "config.json"
+MAY_CHANGE = ("epochs", "patience", "log_every")  # of a run that goes on
+CACHE_DIR = Path("data")  # where raw folders are prepared
+
+
+def find_module(package, name: str, what: str):
+    """The module `name` of a package; an unknown name's error lists the known ones."""
+    known = {m.name: f"{package.__name__}.{m.name}" for m in pkgutil.iter_modules(package.__path__)}
+    return importlib.import_module(choose(name, known, what))
+
+
+def make_model(config: ConfigDict):
+    """`config.model.name` is a file of `market_jax.models`; the rest are its fields."""
+    settings = config.model.to_dict()
+    module = find_module(models, settings.pop("name"), "model")
+    if not hasattr(module, "Model"):
+        raise InputError(f"model.name is {config.model.name!r}; that file defines no Model")
+    return module.Model(**settings, dtype=jnp.dtype(config.dtype))
+
+
+def make_loss(config: ConfigDict) -> Callable:
+    """`config.losses` -> (outputs, batch) -> (scalar, metrics)."""
+    known = {name: getattr(losses, name) for name in losses.__all__}
+    terms = {}
+    for name, spec in config.losses.to_dict().items():
+        term, weight = spec.pop("term"), spec.pop("weight")
+        terms[name] = (functools.partial(choose(term, known, "loss term"), **spec), weight)
+    return functools.partial(losses.weighted_sum, terms)
+
+
+def make_augment(config: ConfigDict) -> Callable:
+    """`config.augmentation` -> (key, uint8 images) -> float32 images."""
+    settings = config.augmentation.to_dict()
+
+    def augment(key, images):
+        return transforms.augment(key, transforms.to_float(images), settings)
+
+    return augment
+
+
+def prepared_directory(config: ConfigDict) -> Path:
+    """The prepared dataset of `config.data`; a raw folder is prepared once, under `data/`."""
+    name, directory = config.data.name, config.data.dir
+    choose(name, data_prep.BUILDERS, "data set (data.name)")
+    if not directory and name != "synthetic":
+        raise InputError(f"data.dir is empty; it must name the folder of {name}")
+    source = Path(directory or CACHE_DIR / "synthetic-raw")
+    if directory and not source.is_dir():
+        raise InputError(f"data.dir is {directory}: there is no such folder")
+    if directory and (found := columns.find_dataset(source)):
+        return found
+    logging.info("data: %s is no prepared dataset; preparing it under %s/", source, CACHE_DIR)
+    return data_prep.prepare_once(name, source, CACHE_DIR)
+
+
+def open_split(config: ConfigDict, split: str, directory: Path | None = None) -> Columns:
+    """The columns of a split.
+
+    Args:
+      config: of the experiment.
+      split: "train" or "val" (the two sides of the split by identity), or a split as
+        prepared: "test", "query", "all" (the whole of the prepared training split).
+      directory: of the prepared dataset, if it is known already.
+    """
+    parts = {"train": 0, "val": 1}
+    stored = "train" if split in (*parts, "all") else split
+    rows = columns.open_split(
+        directory or prepared_directory(config),
+        stored,
+        image_size=config.data.image_size,
+        in_memory=config.data.in_memory,
+    )
+    if split not in parts:
+        return rows
+    return columns.split_by_identity(
+        rows, fraction=config.data.val_fraction, seed=config.data.split_seed
+    )[parts[split]]
+
+
+class Plan(NamedTuple):
+    """The steps of a training."""
+
+    sampler: samplers.Sampler
+    total_steps: int
+    evaluate_every: int
+
+
+def make_plan(config: ConfigDict, size: int) -> Plan:
+    """`config.epochs` and `config.evaluate_every`, in steps, for a split of `size` images."""
+    for key in ("epochs", "evaluate_every", "log_every"):
+        if config[key] < 1:
+            raise InputError(f"{key} is {config[key]}; it must be 1 or more")
+    sampler = samplers.shuffled(size, config.batch_size, seed=config.seed)
+    return Plan(sampler, config.epochs * sampler.steps, config.evaluate_every * sampler.steps)
+
+
+def make_optimizer(config: ConfigDict, plan: Plan):
+    """`config.optimizer` -> an optax optimiser."""
+    settings = config.optimizer.to_dict()
+    schedule = optimizer.make_schedule(
+        settings.pop("schedule"),
+        learning_rate=settings.pop("learning_rate"),
+        warmup_steps=round(settings.pop("warmup_epochs") * plan.sampler.steps),
+        total_steps=plan.total_steps,
+    )
+    return optimizer.make_optimizer(settings.pop("name"), schedule, **settings)
+
+
+def fresh_state(config: ConfigDict, model, tx) -> TrainState:
+    """The state of step 0."""
+    example = {"image": np.zeros((1, *config.data.image_size, 3), np.float32)}
+    return create(model, example, tx, seed=config.seed)
+
+
+def to_json(config: ConfigDict) -> dict:
+    """The config as JSON knows it."""
+    return json.loads(config.to_json())
+
+
+def from_json(value: dict) -> ConfigDict:
+    """The inverse of `to_json`; JSON's lists become tuples again."""
+
+    def tuples(x):
+        if isinstance(x, dict):
+            return {k: tuples(v) for k, v in x.items()}
+        return tuple(map(tuples, x)) if isinstance(x, list) else x
+
+    return ConfigDict(tuples(value))
+
+
+def flatten(value: dict, prefix: str = "") -> dict:
+    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    flat = {}
+    for key, item in value.items():
+        nested = isinstance(item, dict)
+        flat |= flatten(item, f"{prefix}{key}.") if nested else {prefix + key: item}
+    return flat
+
+
+def check_same_run(workdir: Path, config: ConfigDict) -> None:
+    """Refuses to go on with a run whose settings were others.
+
+    Raises:
+      InputError: names the settings that differ and their values.
+    """
+    path = workdir / CONFIG_FILE
+    if not path.exists():
+        return
+    old, new = flatten(json.loads(path.read_text())), flatten(to_json(config))
+    differing = [
+        f"{key} {old.get(key)} -> {new.get(key)}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and key not in MAY_CHANGE
+    ]
+    if differing:
+        raise InputError(
+            f"{workdir} holds a run with other settings ({'; '.join(differing)}); "
+            "give another --workdir"
+        )
+
+
+def restore_latest(manager, state: TrainState) -> tuple[TrainState, loop.Progress]:
+    """The latest checkpoint's state and progress, or the fresh ones where there is none."""
+    latest = checkpoints.find(manager)
+    if latest is None:
+        return state, loop.Progress()
+    logging.info("going on from the checkpoint of step %d", latest)
+    extra = checkpoints.read_extra(manager, latest)
+    return checkpoints.read_state(manager, latest, state), loop.Progress(**extra["progress"])
+
+
+def fit(config: ConfigDict, workdir: Path) -> None:
+    """Trains the experiment in `workdir`, or goes on with the run that is there.
+
+    Writes config.json, checkpoints/, metrics.jsonl, tensorboard/ and curves.png.
+
+    Raises:
+      InputError: what the config, the data or the workdir has wrong; or the loss became
+        not finite (with the step, the batch's file names and the last good checkpoint).
+    """
+    workdir = Path(workdir)
+    check_same_run(workdir, config)
+    mesh = devices.make_mesh()
+    devices.check_batch_size(config.batch_size, mesh)
+    share = (jax.process_index(), jax.process_count())
+    model, loss = make_model(config), make_loss(config)
+    directory = prepared_directory(config)
+    train, val = (open_split(config, split, directory) for split in ("train", "val"))
+    plan = make_plan(config, len(train["pid"]))
+    tx = make_optimizer(config, plan)
+    evaluation = step.make_evaluation_step(model.apply, loss, transforms.to_float)
+    in_order = samplers.sequential(len(val["pid"]), config.batch_size)
+    place = functools.partial(devices.place_batch, mesh)
+
+    writers.write_atomically(workdir / CONFIG_FILE, json.dumps(to_json(config), indent=2) + "\n")
+    manager = checkpoints.open_manager(workdir / "checkpoints")
+    state = devices.replicate(mesh, fresh_state(config, model, tx))
+    state, progress = restore_latest(manager, state)
+    first = int(state.step)
+    logging.info(
+        "%d training and %d validation images, %d parameters, %d steps of %d images",
+        *(len(train["pid"]), len(val["pid"])),
+        *(sum(p.size for p in jax.tree.leaves(state.params)), plan.total_steps),
+        config.batch_size,
+    )
+
+    def evaluate(state: TrainState) -> dict[str, float]:
+        batches = pipeline.batches(val, in_order, last=in_order.steps, share=share)
+        means = step.evaluate(evaluation, state.variables, map(place, batches))
+        return {f"val/{name}": value for name, value in means.items()}
+
+    def save(done: int, state: TrainState, progress: loop.Progress, metrics: dict) -> None:
+        extra = {"progress": vars(progress), "config": to_json(config)}
+        checkpoints.save(manager, done, state, metrics, extra)
+
+    with contextlib.closing(manager), writers.Writer(
+        workdir, first_step=first, total_steps=plan.total_steps, batch_size=config.batch_size
+    ) as writer:
+        try:
+            loop.run(
+                state,
+                map(place, pipeline.batches(train, plan.sampler, first=first, share=share)),
+                step_fn=step.make_train_step(model.apply, loss, make_augment(config), tx),
+                evaluate_fn=evaluate,
+                save_fn=save,
+                write_fn=writer.write,
+                progress=progress,
+                total_steps=plan.total_steps,
+                evaluate_every=plan.evaluate_every,
+                log_every=config.log_every,
+                patience=config.patience,
+            )
+        except loop.NotFiniteError as error:
+            names = ", ".join(train["name"][plan.sampler.indices(error.step)])
+            good = checkpoints.find(manager)
+            raise InputError(
+                f"{error}; its batch: {names}; the last good checkpoint: "
+                f"{'none' if good is None else workdir / 'checkpoints' / str(good)}"
+            ) from None
+    curves.draw(writers.read_metrics(workdir), workdir / "curves.png")
+    logging.info(
+        "best validation loss %.4f at step %d; results in %s",
+        *(progress.best, progress.best_step, workdir),
+    )

@@ -1,0 +1,63 @@
+"""Source A's attribute network: two convolutional blocks and a head for each attribute.
+
+Facchinetti & Bellumat, project report on the course release of Market-1501. The report and
+the stored weights give kernel sizes and widths; padding, pooling windows and head widths are
+not recoverable and are chosen here.
+"""
+
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from market_jax.models.heads import DenseHead
+from market_jax.models.layers import batch_norm, max_pool, mean_pool
+from market_jax.typing import Array
+
+
+class Model(nn.Module):
+    """RGB crops in [0, 1] -> a dict with the logits of every attribute.
+
+    Attributes:
+      classes: attribute name -> number of classes; one head each.
+      residual: adds the second block's input to its output.
+      widths: channels of the four convolutions; with `residual` the second equals the fourth.
+      final_pool: window of the last mean pooling on the (H/4, W/4) map; (4, 16) leaves
+        eight horizontal strips of a 128x64 crop.
+      head_width: units of each head's hidden layer.
+      dropout: dropout rate in the heads.
+
+    Returns (from `__call__`):
+      {attribute: [N, K] float32 logits, ..., "embedding": [N, D] pooled features}.
+    """
+
+    classes: Mapping[str, int]
+    residual: bool = True
+    widths: tuple[int, int, int, int] = (32, 128, 256, 128)
+    final_pool: tuple[int, int] = (4, 16)
+    head_width: int = 64
+    dropout: float = 0.5
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, image: Array, train: bool = False) -> dict[str, Array]:
+        x = image.astype(self.dtype)
+        for width, kernel in zip(self.widths[:2], (7, 5), strict=True):
+            x = batch_norm(train, dtype=self.dtype)(x)
+            x = nn.leaky_relu(nn.Conv(width, (kernel, kernel), dtype=self.dtype)(x), 0.01)
+            x = max_pool(x, (2, 2))
+        block_input = x
+        for width in self.widths[2:]:
+            x = batch_norm(train, dtype=self.dtype)(x)
+            x = nn.leaky_relu(nn.Conv(width, (3, 3), dtype=self.dtype)(x), 0.01)
+        if self.residual:
+            x = x + block_input
+        x = mean_pool(x, self.final_pool)
+        x = x.reshape(x.shape[0], -1)
+        outputs = {
+            name: DenseHead(k, self.head_width, self.dropout, self.dtype, name=f"head_{name}")(
+                x, train
+            )
+            for name, k in self.classes.items()
+        }
+        return outputs | {"embedding": x.astype(jnp.float32)}

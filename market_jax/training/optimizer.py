@@ -1,0 +1,67 @@
+"""Optimisers and learning-rate schedules, by name."""
+
+import functools
+
+import jax
+import optax
+
+from market_jax.typing import InputError, PyTree, choose
+
+_OPTIMIZERS = {"adam": optax.adam, "sgd": functools.partial(optax.sgd, momentum=0.9)}
+
+
+def constant(learning_rate: float, total_steps: int) -> optax.Schedule:
+    """The same rate at every step."""
+    return optax.constant_schedule(learning_rate)
+
+
+def cosine(learning_rate: float, total_steps: int) -> optax.Schedule:
+    """Half a cosine from the rate to zero at `total_steps`."""
+    return optax.cosine_decay_schedule(learning_rate, max(total_steps, 1))
+
+
+_SCHEDULES = {"constant": constant, "cosine": cosine}
+
+
+def make_schedule(
+    name: str, *, learning_rate: float, total_steps: int, warmup_steps: int = 0
+) -> optax.Schedule:
+    """The named schedule after a linear warm-up from zero: step -> learning rate."""
+    if learning_rate <= 0:
+        raise InputError(f"optimizer.learning_rate is {learning_rate}; it must be above 0")
+    schedule = choose(name, _SCHEDULES, "schedule")(learning_rate, total_steps - warmup_steps)
+    if warmup_steps == 0:
+        return schedule
+    warmup = optax.linear_schedule(0.0, learning_rate, warmup_steps)
+    return optax.join_schedules([warmup, schedule], [warmup_steps])
+
+
+def _kernels(params: PyTree) -> PyTree:
+    """True for the arrays that weight decay applies to: kernels, not biases or BatchNorm's."""
+    return jax.tree.map(lambda p: p.ndim > 1, params)
+
+
+def make_optimizer(
+    name: str,
+    schedule: optax.Schedule,
+    *,
+    weight_decay: float = 0.0,
+    clip_norm: float = 0.0,
+) -> optax.GradientTransformation:
+    """The named optimiser, with weight decay on kernels and clipping by the global norm.
+
+    Args:
+      name: "adam" (decoupled weight decay, so AdamW), or "sgd" (momentum 0.9, weight decay in
+        the gradient).
+      schedule: step -> learning rate.
+      weight_decay: factor on the kernels.
+      clip_norm: largest norm of the gradient; 0 does not clip.
+    """
+    factory = choose(name, _OPTIMIZERS, "optimizer")
+    clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
+    decay = optax.add_decayed_weights(weight_decay, mask=_kernels)
+    if name == "sgd":
+        return optax.chain(clip, decay, factory(schedule))
+    scale = factory(1.0)  # minus the direction; decay is decoupled below
+    decoupled = optax.add_decayed_weights(-weight_decay, mask=_kernels)
+    return optax.chain(clip, scale, decoupled, optax.scale_by_schedule(schedule))

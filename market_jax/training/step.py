@@ -1,0 +1,81 @@
+"""The one training step of every experiment, and its evaluation."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from market_jax.training.state import TrainState
+from market_jax.typing import Array, Batch, Outputs, PyTree
+
+Metrics = dict[str, Array]
+Loss = Callable[[Outputs, Batch], tuple[Array, Metrics]]
+Augment = Callable[[Array, Array], Array]
+
+
+def make_train_step(
+    apply: Callable, loss: Loss, augment: Augment, optimizer: optax.GradientTransformation
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """Builds the pure step (state, batch) -> (state, metrics), jitted, the state donated.
+
+    Args:
+      apply: `model.apply`.
+      loss: (outputs, batch) -> (scalar, metrics).
+      augment: (key, uint8 [N, H, W, C]) -> float32 images.
+      optimizer: of the state.
+    """
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key_data), state.step)
+        augment_key, dropout_key = jax.random.split(key)
+        batch = dict(batch) | {"image": augment(augment_key, batch["image"])}
+
+        def objective(params):
+            outputs, updates = apply(
+                {"params": params, "batch_stats": state.batch_stats},
+                batch["image"],
+                train=True,
+                rngs={"dropout": dropout_key},
+                mutable=["batch_stats"],
+            )
+            value, metrics = loss(outputs, batch)
+            return value, (updates.get("batch_stats", {}), metrics)
+
+        gradients, (batch_stats, metrics) = jax.grad(objective, has_aux=True)(state.params)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        state = state.replace(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            batch_stats=batch_stats,
+            opt_state=opt_state,
+        )
+        return state, metrics
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def make_evaluation_step(
+    apply: Callable, loss: Loss, prepare: Callable[[Array], Array]
+) -> Callable[[PyTree, Batch], Metrics]:
+    """Builds the jitted (variables, batch) -> metrics, and "count", the images not padding."""
+
+    def step(variables: PyTree, batch: Batch) -> Metrics:
+        batch = dict(batch) | {"image": prepare(batch["image"])}
+        _, metrics = loss(apply(variables, batch["image"]), batch)
+        return metrics | {"count": jnp.sum(batch["mask"])}
+
+    return jax.jit(step)
+
+
+def evaluate(step: Callable, variables: PyTree, batches) -> dict[str, float]:
+    """Means of the metrics over all images of all batches."""
+    totals: dict[str, float] = {}
+    for batch in batches:
+        metrics = {k: float(v) for k, v in step(variables, batch).items()}
+        count = metrics.pop("count")
+        for name, value in metrics.items():
+            totals[name] = totals.get(name, 0.0) + value * count
+        totals["count"] = totals.get("count", 0.0) + count
+    count = totals.pop("count")
+    return {name: value / count for name, value in totals.items()}

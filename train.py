@@ -1,0 +1,37 @@
+"""Trains an experiment: python train.py --config=configs/attributes_cnn.py [--workdir=DIR]."""
+
+import sys
+from pathlib import Path
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from market_jax import devices, experiment
+from market_jax.typing import InputError
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: a file in configs/.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Of the run; by default runs/<config name>.")
+
+
+def parse(argv: list[str]) -> list[str]:
+    """absl's parser; an unknown key or a missing file ends in a message, not in a traceback."""
+    try:
+        return flags.FLAGS(argv)
+    except (KeyError, AttributeError, OSError, TypeError, ValueError, flags.Error) as error:
+        sys.exit(f"train.py: {error.args[0] if error.args else error}")
+
+
+def main(_) -> None:
+    """Reads the flags and trains."""
+    logging.set_verbosity(logging.INFO)
+    name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+    try:
+        devices.start()
+        experiment.fit(CONFIG.value, Path(WORKDIR.value or f"runs/{name}"))
+    except InputError as error:
+        sys.exit(f"train.py: {error}")
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("config")
+    app.run(main, flags_parser=parse)
