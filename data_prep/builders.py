@@ -1,7 +1,7 @@
 """TFDS builders of the datasets: each says where its splits lie and how they are annotated."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ class Source:
 
     directory: Path
     report: Report
-    progress: object
+    progress: Callable
 
     def scan(self, folder: str, grammar: str) -> list[dict]:
         """The records of one folder."""
@@ -43,8 +43,8 @@ class PersonCrops(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     VERSION = tfds.core.Version("1.0.0")
 
-    def __init__(self, records: Records, **kwargs):
-        self._records = records
+    def __init__(self, records: Records, progress: Callable, **kwargs):
+        self._records, self._progress = records, progress
         super().__init__(file_format="array_record", **kwargs)
 
     @staticmethod
@@ -70,9 +70,12 @@ class PersonCrops(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         )
 
     def _split_generators(self, _) -> dict[str, Iterator]:
-        return {split: self._generate_examples(rows) for split, rows in self._records.items()}
+        return {
+            split: self._generate_examples(self._progress(rows, desc=f"writing {split}"))
+            for split, rows in self._records.items()
+        }
 
-    def _generate_examples(self, records: list[dict]) -> Iterator:
+    def _generate_examples(self, records: Iterable[dict]) -> Iterator:
         for i, record in enumerate(records):
             example = {k: record[k] for k in ("name", *folders.METADATA, "attributes")}
             yield i, example | {"image": str(record["path"])}

@@ -1,15 +1,17 @@
 """Reads a raw folder, checks all of it, and only then writes the prepared dataset."""
 
+import contextlib
 import hashlib
+import io
 import logging
+import os
 import shutil
 from pathlib import Path
 
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from data_prep import synthetic
-from data_prep.builders import Market1501, PersonCrops, Source, Synthetic, Unitn
+from data_prep.builders import Market1501, PersonCrops, Records, Source, Synthetic, Unitn
 from market_jax.data.columns import find_dataset
 from market_jax.data.folders import Report
 from market_jax.typing import InputError, choose
@@ -36,7 +38,7 @@ def prepare(
 
     Args:
       dataset: "unitn", "market1501" or "synthetic".
-      source_dir: the raw folder; for "synthetic" it is drawn first if it is not there.
+      source_dir: the raw folder.
       output_dir: the dataset goes to `output_dir/<dataset>/<version>`.
       skip_bad: leave bad files and rows out and list them, instead of stopping.
       overwrite: replace a dataset that is there already.
@@ -53,30 +55,37 @@ def prepare(
     existing = output_dir / dataset
     if find_dataset(existing) and not overwrite:
         raise InputError(f"{existing}: already prepared; --overwrite replaces it")
-    if dataset == "synthetic" and not source_dir.exists():
-        synthetic.draw(source_dir, progress=_bar)
     if not source_dir.is_dir():
         raise InputError(f"{source_dir}: there is no such folder")
     report = Report(skip_bad=skip_bad)
-    records = cls.read(Source(source_dir, report, _bar))
+    records = cls.read(Source(source_dir, report, progress_bar))
     for split, rows in records.items():
         if not rows:
             raise InputError(f"{source_dir}: no picture of the split {split!r} could be used")
-    if existing.exists():
-        shutil.rmtree(existing)
+    return _write(cls, records, output_dir), records, report
+
+
+def _write(cls: type[PersonCrops], records: Records, output_dir: Path) -> Path:
+    """Builds the dataset aside and moves it to its place; returns its folder."""
+    tfds.disable_progress_bar()  # ours is shown instead
     for name in ("absl", "etils"):  # TFDS tells of each of its steps
         logging.getLogger(name).setLevel(logging.WARNING)
-    tfds.disable_progress_bar()
-    builder = cls(records, data_dir=str(output_dir))
-    builder.download_and_prepare(
-        download_config=tfds.download.DownloadConfig(
-            extract_dir=output_dir / ".extract", try_download_gcs=False
-        )
-    )
-    return Path(builder.data_dir), records, report
+    aside = output_dir / f".{cls.name}.{os.getpid()}"
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            builder = cls(records, progress_bar, data_dir=str(aside))
+            builder.download_and_prepare(download_dir=str(aside / "downloads"))
+        final = output_dir / cls.name
+        if final.exists():
+            os.replace(final, aside / "replaced")
+        os.replace(aside / cls.name, final)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return final / str(cls.VERSION)
 
 
-def _bar(items, desc: str):
+def progress_bar(items, desc: str):
+    """Shows how far an iteration is, on the terminal."""
     return tqdm(items, desc=desc, unit=" images", mininterval=1, dynamic_ncols=True)
 
 

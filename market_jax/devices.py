@@ -11,7 +11,6 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from market_jax.typing import InputError, PyTree
 
-
 # Keeps single convolutions out of XLA's YNN fusions on the CPU: a step of the attribute network
 # takes half the time. A jaxlib that does not know a flag aborts, so only tested ones get it.
 _CPU_FLAG = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"
@@ -62,6 +61,14 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
 def replicate(mesh: Mesh, tree: PyTree) -> PyTree:
     """The same values on every device."""
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def replicated(mesh: Mesh, shapes: PyTree) -> PyTree:
+    """Shapes and dtypes with the sharding of `replicate`, as a template for a checkpoint."""
+    sharding = NamedSharding(mesh, PartitionSpec())
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes
+    )
 
 
 def place_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:

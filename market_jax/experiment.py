@@ -7,7 +7,7 @@ import json
 import pkgutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +16,14 @@ from absl import logging
 from ml_collections import ConfigDict
 
 import data_prep
-from market_jax import checkpoints, devices, losses, models, writers
+from market_jax import checkpoints, devices, features, losses, models, writers
 from market_jax.data import columns, pipeline, samplers, transforms
+from market_jax.files import write_atomically
+from market_jax.metrics.attributes import count_labels
 from market_jax.report import curves
 from market_jax.training import loop, optimizer, step
 from market_jax.training.state import TrainState, create
-from market_jax.typing import Columns, InputError, choose
+from market_jax.typing import Columns, InputError, PyTree, choose
 
 CONFIG_FILE = "config.json"
 MAY_CHANGE = ("epochs", "patience", "log_every")  # of a run that goes on
@@ -70,9 +72,11 @@ def prepared_directory(config: ConfigDict) -> Path:
     if not directory and name != "synthetic":
         raise InputError(f"data.dir is empty; it must name the folder of {name}")
     source = Path(directory or CACHE_DIR / "synthetic-raw")
-    if directory and not source.is_dir():
+    if not directory and not source.exists():
+        data_prep.draw(source, progress=data_prep.progress_bar)
+    if not source.is_dir():
         raise InputError(f"data.dir is {directory}: there is no such folder")
-    if directory and (found := columns.find_dataset(source)):
+    if found := columns.find_dataset(source):
         return found
     logging.info("data: %s is no prepared dataset; preparing it under %s/", source, CACHE_DIR)
     return data_prep.prepare_once(name, source, CACHE_DIR)
@@ -217,7 +221,7 @@ def fit(config: ConfigDict, workdir: Path) -> None:
     in_order = samplers.sequential(len(val["pid"]), config.batch_size)
     place = functools.partial(devices.place_batch, mesh)
 
-    writers.write_atomically(workdir / CONFIG_FILE, json.dumps(to_json(config), indent=2) + "\n")
+    write_atomically(workdir / CONFIG_FILE, json.dumps(to_json(config), indent=2) + "\n")
     manager = checkpoints.open_manager(workdir / "checkpoints")
     state = devices.replicate(mesh, fresh_state(config, model, tx))
     state, progress = restore_latest(manager, state)
@@ -235,7 +239,11 @@ def fit(config: ConfigDict, workdir: Path) -> None:
         return {f"val/{name}": value for name, value in means.items()}
 
     def save(done: int, state: TrainState, progress: loop.Progress, metrics: dict) -> None:
-        extra = {"progress": vars(progress), "config": to_json(config)}
+        extra = {
+            "progress": vars(progress),
+            "config": to_json(config),
+            "label_counts": count_labels(train),
+        }
         checkpoints.save(manager, done, state, metrics, extra)
 
     with contextlib.closing(manager), writers.Writer(
@@ -266,4 +274,81 @@ def fit(config: ConfigDict, workdir: Path) -> None:
     logging.info(
         "best validation loss %.4f at step %d; results in %s",
         *(progress.best, progress.best_step, workdir),
+    )
+
+
+class Run(NamedTuple):
+    """A trained run.
+
+    Attributes:
+      workdir: where it lies.
+      step: of the checkpoint.
+      config: as it was trained.
+      model: the Flax module.
+      variables: of the model.
+      extra: what was saved beside: "progress", "config", "label_counts".
+    """
+
+    workdir: Path
+    step: int
+    config: ConfigDict
+    model: Any
+    variables: PyTree
+    extra: dict
+
+
+def find_run(task: str, root: Path = Path("runs")) -> Path:
+    """The newest run under `root` that has a checkpoint and can do the task."""
+    able = []
+    for path in root.glob(f"*/{CONFIG_FILE}"):
+        steps = list((path.parent / "checkpoints").glob("[0-9]*"))
+        if steps and task in json.loads(path.read_text()).get("tasks", ()):
+            able.append((max(step.stat().st_mtime for step in steps), path.parent))
+    if not able:
+        raise InputError(f"{root}/ holds no run that can do {task!r}; train one, or name --workdir")
+    return max(able)[1]
+
+
+def restore(task: str, workdir: str | None, which: str, data_dir: str | None) -> Run:
+    """Reads a checkpoint and the config saved in it.
+
+    Args:
+      task: that the run must be able to do.
+      workdir: of the run; None takes the newest able one under runs/.
+      which: "best" or "latest".
+      data_dir: replaces the config's `data.dir`.
+
+    Raises:
+      InputError: there is no such run or checkpoint, or the run cannot do the task.
+    """
+    directory = Path(workdir) if workdir else find_run(task)
+    if not (directory / "checkpoints").is_dir():
+        raise InputError(f"{directory}: holds no checkpoint")
+    with contextlib.closing(checkpoints.open_manager(directory / "checkpoints")) as manager:
+        found = checkpoints.find(manager, which)
+        if found is None:
+            raise InputError(f"{directory}: holds no checkpoint yet")
+        extra = checkpoints.read_extra(manager, found)
+        config = from_json(extra["config"])
+        if task not in config.tasks:
+            raise InputError(f"{directory}: a run for {', '.join(config.tasks)}, not for {task!r}")
+        if data_dir:
+            config.data.dir = data_dir
+        model = make_model(config)
+        tx = make_optimizer(config, Plan(samplers.Sampler(1, None), 1, 1))
+        template = jax.eval_shape(functools.partial(fresh_state, config, model, tx))
+        mesh = devices.make_mesh()
+        state = checkpoints.read_state(manager, found, devices.replicated(mesh, template))
+    return Run(directory, found, config, model, state.variables, extra)
+
+
+def extract(run: Run, rows: Columns) -> dict[str, np.ndarray]:
+    """Every output of the run's model for every image: name -> [M, ...]."""
+    return features.extract(
+        run.model.apply,
+        run.variables,
+        rows,
+        prepare=transforms.to_float,
+        mesh=devices.make_mesh(),
+        batch_size=run.config.batch_size,
     )

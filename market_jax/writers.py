@@ -1,7 +1,6 @@
 """Where metrics go: metrics.jsonl, TensorBoard, and the console with its progress bar."""
 
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -10,15 +9,9 @@ from absl import logging
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from market_jax.files import write_atomically
+
 METRICS_FILE = "metrics.jsonl"
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes the file whole: a reader sees the old content or the new, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def read_metrics(workdir: Path) -> list[dict[str, float]]:

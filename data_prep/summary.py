@@ -1,0 +1,51 @@
+"""What a prepared dataset holds, as text."""
+
+from collections import Counter
+
+from market_jax.data import attributes, filenames
+from market_jax.data.folders import Report
+
+_SHOWN = 10  # messages of each kind
+
+
+def _split_line(split: str, records: list[dict]) -> str:
+    pids = [r["pid"] for r in records]
+    persons = {pid for pid in pids if pid > 0}
+    cameras = {r["camid"] for r in records if r["camid"] > 0}
+    marks = {"junk": filenames.JUNK, "distractors": filenames.DISTRACTOR}
+    counts = [pids.count(mark) for mark in marks.values()]
+    return f"{split:8}{len(pids):>8}{len(persons):>12}{len(cameras):>9}" + "".join(
+        f"{count:>13}" for count in counts
+    )
+
+
+def _attribute_line(name: str, records: list[dict]) -> str:
+    counts = Counter(r["attributes"][name] for r in records)
+    cells = [f"{label} {counts[i]}" for i, label in enumerate(attributes.CLASSES[name])]
+    if counts[attributes.UNKNOWN]:
+        cells.append(f"(unlabelled {counts[attributes.UNKNOWN]})")
+    return f"{name:12}{', '.join(cells)}"
+
+
+def _listing(title: str, messages: list[str]) -> list[str]:
+    more = [f"  ... and {len(messages) - _SHOWN} more"] if len(messages) > _SHOWN else []
+    shown = [f"  {message}" for message in messages[:_SHOWN]]
+    return [f"{title}: {len(messages)}", *shown, *more]
+
+
+def table(records: dict[str, list[dict]], report: Report) -> str:
+    """Images, identities and cameras of each split, attribute counts, what was left out and why.
+
+    Args:
+      records: of each split, as `prepare` returns them.
+      report: of the reading.
+    """
+    everything = [record for rows in records.values() for record in rows]
+    header = f"{'split':8}{'images':>8}{'identities':>12}{'cameras':>9}"
+    lines = [header + f"{'junk':>13}{'distractors':>13}"]
+    lines += [_split_line(split, rows) for split, rows in records.items()]
+    lines += ["", "images of each class"]
+    lines += [_attribute_line(name, everything) for name in attributes.ATTRIBUTES]
+    lines += ["", *_listing("skipped as bad", report.skipped)]
+    lines += _listing("dropped (stray copies, no images)", report.dropped)
+    return "\n".join(lines)

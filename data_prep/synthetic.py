@@ -1,1 +1,0 @@
-def draw(directory, progress): raise NotImplementedError

@@ -1,0 +1,112 @@
+"""--task=attributes: how well a run predicts the 12 attributes, and its predictions as a file."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from absl import logging
+
+from market_jax import experiment
+from market_jax.data import attributes, folders
+from market_jax.files import write_atomically
+from market_jax.metrics import attributes as metrics
+from market_jax.report import predictions, tables
+from market_jax.typing import Columns, InputError
+
+FILE = "attributes.json"
+
+
+def predict(run: experiment.Run, columns: Columns) -> dict[str, np.ndarray]:
+    """Attribute -> the most likely class of every image, int [M]."""
+    outputs = experiment.extract(run, columns)
+    missing = [name for name in attributes.ATTRIBUTES if name not in outputs]
+    if missing:
+        raise InputError(f"{run.workdir}: the model has no output {', '.join(missing)}")
+    return {name: np.argmax(outputs[name], axis=-1) for name in attributes.ATTRIBUTES}
+
+
+def read_folder(folder: Path, annotations: Path | None, run: experiment.Run) -> Columns:
+    """The columns of a folder of crops in a known naming, with labels where a file gives them."""
+    report = folders.Report()
+    records = folders.scan(folder, "detect", report)
+    if annotations is not None:
+        table = attributes.read(annotations)
+        records = folders.annotate(records, table, report, annotations)
+    if report.dropped:
+        logging.info("%s: left out %s", folder, ", ".join(report.dropped))
+    return folders.to_columns(records, run.config.data.image_size)
+
+
+def as_text(result: dict) -> str:
+    """The result as one table, in percent."""
+    keys = ("accuracy", "balanced_accuracy", "f1", "majority", "accuracy_binary", "majority_binary")
+    rows = [
+        (name, *(tables.percent(row[key]) for key in keys))
+        for name, row in result["attributes"].items()
+    ]
+    for count in (10, 12):
+        mean = {key: result["mean"].get(f"{key}_{count}") for key in ("accuracy", "majority")}
+        mean |= {
+            f"{key}_binary": result["mean"][f"{key}_{count}_binary"]
+            for key in ("accuracy", "majority")
+        }
+        cells = (tables.percent(mean[key]) if key in mean else "" for key in keys)
+        rows.append((f"mean of {count}", *cells))
+    header = ("attribute", "accuracy", "balanced", "F1", "majority", "binary", "binary majority")
+    return tables.align(header, rows)
+
+
+def write_predictions(run: experiment.Run, source: str) -> Path:
+    """Writes `evaluation/classification_test.csv` for a folder, or for a split of the data."""
+    if source in ("test", "query", "val", "train"):
+        columns = experiment.open_split(run.config, source)
+    else:
+        columns = read_folder(Path(source), None, run)
+    path = run.workdir / "evaluation" / "classification_test.csv"
+    text = predictions.classification_csv(columns["name"].tolist(), predict(run, columns))
+    write_atomically(path, text)
+    return path
+
+
+def run(
+    found: experiment.Run,
+    *,
+    split: str,
+    images: str | None,
+    annotations: str | None,
+    predict_for: str | None,
+) -> str:
+    """Judges the run, or writes its predictions.
+
+    Args:
+      found: the run.
+      split: of the data set that is judged: "val" (the held-out identities), "train", "test"...
+      images: a folder of crops that is judged instead of a split.
+      annotations: its annotation file, CSV or .mat.
+      predict_for: a folder of crops, or a split, to write predictions for; nothing is judged.
+
+    Returns:
+      The text for the terminal.
+    """
+    if predict_for:
+        path = write_predictions(found, predict_for)
+        rows = predictions.check_classification_csv(path.read_text())
+        return f"{rows} predictions in {path}"
+    if bool(images) != bool(annotations):
+        raise InputError("--images and --annotations go together: a folder and its labels")
+    if images:
+        columns, judged = read_folder(Path(images), Path(annotations), found), images
+    else:
+        columns, judged = experiment.open_split(found.config, split), f"split {split}"
+    result = metrics.evaluate(columns, predict(found, columns), found.extra["label_counts"])
+    persons = columns["pid"][columns["age"] >= 0]
+    judged = {
+        "judged": judged,
+        "images": len(persons),
+        "identities": len(np.unique(persons)),
+        "checkpoint": found.step,
+    }
+    path = found.workdir / "evaluation" / FILE
+    write_atomically(path, json.dumps(result | judged, indent=2) + "\n")
+    title = "{judged}: {images} images of {identities} identities; percent; checkpoint {checkpoint}"
+    return f"{title.format(**judged)}\n\n{as_text(result)}\n\nwritten to {path}"
