@@ -1,6 +1,7 @@
 """Trains an experiment: python train.py --config=configs/attributes_cnn.py [--workdir=DIR]."""
 
 import sys
+from logging import INFO
 from pathlib import Path
 
 from absl import app, flags, logging
@@ -14,7 +15,7 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Of the run; by default runs/<con
 
 
 def parse(argv: list[str]) -> list[str]:
-    """absl's parser; an unknown key or a missing file ends in a message, not in a traceback."""
+    """Parses as absl does; a wrong key or a missing file ends in a message, not in a traceback."""
     try:
         return flags.FLAGS(argv)
     except (KeyError, AttributeError, OSError, TypeError, ValueError, flags.Error) as error:
@@ -24,6 +25,9 @@ def parse(argv: list[str]) -> list[str]:
 def main(_) -> None:
     """Reads the flags and trains."""
     logging.set_verbosity(logging.INFO)
+    handler = logging.get_absl_handler()
+    handler.setFormatter(None)  # the message alone
+    handler.addFilter(lambda r: r.levelno > INFO or "market_jax" in Path(r.pathname).parts)
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     try:
         devices.start()

@@ -1,7 +1,7 @@
 """TFDS builders of the datasets: each says where its splits lie and how they are annotated."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -71,12 +71,11 @@ class PersonCrops(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _split_generators(self, _) -> dict[str, Iterator]:
         return {
-            split: self._generate_examples(self._progress(rows, desc=f"writing {split}"))
-            for split, rows in self._records.items()
+            split: self._generate_examples(rows, split) for split, rows in self._records.items()
         }
 
-    def _generate_examples(self, records: Iterable[dict]) -> Iterator:
-        for i, record in enumerate(records):
+    def _generate_examples(self, records: list[dict], split: str) -> Iterator:
+        for i, record in enumerate(self._progress(records, desc=f"writing {split}")):
             example = {k: record[k] for k in ("name", *folders.METADATA, "attributes")}
             yield i, example | {"image": str(record["path"])}
 

@@ -1,0 +1,1 @@
+"""Pedestrian attributes and person re-identification on Market-1501, in JAX."""

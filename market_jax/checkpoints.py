@@ -44,9 +44,7 @@ def save(
     """Keeps `state` and the JSON-able `extra` as the checkpoint of `step`."""
     manager.save(
         step,
-        args=ocp.args.Composite(
-            state=ocp.args.StandardSave(state), extra=ocp.args.JsonSave(extra)
-        ),
+        args=ocp.args.Composite(state=ocp.args.StandardSave(state), extra=ocp.args.JsonSave(extra)),
         metrics=metrics,
     )
 

@@ -1,7 +1,7 @@
 """The devices: start-up, the data-parallel mesh, and what is laid on it."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -45,9 +45,10 @@ def start() -> None:
         jax.distributed.initialize()
 
 
-def make_mesh() -> Mesh:
-    """All devices on one axis "data", Auto so that XLA propagates the sharding."""
-    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """All devices, or those given, on one axis "data", Auto: XLA propagates the sharding."""
+    devices = jax.devices() if devices is None else devices
+    return jax.make_mesh((len(devices),), ("data",), (AxisType.Auto,), devices=devices)
 
 
 def check_batch_size(batch_size: int, mesh: Mesh) -> None:
@@ -66,9 +67,7 @@ def replicate(mesh: Mesh, tree: PyTree) -> PyTree:
 def replicated(mesh: Mesh, shapes: PyTree) -> PyTree:
     """Shapes and dtypes with the sharding of `replicate`, as a template for a checkpoint."""
     sharding = NamedSharding(mesh, PartitionSpec())
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes
-    )
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
 
 
 def place_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:

@@ -246,9 +246,12 @@ def fit(config: ConfigDict, workdir: Path) -> None:
         }
         checkpoints.save(manager, done, state, metrics, extra)
 
-    with contextlib.closing(manager), writers.Writer(
-        workdir, first_step=first, total_steps=plan.total_steps, batch_size=config.batch_size
-    ) as writer:
+    with (
+        contextlib.closing(manager),
+        writers.Writer(
+            workdir, first_step=first, total_steps=plan.total_steps, batch_size=config.batch_size
+        ) as writer,
+    ):
         try:
             loop.run(
                 state,

@@ -86,5 +86,3 @@ class Writer:
         else:
             self._bar.write(with_bar)
         self._last = (step, time.monotonic())
-
-

@@ -165,12 +165,8 @@ def _torso(painter: _Painter, person: Person, hip: float, shoulder: float, half:
     if person.has("clothes") == "dress":
         end = hip - (0.36 if person.has("down") == "long" else 0.17)
         for i, color in enumerate(person.down):  # a skirt, in tiers where of many colours
-            a, b = (
-                waist - 0.03 + s / len(person.down) * (end - waist + 0.03) for s in (i, i + 1)
-            )
-            width = [
-                (y, (0.085 + 0.3 * (waist - y)) * build, 0.09 * build, 0.0) for y in (a, b)
-            ]
+            a, b = (waist - 0.03 + s / len(person.down) * (end - waist + 0.03) for s in (i, i + 1))
+            width = [(y, (0.085 + 0.3 * (waist - y)) * build, 0.09 * build, 0.0) for y in (a, b)]
             painter.body(width, color, nearer=0.075)
     else:
         painter.body(
@@ -197,15 +193,21 @@ def _head(painter: _Painter, person: Person, shoulder: float) -> None:
         for side in (1, -1):
             strand = np.array([side * radius * 0.85, shoulder - 0.02, lean * 0.8 - 0.01])
             painter.limb(
-                center + np.array([side * radius * 0.8, 0.02, -0.01]), strand,
-                (0.02, 0.016), person.hair, nearer=0.025,
+                center + np.array([side * radius * 0.8, 0.02, -0.01]),
+                strand,
+                (0.02, 0.016),
+                person.hair,
+                nearer=0.025,
             )
     if person.has("hat") == "yes":
         band = center + np.array([0, radius * 0.75, 0])
         painter.ellipse(band, (radius * 1.05, radius * 0.62), person.shoes, nearer=0.06)
         painter.limb(
-            band + np.array([0, -0.02, 0.02]), band + np.array([0, -0.025, 0.1]),
-            (0.035, 0.02), person.shoes, nearer=0.065,
+            band + np.array([0, -0.02, 0.02]),
+            band + np.array([0, -0.025, 0.1]),
+            (0.035, 0.02),
+            person.shoes,
+            nearer=0.065,
         )
     for side in (1, -1):  # eyes, seen from the front alone
         eye = center + np.array([side * 0.02, 0.005, radius])

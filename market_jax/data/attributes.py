@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
+import scipy.io
+from scipy.io.matlab import MatReadError
 
 from market_jax.typing import InputError
 
@@ -170,12 +172,10 @@ def read_mat(path: Path, problems: list[str] | None = None) -> dict[int, dict[st
     Raises:
       InputError: names the file, the identity and the rule that is broken.
     """
-    import scipy.io
-
     try:
         content = scipy.io.loadmat(path, squeeze_me=True, struct_as_record=False)
         parts = [getattr(content["market_attribute"], name) for name in ("train", "test")]
-    except (ValueError, KeyError, AttributeError, NotImplementedError, TypeError) as error:
+    except (MatReadError, OSError, ValueError, LookupError, AttributeError, TypeError) as error:
         raise InputError(
             f"{path}: not a MATLAB file with market_attribute.train and .test ({error})"
         ) from None

@@ -132,9 +132,7 @@ def select(columns: Columns, indices: np.ndarray) -> Columns:
     }
 
 
-def split_by_identity(
-    columns: Columns, *, fraction: float, seed: int
-) -> tuple[Columns, Columns]:
+def split_by_identity(columns: Columns, *, fraction: float, seed: int) -> tuple[Columns, Columns]:
     """Splits by identity: a seeded `fraction` of the persons is held out, never of the images.
 
     Args:

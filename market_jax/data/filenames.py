@@ -11,9 +11,10 @@ from market_jax.typing import InputError, choose
 JUNK, DISTRACTOR, UNKNOWN_PID = -1, 0, -2
 
 _GRAMMARS = {
-    # pid, camera, sequence, frame, box: 0002_c1s1_000451_03.jpg, -1_c3s2_014566_01.jpg
+    # pid, camera, sequence, frame, box: 0002_c1s1_000451_03.jpg, -1_c3s2_014566_01.jpg; the
+    # official pictures of identity 1488 end in .jpg.jpg
     "market1501": re.compile(
-        r"(?P<pid>-1|\d{4})_c(?P<camid>\d)s(?P<sequence>\d)_(?P<frame>\d{6})_(?P<box>\d{2})\.jpg"
+        r"(?P<pid>-1|\d{4})_c(?P<camid>\d)s(?P<sequence>\d)_(?P<frame>\d{6})_(?P<box>\d{2})\.jpg(\.jpg)?"
     ),
     # pid, camera, and a number without meaning: 0002_c1_016620005.jpg
     "unitn": re.compile(r"(?P<pid>\d{4})_c(?P<camid>\d)_\d{9}\.jpg"),

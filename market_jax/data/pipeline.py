@@ -4,13 +4,16 @@ The only module of the package that imports TensorFlow, which feeds data and nev
 accelerator.
 """
 
+import os
 from collections.abc import Iterator
 
 import numpy as np
-import tensorflow as tf
 
 from market_jax.data.samplers import PADDING, Sampler
 from market_jax.typing import Columns
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read at import; no notes of its start-up
+import tensorflow as tf
 
 tf.config.set_visible_devices([], "GPU")
 

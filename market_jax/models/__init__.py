@@ -1,0 +1,1 @@
+"""A model is a file that defines `Model`; its file name is its name."""

@@ -1,0 +1,1 @@
+"""What `evaluate.py --task=NAME` runs: a file defines `run`."""

@@ -1,0 +1,83 @@
+"""Eight CPU devices, the compilation cache, and small data sets that the tests share."""
+
+import os
+from pathlib import Path
+
+import hypothesis
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import data_prep
+from market_jax import devices
+from market_jax.data import attributes, columns
+
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 8)
+devices.start()
+hypothesis.settings.register_profile("tests", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("tests")
+
+ROOT = Path(__file__).parents[1]
+REAL = Path(os.environ.get("MARKET_JAX_DATA", ROOT.parent / "shared" / "data"))
+
+
+def real(path: str) -> Path:
+    """A file or folder of the real data, or a skip that says what is missing."""
+    if not (REAL / path).exists():
+        pytest.skip(f"needs the real data: {REAL / path} (MARKET_JAX_DATA names their folder)")
+    return REAL / path
+
+
+def row(**changes: int) -> dict[str, int]:
+    """A valid row of the 27 annotation columns: all ones, with changes."""
+    return dict.fromkeys(attributes.COLUMNS, 1) | changes
+
+
+def write_annotations(path: Path, rows: list[tuple[str, dict[str, int]]]) -> None:
+    """Writes an annotation CSV."""
+    lines = [",".join(("id", *attributes.COLUMNS))]
+    lines += [",".join([pid, *(str(r[c]) for c in attributes.COLUMNS)]) for pid, r in rows]
+    path.write_text("\n".join(lines) + "\n")
+
+
+def write_picture(path: Path, color: int = 0) -> None:
+    """A small picture of one colour."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((16, 8, 3), color, np.uint8)).save(path, "JPEG")
+
+
+@pytest.fixture
+def unitn(tmp_path: Path) -> Path:
+    """A raw folder like the course release: 3 identities, 6 training images."""
+    root = tmp_path / "raw"
+    for pid in (2, 7, 11):
+        for camid in (1, 2):
+            write_picture(root / "train" / f"{pid:04d}_c{camid}_{pid:09d}.jpg", 20 * pid)
+    for folder in ("test", "queries"):
+        for index in range(2):
+            write_picture(root / folder / f"{index:06d}.jpg", 90 * index)
+    rows = [("2", row(upred=2)), ("7", row(age=4, gender=2)), ("11", row(downblue=2, hat=2))]
+    write_annotations(root / "annotations_train.csv", rows)
+    return root
+
+
+@pytest.fixture(scope="session")
+def synthetic_raw(tmp_path_factory) -> Path:
+    """A small synthetic release, drawn once."""
+    directory = tmp_path_factory.mktemp("synthetic") / "raw"
+    data_prep.draw(directory, identities=10, distractors=3, junk=6)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def synthetic(synthetic_raw: Path, tmp_path_factory) -> Path:
+    """The same, prepared."""
+    return data_prep.prepare("synthetic", synthetic_raw, tmp_path_factory.mktemp("prepared"))[0]
+
+
+@pytest.fixture(scope="session")
+def train_columns(synthetic: Path) -> columns.Columns:
+    """Its training split in memory."""
+    return columns.open_split(synthetic, "train", image_size=(128, 64))

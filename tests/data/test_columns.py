@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from market_jax.data import columns
+from market_jax.typing import InputError
+
+PIDS = st.lists(st.integers(-1, 30), min_size=1, max_size=80).filter(
+    lambda pids: len({p for p in pids if p > 0}) >= 2
+)
+
+
+@given(PIDS, st.floats(0.01, 0.99), st.integers(0, 5))
+def test_no_identity_is_on_both_sides(pids, fraction, seed):
+    table = {"pid": np.array(pids), "row": np.arange(len(pids))}
+    rest, held_out = columns.split_by_identity(table, fraction=fraction, seed=seed)
+    assert not set(rest["pid"]) & set(held_out["pid"])
+    assert set(rest["pid"]) | set(held_out["pid"]) == {p for p in pids if p > 0}
+    assert len(rest["row"]) + len(held_out["row"]) == sum(p > 0 for p in pids)
+    assert len(rest["row"])
+    assert len(held_out["row"])
+
+
+def test_split_is_80_20_of_identities_and_seeded():
+    table = {"pid": np.repeat(np.arange(1, 101), 3)}
+    first = columns.split_by_identity(table, fraction=0.2, seed=0)
+    assert [len(np.unique(side["pid"])) for side in first] == [80, 20]
+    again = columns.split_by_identity(table, fraction=0.2, seed=0)
+    other = columns.split_by_identity(table, fraction=0.2, seed=1)
+    np.testing.assert_array_equal(first[1]["pid"], again[1]["pid"])
+    assert set(first[1]["pid"]) != set(other[1]["pid"])
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1])
+def test_split_refuses_the_fraction(fraction):
+    with pytest.raises(InputError, match="must lie between 0 and 1"):
+        columns.split_by_identity({"pid": np.array([1, 2])}, fraction=fraction, seed=0)
+
+
+def test_split_refuses_one_identity():
+    with pytest.raises(InputError, match="at least 2 are needed"):
+        columns.split_by_identity({"pid": np.array([1, 1, 0, -1])}, fraction=0.2, seed=0)
+
+
+def test_stored_images_equal_those_in_memory(synthetic):
+    kept = columns.open_split(synthetic, "test", image_size=(32, 16))
+    stored = columns.open_split(synthetic, "test", image_size=(32, 16), in_memory=False)
+    assert isinstance(stored["image"], columns.StoredImages)
+    rows = np.array([5, 0, 5, len(kept["pid"]) - 1])
+    np.testing.assert_array_equal(kept["image"][rows], stored["image"][rows])
+    half = columns.select(stored, kept["pid"] == 0)
+    np.testing.assert_array_equal(half["image"][np.arange(3)], kept["image"][kept["pid"] == 0])
+    assert len(half["image"]) == 3
+
+
+def test_too_little_memory_reads_by_random_access(synthetic, monkeypatch):
+    monkeypatch.setattr(columns, "_fits", lambda size: False)
+    split = columns.open_split(synthetic, "query", image_size=(32, 16))
+    assert isinstance(split["image"], columns.StoredImages)
+
+
+def test_rows_are_sorted_by_name(train_columns):
+    assert list(train_columns["name"]) == sorted(train_columns["name"])
+    assert all(len(v) == len(train_columns["pid"]) for v in train_columns.values())
+
+
+def test_missing_dataset_and_split(synthetic, tmp_path):
+    with pytest.raises(InputError, match="no prepared dataset here"):
+        columns.open_split(tmp_path, "train", image_size=(32, 16))
+    with pytest.raises(InputError, match="no split 'gallery'; known: query, test, train"):
+        columns.open_split(synthetic, "gallery", image_size=(32, 16))
+
+
+def test_dataset_is_found_from_above(synthetic):
+    assert columns.find_dataset(synthetic) == synthetic
+    assert columns.find_dataset(synthetic.parent) == synthetic
+    assert columns.find_dataset(synthetic.parents[1]) == synthetic

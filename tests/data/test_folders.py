@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+
+from market_jax.data import folders
+from market_jax.typing import InputError
+from tests.conftest import write_picture
+
+
+def test_scan(unitn):
+    records = folders.scan(unitn / "train", "detect", folders.Report())
+    assert [r["pid"] for r in records] == [2, 2, 7, 7, 11, 11]
+    assert [r["camid"] for r in records] == [1, 2] * 3
+    columns = folders.to_columns(records, (12, 6))
+    assert columns["image"].shape == (6, 12, 6, 3)
+    assert columns["image"].dtype == np.uint8
+    assert abs(int(columns["image"][2].mean()) - 140) < 3
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture", b"\xff\xd8\xff\xe0 cut"])
+def test_broken_picture(unitn, content):
+    path = unitn / "train" / "0002_c3_000000001.jpg"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"0002_c3_000000001\.jpg: the picture cannot be decoded"):
+        folders.scan(unitn / "train", "unitn", folders.Report())
+    report = folders.Report(skip_bad=True)
+    assert len(folders.scan(unitn / "train", "unitn", report)) == 6
+    assert len(report.skipped) == 1
+
+
+def test_truncated_picture(unitn):
+    path = unitn / "train" / "0002_c1_000000002.jpg"
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(InputError, match="cannot be decoded"):
+        folders.scan(unitn / "train", "unitn", folders.Report())
+
+
+def test_name_outside_the_grammar(unitn):
+    write_picture(unitn / "train" / "somebody.jpg")
+    with pytest.raises(InputError, match=r"somebody.jpg: the name is outside the naming 'unitn'"):
+        folders.scan(unitn / "train", "unitn", folders.Report())
+    report = folders.Report(skip_bad=True)
+    assert len(folders.scan(unitn / "train", "unitn", report)) == 6
+    assert "somebody.jpg" in report.skipped[0]
+
+
+def test_stray_copies_are_dropped_and_reported(unitn):
+    write_picture(unitn / "test" / "000001(1).jpg")
+    (unitn / "test" / "Thumbs.db").write_bytes(b"x")
+    report = folders.Report()
+    records = folders.scan(unitn / "test", "anonymous", report)
+    assert [r["name"] for r in records] == ["000000.jpg", "000001.jpg"]
+    assert sorted(report.dropped) == ["000001(1).jpg", "Thumbs.db"]
+
+
+def test_empty_and_missing_folder(tmp_path):
+    with pytest.raises(InputError, match="there is no such folder"):
+        folders.scan(tmp_path / "none", "unitn", folders.Report())
+    with pytest.raises(InputError, match="holds no picture"):
+        folders.scan(tmp_path, "unitn", folders.Report())
+
+
+def test_identity_without_a_row():
+    records = [{"name": "a", "pid": 3}, {"name": "b", "pid": 3}, {"name": "c", "pid": -1}]
+    with pytest.raises(InputError, match=r"list\.csv: identity 3 has no row, but a shows it"):
+        folders.annotate(records, {}, folders.Report(), "list.csv")
+    report = folders.Report(skip_bad=True)
+    kept = folders.annotate(records, {}, report, "list.csv")
+    assert [r["name"] for r in kept] == ["c"]
+    assert set(kept[0]["attributes"].values()) == {-1}
+    assert len(report.skipped) == 1

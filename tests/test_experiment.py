@@ -1,0 +1,223 @@
+import copy
+import importlib
+import json
+import os
+
+import numpy as np
+import pytest
+
+from configs import attributes_cnn
+from market_jax import checkpoints, experiment, tasks, writers
+from market_jax.data import attributes, columns
+from market_jax.report import predictions
+from market_jax.typing import InputError
+from tests.conftest import ROOT
+
+CONFIGS = sorted(
+    p.stem for p in (ROOT / "configs").glob("*.py") if p.stem not in ("__init__", "common")
+)
+
+
+def small(directory, **changes):
+    """The attribute experiment at a size for tests."""
+    config = attributes_cnn.get_config()
+    config.data.dir = str(directory)
+    config.data.image_size = (32, 16)
+    config.model.widths = (4, 6, 8, 6)
+    config.model.final_pool = (4, 4)
+    config.batch_size, config.epochs, config.log_every = 16, 3, 2
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+@pytest.fixture(scope="session")
+def workdir(synthetic, tmp_path_factory):
+    """A finished run."""
+    directory = tmp_path_factory.mktemp("runs") / "small"
+    experiment.fit(small(synthetic), directory)
+    return directory
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_name_in_every_config_resolves(name):
+    config = importlib.import_module(f"configs.{name}").get_config()
+    model = experiment.make_model(config)
+    experiment.make_loss(config)
+    experiment.make_augment(config)
+    plan = experiment.make_plan(config, 1000)
+    state = experiment.fresh_state(config, model, experiment.make_optimizer(config, plan))
+    assert int(state.step) == 0
+    for task in config.tasks:
+        assert callable(experiment.find_module(tasks, task, "task").run)
+    assert experiment.from_json(experiment.to_json(config)) == config
+
+
+def test_a_run_leaves_what_people_look_at(workdir):
+    assert json.loads((workdir / "config.json").read_text())["model"]["name"] == "attributes_cnn"
+    assert (workdir / "curves.png").stat().st_size > 5000
+    lines = writers.read_metrics(workdir)
+    evaluations = [line for line in lines if "val/loss" in line]
+    assert len(evaluations) == 3
+    assert {"val/accuracy", "val/loss/gender", "val/loss/up_color"} <= evaluations[0].keys()
+    assert any("train/images_per_second" in line for line in lines)
+
+
+def test_attribute_task(workdir, capsys):
+    run = experiment.restore("attributes", str(workdir), "best", None)
+    task = experiment.find_module(tasks, "attributes", "task")
+    text = task.run(run, split="val", images=None, annotations=None, predict_for=None)
+    assert "mean of 12" in text
+    result = json.loads((workdir / "evaluation" / "attributes.json").read_text())
+    keys = {"accuracy", "balanced_accuracy", "f1", "majority", "accuracy_binary"}
+    assert list(result["attributes"]) == list(attributes.ATTRIBUTES)
+    assert all(keys <= row.keys() for row in result["attributes"].values())
+    assert {"accuracy_10", "accuracy_12", "accuracy_12_binary", "majority_12"} <= result[
+        "mean"
+    ].keys()
+    best = min(line["val/loss"] for line in writers.read_metrics(workdir) if "val/loss" in line)
+    (line,) = (x for x in writers.read_metrics(workdir) if x.get("val/loss") == best)
+    assert result["mean"]["accuracy_12"] == pytest.approx(line["val/accuracy"], abs=1e-6), (
+        "training and evaluation disagree about the same checkpoint on the same images"
+    )
+
+
+def test_attribute_task_on_a_folder(workdir, synthetic_raw):
+    """The folder of the test split gives what the split gives."""
+    run = experiment.restore("attributes", str(workdir), "best", None)
+    task = experiment.find_module(tasks, "attributes", "task")
+    path = workdir / "evaluation" / "attributes.json"
+    task.run(run, split="test", images=None, annotations=None, predict_for=None)
+    split = json.loads(path.read_text())
+    task.run(
+        run,
+        split="val",
+        images=str(synthetic_raw / "bounding_box_test"),
+        annotations=str(synthetic_raw / "market_attribute.mat"),
+        predict_for=None,
+    )
+    folder = json.loads(path.read_text())
+    assert folder["attributes"] == split["attributes"]
+    assert folder["identities"] == 5
+    with pytest.raises(InputError, match="--images and --annotations go together"):
+        task.run(run, split="val", images="x", annotations=None, predict_for=None)
+
+
+def test_predictions_for_a_split_and_a_folder(workdir, synthetic_raw):
+    run = experiment.restore("attributes", str(workdir), "latest", None)
+    task = experiment.find_module(tasks, "attributes", "task")
+    path = workdir / "evaluation" / "classification_test.csv"
+    texts = []
+    for source in ("test", str(synthetic_raw / "bounding_box_test")):
+        said = task.run(run, split="val", images=None, annotations=None, predict_for=source)
+        assert str(path) in said
+        texts.append(path.read_text())
+    assert texts[0] == texts[1]
+    count = len(list((synthetic_raw / "bounding_box_test").iterdir()))
+    assert predictions.check_classification_csv(texts[0]) == count
+
+
+def test_going_on_with_other_settings_is_refused(workdir, synthetic):
+    changed = small(synthetic, **{"model.residual": False, "seed": 3})
+    with pytest.raises(InputError, match=r"model.residual True -> False; seed 0 -> 3"):
+        experiment.fit(changed, workdir)
+    before = sorted(p.name for p in (workdir / "checkpoints").iterdir())
+    experiment.fit(small(synthetic), workdir)  # finished: nothing to do
+    assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == before
+
+
+def test_a_run_restored_without_its_data_dir(workdir, synthetic):
+    run = experiment.restore("attributes", str(workdir), "best", "/somewhere/else")
+    with pytest.raises(InputError, match=r"/somewhere/else: there is no such folder"):
+        experiment.open_split(run.config, "val")
+
+
+def test_newest_run_is_found(workdir, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="holds no run that can do 'attributes'"):
+        experiment.find_run("attributes")
+    for age, name in enumerate(("new", "old", "unable")):
+        run = tmp_path / "runs" / name
+        (run / "checkpoints" / "10").mkdir(parents=True)
+        content = {"tasks": ["attributes"] if name != "unable" else ["junk"]}
+        (run / "config.json").write_text(json.dumps(content))
+        os.utime(run / "checkpoints" / "10", (1e9 - age, 1e9 - age))
+    assert experiment.find_run("attributes").name == "new"
+
+
+def test_restore_refuses(workdir, tmp_path):
+    with pytest.raises(InputError, match="holds no checkpoint"):
+        experiment.restore("attributes", str(tmp_path), "best", None)
+    with pytest.raises(InputError, match="a run for attributes, not for 'reid'"):
+        experiment.restore("reid", str(workdir), "best", None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data.name": "duke"}, r"unknown data set \(data.name\) 'duke'; known: market1501"),
+        ({"data.dir": "/no/where"}, "data.dir is /no/where: there is no such folder"),
+        ({"data.name": "unitn", "data.dir": ""}, "data.dir is empty; it must name the folder"),
+        ({"model.name": "resnet99"}, "unknown model 'resnet99'; known: attributes_cnn, "),
+        ({"model.name": "layers"}, "that file defines no Model"),
+        ({"losses.hat.term": "hinge"}, "unknown loss term 'hinge'; known: accuracy, cross_entropy"),
+        ({"batch_size": 12}, "batch_size is 12; it must be a multiple of the 8"),
+        ({"batch_size": 8000}, "batch_size is 8000, but the training split has"),
+        ({"optimizer.name": "lion"}, "unknown optimizer 'lion'"),
+        ({"epochs": 0}, "epochs is 0; it must be 1 or more"),
+        ({"data.val_fraction": 1.5}, "data.val_fraction is 1.5; it must lie between 0 and 1"),
+    ],
+)
+def test_bad_settings_end_in_a_message(synthetic, tmp_path, changes, message):
+    with pytest.raises(InputError, match=message):
+        experiment.fit(small(synthetic, **changes), tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_loss_that_is_not_finite_names_its_batch(synthetic, tmp_path):
+    config = small(synthetic, **{"optimizer.learning_rate": 1e30, "optimizer.warmup_epochs": 0.0})
+    with pytest.raises(InputError) as error:
+        experiment.fit(config, tmp_path / "run")
+    message = str(error.value)
+    step = int(message.split("step ")[1].split()[0])
+    train = experiment.open_split(config, "train")
+    rows = experiment.make_plan(config, len(train["pid"])).sampler.indices(step)
+    assert ", ".join(train["name"][rows]) in message
+    assert "the last good checkpoint: none" in message
+    manager = checkpoints.open_manager(tmp_path / "run" / "checkpoints")
+    assert checkpoints.find(manager) is None
+    manager.close()
+
+
+def test_a_raw_folder_is_prepared_once(synthetic_raw, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = small(synthetic_raw)
+    first = experiment.prepared_directory(config)
+    assert first.is_relative_to("data")
+    assert experiment.prepared_directory(config) == first
+    assert columns.find_dataset(first) == first
+
+
+def test_train_and_val_share_no_identity(synthetic):
+    config = small(synthetic)
+    train, val = (experiment.open_split(config, split) for split in ("train", "val"))
+    assert not set(train["pid"]) & set(val["pid"])
+    everyone = experiment.open_split(config, "all")
+    assert len(everyone["pid"]) == len(train["pid"]) + len(val["pid"])
+    assert np.all(everyone["pid"] > 0)
+
+
+def test_images_on_disk_train_alike(synthetic, workdir, tmp_path):
+    config = small(synthetic, **{"data.in_memory": False})
+    experiment.fit(config, tmp_path / "run")
+    values = [
+        [line["val/loss"] for line in writers.read_metrics(d) if "val/loss" in line]
+        for d in (workdir, tmp_path / "run")
+    ]
+    assert values[0] == values[1]
+
+
+def test_configs_are_not_shared():
+    first = attributes_cnn.get_config()
+    second = copy.deepcopy(first)
+    first.model.classes.age = 99
+    assert attributes_cnn.get_config() == second

@@ -1,0 +1,132 @@
+"""The two scripts as a user runs them."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from market_jax import writers
+from tests.conftest import ROOT
+
+SMALL = (
+    "--config.data.image_size=(32,16)",
+    "--config.model.widths=(4,6,8,6)",
+    "--config.model.final_pool=(4,4)",
+    "--config.batch_size=8",
+    "--config.log_every=1",
+)
+
+
+def start(script, *flags):
+    """Starts a script of the project on one CPU device."""
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / script), *flags],
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(process, code=0):
+    """Waits; returns what was printed."""
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == code, output
+    return output
+
+
+def train(synthetic, workdir, *flags):
+    return start(
+        "train.py",
+        "--config=configs/attributes_cnn.py",
+        f"--workdir={workdir}",
+        f"--config.data.dir={synthetic}",
+        *SMALL,
+        *flags,
+    )
+
+
+def arrays(workdir):
+    """The arrays of the latest checkpoint."""
+    steps = [p for p in (workdir / "checkpoints").iterdir() if p.name.isdigit()]
+    latest = max(steps, key=lambda p: int(p.name))
+    with contextlib.closing(ocp.StandardCheckpointer()) as checkpointer:
+        return int(latest.name), jax.tree.leaves(checkpointer.restore(latest / "state"))
+
+
+def kill_after(process, workdir, lines):
+    """SIGKILLs a training once it has logged so many lines and kept a checkpoint."""
+    for _ in range(3000):
+        kept = list((workdir / "checkpoints").glob("[0-9]*"))
+        if kept and len(writers.read_metrics(workdir)) >= lines:
+            break
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL, "it ended before it was killed"
+
+
+def test_killed_and_started_again_ends_with_the_same_parameters(synthetic, tmp_path):
+    flags = ("--config.epochs=8", "--config.patience=0")
+    finish(train(synthetic, tmp_path / "whole", *flags))
+    for lines in (9, 25):
+        kill_after(train(synthetic, tmp_path / "killed", *flags), tmp_path / "killed", lines)
+    output = finish(train(synthetic, tmp_path / "killed", *flags))
+    assert "going on from the checkpoint of step" in output
+    step, expected = arrays(tmp_path / "whole")
+    again, found = arrays(tmp_path / "killed")
+    assert again == step
+    assert len(found) == len(expected) > 40
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+    logs = [
+        [{k: v for k, v in line.items() if "per_second" not in k} for line in lines]
+        for lines in map(writers.read_metrics, (tmp_path / "whole", tmp_path / "killed"))
+    ]
+    assert logs[0] == logs[1]
+
+
+def test_train_then_evaluate_without_a_workdir(synthetic, tmp_path):
+    finish(train(synthetic, tmp_path / "runs" / "mine", "--config.epochs=1"))
+    process = subprocess.run(
+        [sys.executable, str(ROOT / "evaluate.py"), "--task=attributes", "--split=test"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    assert "run runs/mine, checkpoint of step" in process.stdout
+    assert "mean of 12" in process.stdout
+    assert (tmp_path / "runs" / "mine" / "evaluation" / "attributes.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("script", "flags", "message"),
+    [
+        ("train.py", ["--config.modle.residual=False"], 'Did you mean "model"'),
+        ("train.py", ["--config.model.residul=False"], 'Did you mean "residual"'),
+        ("train.py", ["--config.batch_size=many"], "config.batch_size=many"),
+        ("train.py", ["--config.model.residual=7"], "config.model.residual=7"),
+        ("train.py", ["--config=configs/nothing.py"], "configs/nothing.py"),
+        ("train.py", ["--config.data.name=duke"], "unknown data set (data.name) 'duke'"),
+        ("evaluate.py", ["--task=juggling"], "unknown task 'juggling'; known: attributes"),
+        ("evaluate.py", ["--task=attributes", "--workdir=/no"], "/no: holds no checkpoint"),
+    ],
+)
+def test_a_users_mistake_ends_in_a_message(script, flags, message):
+    if script == "train.py" and not flags[0].startswith("--config="):
+        flags = ["--config=configs/attributes_cnn.py", *flags]
+    output = finish(start(script, *flags), code=1)
+    assert message in output
+    assert "Traceback" not in output

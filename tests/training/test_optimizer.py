@@ -1,0 +1,62 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from market_jax.training import optimizer
+from market_jax.typing import InputError
+
+PARAMS = {"kernel": jnp.array([[1.0, -2.0], [3.0, 0.5]]), "bias": jnp.array([1.0, 1.0])}
+GRADIENTS = {"kernel": jnp.array([[0.1, 0.2], [-0.3, 0.4]]), "bias": jnp.array([0.5, -0.5])}
+
+
+def follow(tx, steps=5):
+    params, state = PARAMS, tx.init(PARAMS)
+    for _ in range(steps):
+        updates, state = tx.update(GRADIENTS, state, params)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+def test_adam_is_adamw_with_decay_on_kernels():
+    schedule = optax.linear_schedule(0.1, 0.0, 10)
+    ours = follow(optimizer.make_optimizer("adam", schedule, weight_decay=0.01))
+    mask = jax.tree.map(lambda p: p.ndim > 1, PARAMS)
+    theirs = follow(optax.adamw(schedule, weight_decay=0.01, mask=mask))
+    for key in PARAMS:
+        np.testing.assert_allclose(ours[key], theirs[key], rtol=1e-5)
+
+
+def test_sgd_has_momentum_and_coupled_decay():
+    tx = optimizer.make_optimizer("sgd", optax.constant_schedule(0.1), weight_decay=0.5)
+    first = follow(tx, 1)
+    np.testing.assert_allclose(
+        first["kernel"],
+        PARAMS["kernel"] - 0.1 * (GRADIENTS["kernel"] + 0.5 * PARAMS["kernel"]),
+        rtol=1e-6,
+    )
+    np.testing.assert_allclose(first["bias"], PARAMS["bias"] - 0.1 * GRADIENTS["bias"], rtol=1e-6)
+
+
+def test_clipping_bounds_the_step():
+    tx = optimizer.make_optimizer("sgd", optax.constant_schedule(1.0), clip_norm=0.01)
+    moved = jax.tree.map(lambda a, b: a - b, follow(tx, 1), PARAMS)
+    assert float(optax.tree.norm(moved)) == pytest.approx(0.01, rel=1e-4)
+
+
+def test_schedule():
+    rates = optimizer.make_schedule("cosine", learning_rate=0.4, total_steps=110, warmup_steps=10)
+    values = [float(rates(step)) for step in (0, 5, 10, 60, 110)]
+    np.testing.assert_allclose(values, [0.0, 0.2, 0.4, 0.2, 0.0], atol=1e-6)
+    flat = optimizer.make_schedule("constant", learning_rate=0.4, total_steps=10)
+    assert float(flat(7)) == pytest.approx(0.4)
+
+
+def test_unknown_names_and_rates():
+    with pytest.raises(InputError, match="unknown optimizer 'lion'; known: adam, sgd"):
+        optimizer.make_optimizer("lion", optax.constant_schedule(0.1))
+    with pytest.raises(InputError, match="unknown schedule 'step'; known: constant, cosine"):
+        optimizer.make_schedule("step", learning_rate=0.1, total_steps=3)
+    with pytest.raises(InputError, match="learning_rate is 0"):
+        optimizer.make_schedule("cosine", learning_rate=0, total_steps=3)

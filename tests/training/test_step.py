@@ -1,0 +1,113 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from market_jax import devices, losses
+from market_jax.data import transforms
+from market_jax.models.attributes_cnn import Model
+from market_jax.training import step
+from market_jax.training.state import create
+
+MODEL = Model(
+    classes={"hat": 2, "age": 4}, widths=(4, 6, 8, 6), final_pool=(4, 4), head_width=8, dropout=0.2
+)
+LOSS = functools.partial(
+    losses.weighted_sum,
+    {name: (functools.partial(losses.cross_entropy, key=name), 0.5) for name in ("hat", "age")},
+)
+TX = optax.sgd(0.03, momentum=0.9)
+
+
+def augment(key, images):
+    settings = {"flip": {}, "noise": {"std": 0.02}}
+    return transforms.augment(key, transforms.to_float(images), settings)
+
+
+def batches(count, size=16):
+    rng = np.random.default_rng(0)
+    for _ in range(count):
+        hat = rng.integers(0, 2, size)
+        images = rng.integers(0, 120, (size, 32, 16, 3)) + 100 * hat[:, None, None, None]
+        yield {
+            "image": images.astype(np.uint8),
+            "hat": hat,
+            "age": rng.integers(0, 4, size),
+            "mask": np.ones(size, bool),
+        }
+
+
+def train(mesh, count):
+    state = create(MODEL, {"image": np.zeros((1, 32, 16, 3), np.float32)}, TX, seed=0)
+    state = devices.replicate(mesh, state)
+    train_step = step.make_train_step(MODEL.apply, LOSS, augment, TX)
+    history = []
+    for batch in batches(count):
+        state, metrics = train_step(state, devices.place_batch(mesh, batch))
+        history.append(float(metrics["loss"]))
+    return state, history
+
+
+@pytest.fixture(scope="module")
+def single():
+    return train(devices.make_mesh(jax.devices()[:1]), 6)
+
+
+@pytest.mark.parametrize("count", [2, 8])
+def test_many_devices_give_the_single_device_result(single, count):
+    """BatchNorm's statistics are those of the whole batch."""
+    several, history = train(devices.make_mesh(jax.devices()[:count]), 6)
+    np.testing.assert_allclose(history, single[1], rtol=1e-4)
+    expected = jax.tree.leaves((single[0].params, single[0].batch_stats))
+    found = jax.tree.leaves((several.params, several.batch_stats))
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_training_learns(single):
+    _, history = train(devices.make_mesh(jax.devices()[:1]), 40)
+    assert np.mean(history[-5:]) < 0.8 * np.mean(history[:3])
+
+
+def test_the_same_seed_gives_the_same_parameters(single):
+    again, _ = train(devices.make_mesh(jax.devices()[:1]), 6)
+    for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(single[0]), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert int(again.step) == 6
+
+
+def test_the_state_is_donated():
+    mesh = devices.make_mesh(jax.devices()[:1])
+    state = create(MODEL, {"image": np.zeros((1, 32, 16, 3), np.float32)}, TX, seed=0)
+    state = devices.replicate(mesh, state)
+    train_step = step.make_train_step(MODEL.apply, LOSS, augment, TX)
+    train_step(state, devices.place_batch(mesh, next(batches(1))))
+    assert jax.tree.leaves(state.params)[0].is_deleted()
+
+
+def test_evaluation_counts_each_image_once():
+    """A padded last batch weighs what its images weigh."""
+    mesh = devices.make_mesh(jax.devices()[:1])
+    state = create(MODEL, {"image": np.zeros((1, 32, 16, 3), np.float32)}, TX, seed=0)
+    evaluation = step.make_evaluation_step(MODEL.apply, LOSS, transforms.to_float)
+    (batch,) = batches(1)
+    whole = step.evaluate(evaluation, state.variables, [devices.place_batch(mesh, batch)])
+    parts = []
+    for rows in (np.arange(12), np.r_[12:16, np.zeros(8, int)]):
+        part = {key: value[rows] for key, value in batch.items()}
+        part["mask"] = np.arange(12) < (12 if len(parts) == 0 else 4)
+        parts.append(devices.place_batch(mesh, part))
+    split = step.evaluate(evaluation, state.variables, parts)
+    assert split.keys() == whole.keys()
+    for name, value in whole.items():
+        assert split[name] == pytest.approx(value, rel=1e-5)
+
+
+def test_state_of_another_seed_differs():
+    example = {"image": jnp.zeros((1, 32, 16, 3))}
+    a, b = (create(MODEL, example, TX, seed=seed) for seed in (0, 1))
+    kernels = [s.params["Conv_0"]["kernel"] for s in (a, b)]
+    assert not np.allclose(*kernels)
