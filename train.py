@@ -17,9 +17,18 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Of the run; by default runs/<con
 def parse(argv: list[str]) -> list[str]:
     """Parses as absl does; a wrong key or a missing file ends in a message, not in a traceback."""
     try:
-        return flags.FLAGS(argv)
-    except (KeyError, AttributeError, OSError, TypeError, ValueError, flags.Error) as error:
-        sys.exit(f"train.py: {error.args[0] if error.args else error}")
+        rest = flags.FLAGS(argv)
+    except (KeyError, AttributeError, TypeError, ValueError, flags.Error) as error:
+        message = str(error.args[0] if error.args else error)  # quoted twice by ml_collections
+        sys.exit("train.py: " + message.replace("\\n", ": ").replace("\\'", "'").strip("'"))
+    if not config_file().is_file():
+        sys.exit(f"train.py: --config={config_file()}: there is no such file")
+    return rest
+
+
+def config_file() -> Path:
+    """The file that --config names."""
+    return Path(config_flags.get_config_filename(flags.FLAGS["config"]))
 
 
 def main(_) -> None:
@@ -28,10 +37,9 @@ def main(_) -> None:
     handler = logging.get_absl_handler()
     handler.setFormatter(None)  # the message alone
     handler.addFilter(lambda r: r.levelno > INFO or "market_jax" in Path(r.pathname).parts)
-    name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     try:
         devices.start()
-        experiment.fit(CONFIG.value, Path(WORKDIR.value or f"runs/{name}"))
+        experiment.fit(CONFIG.value, Path(WORKDIR.value or f"runs/{config_file().stem}"))
     except InputError as error:
         sys.exit(f"train.py: {error}")
 

@@ -163,6 +163,7 @@ def test_restore_refuses(workdir, tmp_path):
         ({"batch_size": 12}, "batch_size is 12; it must be a multiple of the 8"),
         ({"batch_size": 8000}, "batch_size is 8000, but the training split has"),
         ({"optimizer.name": "lion"}, "unknown optimizer 'lion'"),
+        ({"data.image_size": (64, 32, 3)}, r"data.image_size is \(64, 32, 3\); it must be"),
         ({"epochs": 0}, "epochs is 0; it must be 1 or more"),
         ({"data.val_fraction": 1.5}, "data.val_fraction is 1.5; it must lie between 0 and 1"),
     ],

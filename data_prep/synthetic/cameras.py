@@ -6,7 +6,7 @@ import io
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from data_prep.synthetic import figure
+from data_prep.synthetic import figure, people
 from data_prep.synthetic.people import Person
 
 SIZE = (64, 128)  # of a crop: width, height
@@ -179,20 +179,21 @@ def shoot(
     width, height = _CANVAS
     scale = height * rng.uniform(0.84, 0.93) / (0.35 + 0.65 * person.height)
     foot = (width * rng.uniform(0.44, 0.56), height * rng.uniform(0.94, 0.985))
+    person = people.in_light(person, rng)
     figure.draw(image, person, _pose(camera, rng, turned), foot=foot, scale=scale)
     return expose(image, camera, rng)
 
 
-def shoot_junk(camera: Camera, people: list[Person], rng: np.random.Generator) -> bytes:
+def shoot_junk(camera: Camera, strangers: list[Person], rng: np.random.Generator) -> bytes:
     """A crop that shows no whole person: background, a body part, or two half people."""
     image = background(camera, rng)
     width, height = _CANVAS
     kind = rng.choice(["background", "part", "halves"])
     if kind == "part":
         foot = (width * rng.uniform(0.2, 0.8), height * rng.uniform(1.2, 2.2))
-        figure.draw(image, people[0], _pose(camera, rng, False), foot=foot, scale=2.1 * height)
+        figure.draw(image, strangers[0], _pose(camera, rng, False), foot=foot, scale=2.1 * height)
     elif kind == "halves":
-        for person, x in zip(people, (0.0, 1.0), strict=True):
+        for person, x in zip(strangers, (0.0, 1.0), strict=True):
             foot = (width * (x + rng.uniform(-0.06, 0.06)), height * rng.uniform(0.94, 1.05))
             figure.draw(image, person, _pose(camera, rng, False), foot=foot, scale=0.92 * height)
     return expose(image, camera, rng)

@@ -18,6 +18,7 @@ RGB = {
     "pink": (232, 140, 172),
     "brown": (112, 74, 44),
 }
+_DARK = ("black", "brown", "gray")  # of shoes, hats and luggage
 SKINS = ((238, 204, 178), (222, 178, 142), (188, 138, 100), (126, 86, 60))
 HAIRS = ((24, 20, 20), (52, 34, 24), (96, 62, 34), (172, 132, 72))
 
@@ -64,15 +65,29 @@ class Person:
         return CLASSES[name][self.attributes[name]]
 
 
-def _shade(rng: np.random.Generator, rgb) -> tuple[int, int, int]:
-    """The colour in a shade of one person's own."""
-    light = rng.uniform(0.85, 1.15)
-    return tuple(int(np.clip(c * light + rng.normal(0, 6), 0, 255)) for c in rgb)
+def _shade(rng: np.random.Generator, rgb, spread: float) -> tuple[int, int, int]:
+    """The colour, somewhat lighter or darker."""
+    light = rng.uniform(1 - spread, 1 + spread)
+    return tuple(int(np.clip(c * light + rng.normal(0, 20 * spread), 0, 255)) for c in rgb)
 
 
 def _clothes(rng: np.random.Generator, color: str) -> tuple[tuple[int, int, int], ...]:
     names = [color] if color != "multicolor" else rng.permutation(list(RGB))[:3].tolist()
-    return tuple(_shade(rng, RGB[name]) for name in names)
+    return tuple(RGB[name] for name in names)
+
+
+def in_light(person: Person, rng: np.random.Generator) -> Person:
+    """The person as the light of one moment shows the clothes.
+
+    Clothes of a colour differ more from picture to picture than from person to person, so that
+    an exact shade gives nobody away.
+    """
+    shades = {
+        name: tuple(_shade(rng, rgb, 0.2) for rgb in getattr(person, name))
+        for name in ("up", "down")
+    }
+    shades |= {name: _shade(rng, getattr(person, name), 0.12) for name in ("shoes", "pack", "hair")}
+    return dataclasses.replace(person, **shades)
 
 
 def outfits(rng: np.random.Generator, count: int) -> list[tuple[int, int]]:
@@ -101,11 +116,11 @@ def person(rng: np.random.Generator, outfit: tuple[int, int]) -> Person:
         attributes=labels,
         up=_clothes(rng, CLASSES["up_color"][outfit[0]]),
         down=_clothes(rng, CLASSES["down_color"][outfit[1]]),
-        skin=_shade(rng, SKINS[rng.integers(len(SKINS))]),
-        hair=_shade(rng, hair),
-        shoes=_shade(rng, RGB[rng.permutation(list(RGB))[0]]),
-        pack=_shade(rng, RGB[rng.permutation(list(RGB))[0]]),
+        skin=SKINS[rng.integers(len(SKINS))],
+        hair=hair,
+        shoes=RGB[_DARK[rng.integers(len(_DARK))]],
+        pack=RGB[_DARK[rng.integers(len(_DARK))]],
         height=height * rng.uniform(0.96, 1.04),
-        build=rng.uniform(0.88, 1.14) * (0.88 if age == "teenager" else 1.0),
+        build=rng.uniform(0.92, 1.1) * (0.88 if age == "teenager" else 1.0),
         stripes=("level", "upright")[rng.integers(2)],
     )

@@ -21,6 +21,7 @@ FOLDERS = {"train": "bounding_box_train", "test": "bounding_box_test", "query": 
 _SHOTS = (3, 7)  # pictures of a person at one camera: least, most + 1
 _VISITS = (3, 7)  # cameras that a person passes: least, most + 1
 _SEQUENCE = 30_000  # frames
+_TRAINING = 0.75  # share of the identities: few people teach a network names, not attributes
 
 
 def _visits(rng: np.random.Generator) -> Iterator[tuple[int, int, int]]:
@@ -89,7 +90,7 @@ def draw(
     Args:
       directory: does not exist yet.
       seed: the same seed gives the same files.
-      identities: half of them, and the odd one, train; the others test.
+      identities: three quarters of them train, the others test.
       distractors: pictures of strangers, pid 0, in the test folder.
       junk: pictures without a whole person, pid -1, in the test folder.
       progress: wraps the iteration over pictures, e.g. `tqdm`.
@@ -103,12 +104,14 @@ def draw(
     if not 4 <= identities <= 9999:
         raise InputError(f"identities is {identities}; it must be 4 to 9999")
     rng = np.random.default_rng([seed, 0])
-    shared = people.outfits(rng, -(-identities // 2))  # so each outfit is worn twice
+    # six people wear each outfit, so that colour tells neither who somebody is nor what the
+    # other attributes are
+    shared = people.outfits(rng, -(-identities // 6))
     worn = [shared[i] for i in rng.permutation(identities) % len(shared)]
     crowd = {pid: people.person(rng, outfit) for pid, outfit in enumerate(worn, start=1)}
     order = rng.permutation(identities) + 1
-    half = -(-identities // 2)
-    sides = {"train": sorted(order[:half].tolist()), "test": sorted(order[half:].tolist())}
+    count = round(_TRAINING * identities)
+    sides = {"train": sorted(order[:count].tolist()), "test": sorted(order[count:].tolist())}
 
     def pictures():
         for side, pids in sides.items():

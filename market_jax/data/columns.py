@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tensorflow_datasets as tfds
 
 from market_jax.data.attributes import ATTRIBUTES, CLASSES
 from market_jax.data.folders import METADATA, decode_image, resize
@@ -73,10 +74,10 @@ def open_split(
       The columns.
 
     Raises:
-      InputError: there is no such dataset or split.
+      InputError: there is no such dataset or split, or the size is not two numbers.
     """
-    import tensorflow_datasets as tfds
-
+    if len(image_size) != 2 or min(image_size) < 1:
+        raise InputError(f"data.image_size is {image_size}; it must be (height, width)")
     found = find_dataset(Path(directory))
     if found is None:
         raise InputError(f"{directory}: there is no prepared dataset here (see data_prep)")

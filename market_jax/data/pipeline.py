@@ -12,7 +12,9 @@ import numpy as np
 from market_jax.data.samplers import PADDING, Sampler
 from market_jax.typing import Columns
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read at import; no notes of its start-up
+# read at import: TensorFlow does no arithmetic here, and need not tell how it would
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 import tensorflow as tf
 
 tf.config.set_visible_devices([], "GPU")

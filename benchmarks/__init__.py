@@ -1,0 +1,1 @@
+"""Measurements side by side in one run, with their ratios: python -m benchmarks.<name>."""
