@@ -7,7 +7,7 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
 # half the usual resolution and few epochs: minutes on two cores
 DEMO_DATA = data/demo/synthetic
 DEMO_FLAGS = --config.data.dir=$(DEMO_DATA) --config.data.image_size="(64,32)" \
-    --config.model.final_pool="(2,8)" --config.batch_size=32 --config.epochs=5
+    --config.model.final_pool="(2,8)" --config.batch_size=32 --config.epochs=8 --config.patience=0
 
 .PHONY: demo test lint clean
 
@@ -25,7 +25,7 @@ $(DEMO_DATA): | $(VENV)/.run
 
 demo: $(VENV)/.run $(DEMO_DATA)
 	$(BIN)/python train.py --config=configs/attributes_cnn.py --workdir=runs/demo $(DEMO_FLAGS)
-	$(BIN)/python evaluate.py --task=attributes --workdir=runs/demo --split=test
+	$(BIN)/python evaluate.py --task=attributes --workdir=runs/demo --split=test --checkpoint=latest
 	@echo "the 48 identities above were never seen; curves and all else in runs/demo/"
 
 test: $(VENV)/.dev

@@ -4,7 +4,7 @@ import sys
 
 from absl import app, flags, logging
 
-from market_jax import devices, experiment, tasks
+from market_jax import devices, experiment, runs, tasks
 from market_jax.typing import InputError
 
 TASK = flags.DEFINE_string("task", None, "What to evaluate: a file in market_jax/tasks.")
@@ -23,7 +23,7 @@ def main(_) -> None:
     try:
         devices.start()
         task = experiment.find_module(tasks, TASK.value, "task")
-        run = experiment.restore(TASK.value, WORKDIR.value, CHECKPOINT.value, DATA_DIR.value)
+        run = runs.restore(TASK.value, WORKDIR.value, CHECKPOINT.value, DATA_DIR.value)
         print(f"run {run.workdir}, checkpoint of step {run.step} ({CHECKPOINT.value})\n")
         print(
             task.run(

@@ -42,6 +42,8 @@ def main(_) -> None:
         experiment.fit(CONFIG.value, Path(WORKDIR.value or f"runs/{config_file().stem}"))
     except InputError as error:
         sys.exit(f"train.py: {error}")
+    except KeyboardInterrupt:
+        sys.exit("train.py: interrupted; the same command goes on from the latest checkpoint")
 
 
 if __name__ == "__main__":

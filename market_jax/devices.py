@@ -51,6 +51,11 @@ def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     return jax.make_mesh((len(devices),), ("data",), (AxisType.Auto,), devices=devices)
 
 
+def share() -> tuple[int, int]:
+    """(i, n): this process is the i-th of n, each of which feeds its part of every batch."""
+    return jax.process_index(), jax.process_count()
+
+
 def check_batch_size(batch_size: int, mesh: Mesh) -> None:
     """Raises an `InputError` unless the batch divides over the devices."""
     if batch_size < 1 or batch_size % mesh.size:

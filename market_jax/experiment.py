@@ -7,7 +7,7 @@ import json
 import pkgutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,14 +16,14 @@ from absl import logging
 from ml_collections import ConfigDict
 
 import data_prep
-from market_jax import checkpoints, devices, features, losses, models, writers
+from market_jax import checkpoints, devices, losses, models, writers
 from market_jax.data import columns, pipeline, samplers, transforms
 from market_jax.files import write_atomically
 from market_jax.metrics.attributes import count_labels
 from market_jax.report import curves
 from market_jax.training import loop, optimizer, step
 from market_jax.training.state import TrainState, create
-from market_jax.typing import Columns, InputError, PyTree, choose
+from market_jax.typing import Columns, InputError, choose
 
 CONFIG_FILE = "config.json"
 MAY_CHANGE = ("epochs", "patience", "log_every")  # of a run that goes on
@@ -77,33 +77,35 @@ def prepared_directory(config: ConfigDict) -> Path:
     if not source.is_dir():
         raise InputError(f"data.dir is {directory}: there is no such folder")
     if found := columns.find_dataset(source):
+        if found.parent.name != name:
+            raise InputError(f"data.name is {name}, but {found} is {found.parent.name}")
         return found
     logging.info("data: %s is no prepared dataset; preparing it under %s/", source, CACHE_DIR)
     return data_prep.prepare_once(name, source, CACHE_DIR)
 
 
-def open_split(config: ConfigDict, split: str, directory: Path | None = None) -> Columns:
-    """The columns of a split.
-
-    Args:
-      config: of the experiment.
-      split: "train" or "val" (the two sides of the split by identity), or a split as
-        prepared: "test", "query", "all" (the whole of the prepared training split).
-      directory: of the prepared dataset, if it is known already.
-    """
-    parts = {"train": 0, "val": 1}
-    stored = "train" if split in (*parts, "all") else split
-    rows = columns.open_split(
-        directory or prepared_directory(config),
-        stored,
+def open_stored(config: ConfigDict, split: str) -> Columns:
+    """The columns of a split as it was prepared: "train", "test" or "query"."""
+    return columns.open_split(
+        prepared_directory(config),
+        split,
         image_size=config.data.image_size,
         in_memory=config.data.in_memory,
     )
-    if split not in parts:
-        return rows
-    return columns.split_by_identity(
-        rows, fraction=config.data.val_fraction, seed=config.data.split_seed
-    )[parts[split]]
+
+
+def open_training(config: ConfigDict) -> tuple[Columns, Columns]:
+    """The prepared training split, split by identity: (train, val)."""
+    settings = config.data
+    rows = open_stored(config, "train")
+    return columns.split_by_identity(rows, fraction=settings.val_fraction, seed=settings.split_seed)
+
+
+def open_split(config: ConfigDict, split: str) -> Columns:
+    """The columns of "train" or "val" (see `open_training`), or of "test" or "query"."""
+    if split in ("train", "val"):
+        return open_training(config)[("train", "val").index(split)]
+    return open_stored(config, split)
 
 
 class Plan(NamedTuple):
@@ -198,6 +200,27 @@ def restore_latest(manager, state: TrainState) -> tuple[TrainState, loop.Progres
     return checkpoints.read_state(manager, latest, state), loop.Progress(**extra["progress"])
 
 
+def make_evaluation(config: ConfigDict, model, loss: Callable, val: Columns, place: Callable):
+    """Returns the function from a state to its metrics over the validation images."""
+    evaluation = step.make_evaluation_step(model.apply, loss, transforms.to_float)
+    order = samplers.sequential(len(val["pid"]), config.batch_size)
+
+    def evaluate(state: TrainState) -> dict[str, float]:
+        batches = pipeline.batches(val, order, last=order.steps, share=devices.share())
+        means = step.evaluate(evaluation, state.variables, map(place, batches))
+        return {f"val/{name}": value for name, value in means.items()}
+
+    return evaluate
+
+
+def explain(error: loop.NotFiniteError, train: Columns, plan: Plan, manager) -> InputError:
+    """What a user needs to look into a loss that is not finite."""
+    names = ", ".join(train["name"][plan.sampler.indices(error.step)])
+    good = checkpoints.find(manager)
+    checkpoint = "none" if good is None else manager.directory / str(good)
+    return InputError(f"{error}; its batch: {names}; the last good checkpoint: {checkpoint}")
+
+
 def fit(config: ConfigDict, workdir: Path) -> None:
     """Trains the experiment in `workdir`, or goes on with the run that is there.
 
@@ -211,55 +234,46 @@ def fit(config: ConfigDict, workdir: Path) -> None:
     check_same_run(workdir, config)
     mesh = devices.make_mesh()
     devices.check_batch_size(config.batch_size, mesh)
-    share = (jax.process_index(), jax.process_count())
+    place = functools.partial(devices.place_batch, mesh)
     model, loss = make_model(config), make_loss(config)
-    directory = prepared_directory(config)
-    train, val = (open_split(config, split, directory) for split in ("train", "val"))
+    train, val = open_training(config)
     plan = make_plan(config, len(train["pid"]))
     tx = make_optimizer(config, plan)
-    evaluation = step.make_evaluation_step(model.apply, loss, transforms.to_float)
-    in_order = samplers.sequential(len(val["pid"]), config.batch_size)
-    place = functools.partial(devices.place_batch, mesh)
+    saved = {"config": to_json(config), "label_counts": count_labels(train)}
 
-    write_atomically(workdir / CONFIG_FILE, json.dumps(to_json(config), indent=2) + "\n")
-    manager = checkpoints.open_manager(workdir / "checkpoints")
-    state = devices.replicate(mesh, fresh_state(config, model, tx))
-    state, progress = restore_latest(manager, state)
-    first = int(state.step)
-    logging.info(
-        "%d training and %d validation images, %d parameters, %d steps of %d images",
-        *(len(train["pid"]), len(val["pid"])),
-        *(sum(p.size for p in jax.tree.leaves(state.params)), plan.total_steps),
-        config.batch_size,
-    )
+    with contextlib.ExitStack() as stack:
+        manager = checkpoints.open_manager(workdir / "checkpoints")
+        stack.callback(manager.close)
+        state = devices.replicate(mesh, fresh_state(config, model, tx))
+        state, progress = restore_latest(manager, state)
+        first = int(state.step)
 
-    def evaluate(state: TrainState) -> dict[str, float]:
-        batches = pipeline.batches(val, in_order, last=in_order.steps, share=share)
-        means = step.evaluate(evaluation, state.variables, map(place, batches))
-        return {f"val/{name}": value for name, value in means.items()}
+        def save(done: int, state: TrainState, progress: loop.Progress, metrics: dict) -> None:
+            checkpoints.save(manager, done, state, metrics, saved | {"progress": vars(progress)})
+            if leader:
+                curves.draw(writers.read_metrics(workdir), workdir / "curves.png")
 
-    def save(done: int, state: TrainState, progress: loop.Progress, metrics: dict) -> None:
-        extra = {
-            "progress": vars(progress),
-            "config": to_json(config),
-            "label_counts": count_labels(train),
-        }
-        checkpoints.save(manager, done, state, metrics, extra)
-
-    with (
-        contextlib.closing(manager),
-        writers.Writer(
-            workdir, first_step=first, total_steps=plan.total_steps, batch_size=config.batch_size
-        ) as writer,
-    ):
+        leader = jax.process_index() == 0  # of several hosts one writes the logs
+        write = writers.ignore
+        if leader:
+            write_atomically(workdir / CONFIG_FILE, json.dumps(saved["config"], indent=2) + "\n")
+            writer = writers.Writer(workdir, first, plan.total_steps, config.batch_size)
+            write = stack.enter_context(writer).write
+        logging.info(
+            "%d training and %d validation images, %d parameters, %d steps of %d images",
+            *(len(train["pid"]), len(val["pid"])),
+            *(sum(p.size for p in jax.tree.leaves(state.params)), plan.total_steps),
+            config.batch_size,
+        )
+        batches = pipeline.batches(train, plan.sampler, first=first, share=devices.share())
         try:
             loop.run(
                 state,
-                map(place, pipeline.batches(train, plan.sampler, first=first, share=share)),
+                map(place, batches),
                 step_fn=step.make_train_step(model.apply, loss, make_augment(config), tx),
-                evaluate_fn=evaluate,
+                evaluate_fn=make_evaluation(config, model, loss, val, place),
                 save_fn=save,
-                write_fn=writer.write,
+                write_fn=write,
                 progress=progress,
                 total_steps=plan.total_steps,
                 evaluate_every=plan.evaluate_every,
@@ -267,91 +281,8 @@ def fit(config: ConfigDict, workdir: Path) -> None:
                 patience=config.patience,
             )
         except loop.NotFiniteError as error:
-            names = ", ".join(train["name"][plan.sampler.indices(error.step)])
-            good = checkpoints.find(manager)
-            raise InputError(
-                f"{error}; its batch: {names}; the last good checkpoint: "
-                f"{'none' if good is None else workdir / 'checkpoints' / str(good)}"
-            ) from None
-    curves.draw(writers.read_metrics(workdir), workdir / "curves.png")
+            raise explain(error, train, plan, manager) from None
     logging.info(
         "best validation loss %.4f at step %d; results in %s",
         *(progress.best, progress.best_step, workdir),
-    )
-
-
-class Run(NamedTuple):
-    """A trained run.
-
-    Attributes:
-      workdir: where it lies.
-      step: of the checkpoint.
-      config: as it was trained.
-      model: the Flax module.
-      variables: of the model.
-      extra: what was saved beside: "progress", "config", "label_counts".
-    """
-
-    workdir: Path
-    step: int
-    config: ConfigDict
-    model: Any
-    variables: PyTree
-    extra: dict
-
-
-def find_run(task: str, root: Path = Path("runs")) -> Path:
-    """The newest run under `root` that has a checkpoint and can do the task."""
-    able = []
-    for path in root.glob(f"*/{CONFIG_FILE}"):
-        steps = list((path.parent / "checkpoints").glob("[0-9]*"))
-        if steps and task in json.loads(path.read_text()).get("tasks", ()):
-            able.append((max(step.stat().st_mtime for step in steps), path.parent))
-    if not able:
-        raise InputError(f"{root}/ holds no run that can do {task!r}; train one, or name --workdir")
-    return max(able)[1]
-
-
-def restore(task: str, workdir: str | None, which: str, data_dir: str | None) -> Run:
-    """Reads a checkpoint and the config saved in it.
-
-    Args:
-      task: that the run must be able to do.
-      workdir: of the run; None takes the newest able one under runs/.
-      which: "best" or "latest".
-      data_dir: replaces the config's `data.dir`.
-
-    Raises:
-      InputError: there is no such run or checkpoint, or the run cannot do the task.
-    """
-    directory = Path(workdir) if workdir else find_run(task)
-    if not (directory / "checkpoints").is_dir():
-        raise InputError(f"{directory}: holds no checkpoint")
-    with contextlib.closing(checkpoints.open_manager(directory / "checkpoints")) as manager:
-        found = checkpoints.find(manager, which)
-        if found is None:
-            raise InputError(f"{directory}: holds no checkpoint yet")
-        extra = checkpoints.read_extra(manager, found)
-        config = from_json(extra["config"])
-        if task not in config.tasks:
-            raise InputError(f"{directory}: a run for {', '.join(config.tasks)}, not for {task!r}")
-        if data_dir:
-            config.data.dir = data_dir
-        model = make_model(config)
-        tx = make_optimizer(config, Plan(samplers.Sampler(1, None), 1, 1))
-        template = jax.eval_shape(functools.partial(fresh_state, config, model, tx))
-        mesh = devices.make_mesh()
-        state = checkpoints.read_state(manager, found, devices.replicated(mesh, template))
-    return Run(directory, found, config, model, state.variables, extra)
-
-
-def extract(run: Run, rows: Columns) -> dict[str, np.ndarray]:
-    """Every output of the run's model for every image: name -> [M, ...]."""
-    return features.extract(
-        run.model.apply,
-        run.variables,
-        rows,
-        prepare=transforms.to_float,
-        mesh=devices.make_mesh(),
-        batch_size=run.config.batch_size,
     )

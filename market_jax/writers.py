@@ -26,6 +26,10 @@ def read_metrics(workdir: Path) -> list[dict[str, float]]:
     return lines
 
 
+def ignore(step: int, metrics: dict[str, float]) -> None:
+    """Writes nothing, where another process writes."""
+
+
 class Writer:
     """Writes metrics of a run to all places at once; use as a context manager.
 
@@ -36,7 +40,7 @@ class Writer:
       batch_size: for images/s.
     """
 
-    def __init__(self, workdir: Path, *, first_step: int, total_steps: int, batch_size: int):
+    def __init__(self, workdir: Path, first_step: int, total_steps: int, batch_size: int):
         kept = [line for line in read_metrics(workdir) if line["step"] <= first_step]
         self._path = Path(workdir) / METRICS_FILE
         write_atomically(self._path, "".join(json.dumps(line) + "\n" for line in kept))

@@ -6,7 +6,7 @@ from market_jax import files, writers
 
 
 def test_metrics_reach_the_file_and_tensorboard(tmp_path):
-    with writers.Writer(tmp_path, first_step=0, total_steps=4, batch_size=8) as writer:
+    with writers.Writer(tmp_path, 0, 4, 8) as writer:
         writer.write(2, {"train/loss": 1.5})
         writer.write(2, {"val/loss": 2.5})
     lines = writers.read_metrics(tmp_path)
@@ -21,7 +21,7 @@ def test_going_on_drops_what_the_killed_run_wrote_beyond_its_checkpoint(tmp_path
     lines = [{"step": step, "train/loss": 1.0} for step in (5, 10, 15)]
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (tmp_path / writers.METRICS_FILE).write_text(text + '{"step": 20, "tra')
-    with writers.Writer(tmp_path, first_step=10, total_steps=20, batch_size=8) as writer:
+    with writers.Writer(tmp_path, 10, 20, 8) as writer:
         writer.write(15, {"train/loss": 2.0})
     assert [line["step"] for line in writers.read_metrics(tmp_path)] == [5, 10, 15]
     assert writers.read_metrics(tmp_path)[-1]["train/loss"] == 2.0

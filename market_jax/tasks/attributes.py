@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from absl import logging
 
-from market_jax import experiment
+from market_jax import experiment, runs
 from market_jax.data import attributes, folders
 from market_jax.files import write_atomically
 from market_jax.metrics import attributes as metrics
@@ -16,16 +16,16 @@ from market_jax.typing import Columns, InputError
 FILE = "attributes.json"
 
 
-def predict(run: experiment.Run, columns: Columns) -> dict[str, np.ndarray]:
+def predict(run: runs.Run, columns: Columns) -> dict[str, np.ndarray]:
     """Attribute -> the most likely class of every image, int [M]."""
-    outputs = experiment.extract(run, columns)
+    outputs = runs.extract(run, columns)
     missing = [name for name in attributes.ATTRIBUTES if name not in outputs]
     if missing:
         raise InputError(f"{run.workdir}: the model has no output {', '.join(missing)}")
     return {name: np.argmax(outputs[name], axis=-1) for name in attributes.ATTRIBUTES}
 
 
-def read_folder(folder: Path, annotations: Path | None, run: experiment.Run) -> Columns:
+def read_folder(folder: Path, annotations: Path | None, run: runs.Run) -> Columns:
     """The columns of a folder of crops in a known naming, with labels where a file gives them."""
     report = folders.Report()
     records = folders.scan(folder, "detect", report)
@@ -56,7 +56,7 @@ def as_text(result: dict) -> str:
     return tables.align(header, rows)
 
 
-def write_predictions(run: experiment.Run, source: str) -> Path:
+def write_predictions(run: runs.Run, source: str) -> Path:
     """Writes `evaluation/classification_test.csv` for a folder, or for a split of the data."""
     if source in ("test", "query", "val", "train"):
         columns = experiment.open_split(run.config, source)
@@ -69,7 +69,7 @@ def write_predictions(run: experiment.Run, source: str) -> Path:
 
 
 def run(
-    found: experiment.Run,
+    found: runs.Run,
     *,
     split: str,
     images: str | None,

@@ -109,8 +109,8 @@ def run(
         if evaluate_now:
             values = evaluate_fn(state)
             progress.update(done, values["val/loss"])
+            write_fn(done, values)  # before it is saved: a restart drops what was not
             save_fn(done, state, progress, values)
-            write_fn(done, values)
             if 0 < patience <= progress.stale:
                 break
     return state
