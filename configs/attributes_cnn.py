@@ -37,7 +37,9 @@ def get_config() -> ConfigDict:
     config.augmentation = {
         "flip": {"probability": 0.5},
         "crop": {"padding": 6},
+        "rotate": {"degrees": 10.0, "probability": 0.0},
         "jitter": {"brightness": 0.2, "contrast": 0.2, "saturation": 0.1, "probability": 1.0},
+        "noise": {"std": 0.02, "probability": 0.0},
         "erase": {"probability": 0.3, "area": (0.02, 0.2), "aspect": 0.3},
     }
     return config

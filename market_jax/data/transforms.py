@@ -119,7 +119,7 @@ def augment(key: Array, images: Array, settings: Mapping[str, Mapping]) -> Array
     Args:
       key: key of this batch.
       images: [N, H, W, C] float32 in [0, 1].
-      settings: transform name -> its keyword arguments.
+      settings: transform name -> its keyword arguments; a probability of 0 leaves it out.
 
     Returns:
       [N, H, W, C] float32 in [0, 1].
@@ -130,12 +130,13 @@ def augment(key: Array, images: Array, settings: Mapping[str, Mapping]) -> Array
     known = {name: globals()[name] for name in __all__}
     for name in settings:
         choose(name, known, "transform")
+    used = [n for n in __all__ if n in settings and settings[n].get("probability", 1.0) > 0]
 
     def one(index, image):
         image_key = jax.random.fold_in(key, index)
-        for i, name in enumerate(__all__):
-            if name in settings:
-                image = known[name](jax.random.fold_in(image_key, i), image, **settings[name])
+        for name in used:
+            transform_key = jax.random.fold_in(image_key, __all__.index(name))
+            image = known[name](transform_key, image, **settings[name])
         return image
 
     return jax.vmap(one)(jnp.arange(images.shape[0]), images)

@@ -100,6 +100,15 @@ def test_augment_is_per_image_and_keyed():
     assert not np.allclose(once, augment(jax.random.key(5), images))
 
 
+def test_a_probability_of_zero_leaves_a_transform_out_and_the_others_as_they_were():
+    images = jnp.stack([IMAGE] * 2)
+    settings = {"flip": {}, "noise": {"std": 0.1}}
+    off = settings | {"rotate": {"degrees": 30.0, "probability": 0.0}}
+    np.testing.assert_array_equal(
+        transforms.augment(KEY, images, settings), transforms.augment(KEY, images, off)
+    )
+
+
 def test_unknown_transform():
     with pytest.raises(InputError, match="unknown transform 'flop'; known: crop, erase, flip"):
         transforms.augment(KEY, IMAGE[None], {"flop": {}})
