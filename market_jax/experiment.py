@@ -253,18 +253,18 @@ def fit(config: ConfigDict, workdir: Path) -> None:
             if leader:
                 curves.draw(writers.read_metrics(workdir), workdir / "curves.png")
 
-        leader = jax.process_index() == 0  # of several hosts one writes the logs
-        write = writers.ignore
-        if leader:
-            write_atomically(workdir / CONFIG_FILE, json.dumps(saved["config"], indent=2) + "\n")
-            writer = writers.Writer(workdir, first, plan.total_steps, config.batch_size)
-            write = stack.enter_context(writer).write
         logging.info(
             "%d training and %d validation images, %d parameters, %d steps of %d images",
             *(len(train["pid"]), len(val["pid"])),
             *(sum(p.size for p in jax.tree.leaves(state.params)), plan.total_steps),
             config.batch_size,
         )
+        leader = jax.process_index() == 0  # of several hosts one writes the logs
+        write = writers.ignore
+        if leader:
+            write_atomically(workdir / CONFIG_FILE, json.dumps(saved["config"], indent=2) + "\n")
+            writer = writers.Writer(workdir, first, plan.total_steps, config.batch_size)
+            write = stack.enter_context(writer).write
         batches = pipeline.batches(train, plan.sampler, first=first, share=devices.share())
         try:
             loop.run(
