@@ -80,7 +80,7 @@ def prepared_directory(config: ConfigDict) -> Path:
         if found.parent.name != name:
             raise InputError(f"data.name is {name}, but {found} is {found.parent.name}")
         return found
-    logging.info("data: %s is no prepared dataset; preparing it under %s/", source, CACHE_DIR)
+    logging.info("data: %s is a raw folder; its prepared form is under %s/", source, CACHE_DIR)
     return data_prep.prepare_once(name, source, CACHE_DIR)
 
 
