@@ -34,7 +34,7 @@ def main(_) -> None:
                 predict_for=PREDICT.value,
             )
         )
-    except InputError as error:
+    except (InputError, OSError) as error:
         sys.exit(f"evaluate.py: {error}")
 
 

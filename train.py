@@ -40,7 +40,7 @@ def main(_) -> None:
     try:
         devices.start()
         experiment.fit(CONFIG.value, Path(WORKDIR.value or f"runs/{config_file().stem}"))
-    except InputError as error:
+    except (InputError, OSError) as error:
         sys.exit(f"train.py: {error}")
     except KeyboardInterrupt:
         sys.exit("train.py: interrupted; the same command goes on from the latest checkpoint")

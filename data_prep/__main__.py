@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from data_prep import BUILDERS, draw, prepare, progress_bar, summary
 from market_jax.typing import InputError
@@ -35,6 +35,7 @@ def _source() -> Path:
 
 def main(_) -> None:
     """Reads the flags and prepares."""
+    logging.set_verbosity(logging.WARNING)  # TFDS tells of each of its steps
     try:
         directory, records, report = prepare(
             DATASET.value,
@@ -43,7 +44,7 @@ def main(_) -> None:
             skip_bad=SKIP_BAD.value,
             overwrite=OVERWRITE.value,
         )
-    except InputError as error:
+    except (InputError, OSError) as error:
         sys.exit(f"data_prep: {error}")
     print(f"{summary.table(records, report)}\n\nwritten to {directory}")
 

@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import io
-import logging
 import os
 import shutil
 from pathlib import Path
@@ -68,8 +67,6 @@ def prepare(
 def _write(cls: type[PersonCrops], records: Records, output_dir: Path) -> Path:
     """Builds the dataset aside and moves it to its place; returns its folder."""
     tfds.disable_progress_bar()  # ours is shown instead
-    for name in ("absl", "etils"):  # TFDS tells of each of its steps
-        logging.getLogger(name).setLevel(logging.WARNING)
     aside = output_dir / f".{cls.name}.{os.getpid()}"
     try:
         with contextlib.redirect_stdout(io.StringIO()):
@@ -90,10 +87,12 @@ def progress_bar(items, desc: str):
 
 
 def fingerprint(source_dir: Path) -> str:
-    """Of the names and sizes of all files: another content is prepared anew."""
+    """Of the names, sizes and times of all files: a changed folder is prepared anew."""
     digest = hashlib.sha256()
     for path in sorted(p for p in source_dir.rglob("*") if p.is_file()):
-        digest.update(f"{path.relative_to(source_dir)} {path.stat().st_size}\n".encode())
+        stat = path.stat()
+        line = f"{path.relative_to(source_dir)} {stat.st_size} {stat.st_mtime_ns}\n"
+        digest.update(line.encode())
     return digest.hexdigest()[:12]
 
 

@@ -83,10 +83,9 @@ class Writer:
     def _evaluated(self, step: int, metrics: dict[str, float]) -> None:
         """A line for the console; the time since the last step was the evaluation's."""
         shown = [f"{k} {v:.4f}" for k, v in metrics.items() if "/loss/" not in k]
-        total = self._bar.total
-        with_bar = f"step {step}/{total}: " + ", ".join(shown)
+        line = f"step {step}/{self._bar.total}: " + ", ".join(shown)
         if self._bar.disable:
-            logging.info(with_bar)
+            logging.info(line)
         else:
-            self._bar.write(with_bar)
+            self._bar.write(line)
         self._last = (step, time.monotonic())

@@ -120,6 +120,7 @@ def test_train_then_evaluate_without_a_workdir(synthetic, tmp_path):
         ("train.py", ["--config.model.residual=7"], "config.model.residual=7"),
         ("train.py", ["--config=configs/nothing.py"], "configs/nothing.py"),
         ("train.py", ["--config.data.name=duke"], "unknown data set (data.name) 'duke'"),
+        ("train.py", ["--workdir=/dev/null/run"], "Not a directory"),
         ("evaluate.py", ["--task=juggling"], "unknown task 'juggling'; known: attributes"),
         ("evaluate.py", ["--task=attributes", "--workdir=/no"], "/no: holds no checkpoint"),
     ],

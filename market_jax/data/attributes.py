@@ -126,18 +126,20 @@ def read_csv(path: Path, problems: list[str] | None = None) -> dict[int, dict[st
     Raises:
       InputError: names the file, the row (1 is the header) and the rule that is broken.
     """
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        missing = [name for name in ("id", *COLUMNS) if name not in (reader.fieldnames or ())]
-        if missing:
-            raise InputError(f"{path}: the header has no column {', '.join(map(repr, missing))}")
-        return _by_identity(
-            (
-                (f"{path}, row {number}", row["id"], {c: row[c] for c in COLUMNS})
-                for number, row in enumerate(reader, start=2)
-            ),
-            problems,
-        )
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            header, rows = reader.fieldnames or (), list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: not a CSV file in UTF-8 ({error})") from None
+    missing = [name for name in ("id", *COLUMNS) if name not in header]
+    if missing:
+        raise InputError(f"{path}: the header has no column {', '.join(map(repr, missing))}")
+    numbered = (
+        (f"{path}, row {number}", row["id"], {c: row[c] for c in COLUMNS})
+        for number, row in enumerate(rows, start=2)
+    )
+    return _by_identity(numbered, problems)
 
 
 def _by_identity(rows: Iterable, problems: list[str] | None) -> dict[int, dict[str, int]]:

@@ -48,8 +48,8 @@ class StoredImages:
 def find_dataset(directory: Path) -> Path | None:
     """The folder of the prepared dataset in or one or two folders below `directory`."""
     for pattern in (".", "*", "*/*"):
-        found = sorted(p for p in directory.glob(f"{pattern}/dataset_info.json"))
-        found = [p.parent for p in found if "incomplete" not in p.parent.name]
+        found = [p.parent for p in sorted(directory.glob(f"{pattern}/dataset_info.json"))]
+        found = [p for p in found if not _is_unfinished(p.relative_to(directory))]
         if len(found) > 1:
             raise InputError(
                 f"{directory}: holds several datasets, name one: {', '.join(map(str, found))}"
@@ -57,6 +57,11 @@ def find_dataset(directory: Path) -> Path | None:
         if found:
             return found[0]
     return None
+
+
+def _is_unfinished(path: Path) -> bool:
+    """Whether a folder is one that a preparation writes aside."""
+    return any(part.startswith(".") or "incomplete" in part for part in path.parts)
 
 
 def open_split(

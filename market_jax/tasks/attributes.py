@@ -14,6 +14,7 @@ from market_jax.report import predictions, tables
 from market_jax.typing import Columns, InputError
 
 FILE = "attributes.json"
+_KINDS = ("accuracy", "majority")
 
 
 def predict(run: runs.Run, columns: Columns) -> dict[str, np.ndarray]:
@@ -33,7 +34,7 @@ def read_folder(folder: Path, annotations: Path | None, run: runs.Run) -> Column
         table = attributes.read(annotations)
         records = folders.annotate(records, table, report, annotations)
     if report.dropped:
-        logging.info("%s: left out %s", folder, ", ".join(report.dropped))
+        logging.warning("%s: left out %s", folder, ", ".join(report.dropped))
     return folders.to_columns(records, run.config.data.image_size)
 
 
@@ -45,13 +46,9 @@ def as_text(result: dict) -> str:
         for name, row in result["attributes"].items()
     ]
     for count in (10, 12):
-        mean = {key: result["mean"].get(f"{key}_{count}") for key in ("accuracy", "majority")}
-        mean |= {
-            f"{key}_binary": result["mean"][f"{key}_{count}_binary"]
-            for key in ("accuracy", "majority")
-        }
-        cells = (tables.percent(mean[key]) if key in mean else "" for key in keys)
-        rows.append((f"mean of {count}", *cells))
+        names = (f"{kind}_{count}{reading}" for reading in ("", "_binary") for kind in _KINDS)
+        accuracy, majority, *binary = (tables.percent(result["mean"][name]) for name in names)
+        rows.append((f"mean of {count}", accuracy, "", "", majority, *binary))
     header = ("attribute", "accuracy", "balanced", "F1", "majority", "binary", "binary majority")
     return tables.align(header, rows)
 

@@ -112,6 +112,9 @@ def test_missing_column_and_file(tmp_path):
         attributes.read(path)
     with pytest.raises(InputError, match="no such annotation file"):
         attributes.read(tmp_path / "nothing.csv")
+    path.write_bytes(b"\xff\xfe\x00i\x00d")
+    with pytest.raises(InputError, match="not a CSV file in UTF-8"):
+        attributes.read(path)
     path = tmp_path / "broken.mat"
     path.write_text("no matrix")
     with pytest.raises(InputError, match="not a MATLAB file"):

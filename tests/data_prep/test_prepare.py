@@ -167,6 +167,9 @@ def test_prepare_once_finds_its_work_again(unitn, tmp_path, monkeypatch):
     write_picture(unitn / "train" / "0002_c5_000000001.jpg")
     second = data_prep.prepare_once("unitn", unitn, tmp_path / "cache")
     assert second != first, "a changed raw folder is prepared anew"
+    path = unitn / "annotations_train.csv"
+    path.write_text(path.read_text().replace("7,4,", "7,3,"))  # of the same size
+    assert data_prep.prepare_once("unitn", unitn, tmp_path / "cache") not in (first, second)
 
 
 def test_unknown_dataset_and_missing_source(tmp_path):
