@@ -42,7 +42,14 @@ def start() -> None:
         or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
     )
     if several and not jax.distributed.is_initialized():
-        jax.distributed.initialize()
+        jax.distributed.initialize(
+            num_processes=_integer("JAX_NUM_PROCESSES"), process_id=_integer("JAX_PROCESS_ID")
+        )
+
+
+def _integer(variable: str) -> int | None:
+    """An environment variable; None, where JAX is to find out by itself."""
+    return int(os.environ[variable]) if variable in os.environ else None
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:

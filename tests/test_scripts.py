@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -24,12 +25,12 @@ SMALL = (
 )
 
 
-def start(script, *flags):
+def start(script, *flags, **environment):
     """Starts a script of the project on one CPU device."""
     return subprocess.Popen(
         [sys.executable, str(ROOT / script), *flags],
         cwd=ROOT,
-        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""} | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -43,7 +44,7 @@ def finish(process, code=0):
     return output
 
 
-def train(synthetic, workdir, *flags):
+def train(synthetic, workdir, *flags, **environment):
     return start(
         "train.py",
         "--config=configs/attributes_cnn.py",
@@ -51,6 +52,7 @@ def train(synthetic, workdir, *flags):
         f"--config.data.dir={synthetic}",
         *SMALL,
         *flags,
+        **environment,
     )
 
 
@@ -93,6 +95,32 @@ def test_killed_and_started_again_ends_with_the_same_parameters(synthetic, tmp_p
         for lines in map(writers.read_metrics, (tmp_path / "whole", tmp_path / "killed"))
     ]
     assert logs[0] == logs[1]
+
+
+def test_two_processes_give_the_result_of_one(synthetic, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    together = [
+        train(
+            synthetic,
+            tmp_path / "two",
+            "--config.epochs=2",
+            JAX_COORDINATOR_ADDRESS=address,
+            JAX_NUM_PROCESSES="2",
+            JAX_PROCESS_ID=str(i),
+        )
+        for i in range(2)
+    ]
+    for process in together:
+        finish(process)
+    finish(train(synthetic, tmp_path / "one", "--config.epochs=2"))
+    one, two = (
+        [line["val/loss"] for line in writers.read_metrics(tmp_path / name) if "val/loss" in line]
+        for name in ("one", "two")
+    )
+    assert len(one) == len(two) == 2
+    np.testing.assert_allclose(one, two, rtol=1e-3)
 
 
 def test_train_then_evaluate_without_a_workdir(synthetic, tmp_path):
