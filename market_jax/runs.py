@@ -82,11 +82,12 @@ def restore(task: str, workdir: str | None, which: str, data_dir: str | None) ->
 
 def extract(run: Run, rows: Columns) -> dict[str, np.ndarray]:
     """Every output of the run's model for every image: name -> [M, ...]."""
+    mesh = devices.make_mesh()
     return features.extract(
         run.model.apply,
         run.variables,
         rows,
         prepare=transforms.to_float,
-        mesh=devices.make_mesh(),
-        batch_size=run.config.batch_size,
+        mesh=mesh,
+        batch_size=-(-run.config.batch_size // mesh.size) * mesh.size,  # trained on fewer devices?
     )
