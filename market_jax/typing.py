@@ -26,8 +26,8 @@ class InputError(ValueError):
     """
 
 
-def choose(name: str, known, what: str):
+def choose(name, known, what: str):
     """Returns `known[name]`, or raises an `InputError` that lists the known names."""
     if name not in known:
-        raise InputError(f"unknown {what} {name!r}; known: {', '.join(sorted(known))}")
+        raise InputError(f"unknown {what} {name!r}; known: {', '.join(map(str, sorted(known)))}")
     return known[name]

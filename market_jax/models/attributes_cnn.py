@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from market_jax.models.heads import DenseHead
-from market_jax.models.layers import batch_norm, max_pool, mean_pool
+from market_jax.models.layers import batch_norm, conv, max_pool, mean_pool
 from market_jax.typing import Array
 
 
@@ -44,12 +44,12 @@ class Model(nn.Module):
         x = image.astype(self.dtype)
         for width, kernel in zip(self.widths[:2], (7, 5), strict=True):
             x = batch_norm(train, dtype=self.dtype)(x)
-            x = nn.leaky_relu(nn.Conv(width, (kernel, kernel), dtype=self.dtype)(x), 0.01)
+            x = nn.leaky_relu(conv(width, kernel, dtype=self.dtype)(x), 0.01)
             x = max_pool(x, (2, 2))
         block_input = x
         for width in self.widths[2:]:
             x = batch_norm(train, dtype=self.dtype)(x)
-            x = nn.leaky_relu(nn.Conv(width, (3, 3), dtype=self.dtype)(x), 0.01)
+            x = nn.leaky_relu(conv(width, 3, dtype=self.dtype)(x), 0.01)
         if self.residual:
             x = x + block_input
         x = mean_pool(x, self.final_pool)

@@ -1,9 +1,65 @@
-"""Layers that several models share."""
+"""Layers that several models share.
+
+Convolutions and pooling go through `market_jax.models.convolution`, which is where a CPU gets
+its fast path; a model that builds them here knows nothing of it.
+"""
 
 import flax.linen as nn
 import jax.numpy as jnp
 
+from market_jax.models import convolution
+from market_jax.models.pooling import max_pool, max_pool_with_indices, max_unpool
 from market_jax.typing import Array
+
+__all__ = [
+    "batch_norm",
+    "conv",
+    "conv_transpose",
+    "max_pool",
+    "max_pool_with_indices",
+    "max_unpool",
+    "mean_pool",
+]
+
+
+def conv(features: int, kernel: int, strides: int = 1, **kwargs) -> nn.Conv:
+    """A square convolution with PyTorch's usual padding, (kernel - 1) // 2 on every side.
+
+    Args:
+      features: output channels.
+      kernel: cells along each side.
+      strides: along both axes.
+      **kwargs: of `nn.Conv`.
+    """
+    return nn.Conv(
+        features,
+        (kernel, kernel),
+        strides=(strides, strides),
+        padding=(kernel - 1) // 2,
+        conv_general_dilated=convolution.conv_general_dilated,
+        **kwargs,
+    )
+
+
+def conv_transpose(features: int, kernel: int, strides: int = 1, **kwargs) -> nn.Conv:
+    """The transpose of `conv`: [N, H, W, C] -> [N, H * strides, W * strides, features].
+
+    As PyTorch's `ConvTranspose2d` with padding (kernel - 1) // 2 and output padding
+    strides - 1, whose kernel is this one flipped, and written as a convolution of the dilated
+    input, because `nn.ConvTranspose` takes no convolution.
+    """
+    before = kernel - 1 - (kernel - 1) // 2
+    after = before + strides - 1
+    if kernel % 2 == 0:
+        raise ValueError(f"kernel is {kernel}; it must be odd")
+    return nn.Conv(
+        features,
+        (kernel, kernel),
+        padding=[(before, after)] * 2,
+        input_dilation=(strides, strides),
+        conv_general_dilated=convolution.conv_general_dilated,
+        **kwargs,
+    )
 
 
 def batch_norm(train: bool, **kwargs) -> nn.BatchNorm:
@@ -12,25 +68,13 @@ def batch_norm(train: bool, **kwargs) -> nn.BatchNorm:
     Its statistics are those of the whole batch, over all devices, because the training step
     is one program over a sharded batch.
     """
-    return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, **kwargs)
-
-
-def _windows(x: Array, window: tuple[int, int]) -> Array:
-    n, h, w, c = x.shape
-    p, q = window
-    x = x[:, : h // p * p, : w // q * q]
-    return x.reshape(n, h // p, p, w // q, q, c)
-
-
-def max_pool(x: Array, window: tuple[int, int]) -> Array:
-    """Maximum over windows that do not overlap: [N, H, W, C] -> [N, H//p, W//q, C].
-
-    Rows and columns that do not fill a window are left out, as PyTorch does. Tied maxima
-    share the gradient.
-    """
-    return _windows(x, window).max(axis=(2, 4))
+    settings = {"momentum": 0.9, "epsilon": 1e-5} | kwargs
+    return nn.BatchNorm(use_running_average=not train, **settings)
 
 
 def mean_pool(x: Array, window: tuple[int, int]) -> Array:
     """Mean over windows that do not overlap: [N, H, W, C] -> [N, H//p, W//q, C]."""
-    return jnp.mean(_windows(x, window), axis=(2, 4))
+    n, h, w, c = x.shape
+    p, q = window
+    x = x[:, : h // p * p, : w // q * q]
+    return jnp.mean(x.reshape(n, h // p, p, w // q, q, c), axis=(2, 4))

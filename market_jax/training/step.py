@@ -15,34 +15,63 @@ Augment = Callable[[Array, Array], Array]
 
 
 def make_train_step(
-    apply: Callable, loss: Loss, augment: Augment, optimizer: optax.GradientTransformation
+    apply: Callable,
+    loss: Loss,
+    augment: Augment,
+    optimizer: optax.GradientTransformation,
+    *,
+    accumulate: int = 1,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Builds the pure step (state, batch) -> (state, metrics), jitted, the state donated.
 
     Args:
-      apply: `model.apply`.
-      loss: (outputs, batch) -> (scalar, metrics).
+      apply: `model.apply`; its random streams are "dropout" and "sample".
+      loss: (outputs, batch) -> (scalar, metrics), means over the batch.
       augment: (key, uint8 [N, H, W, C]) -> float32 images.
       optimizer: of the state.
+      accumulate: parts that the batch is cut into; their gradients are averaged, so that memory
+        is needed for one part alone. BatchNorm sees a part at a time.
     """
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        key = jax.random.fold_in(jax.random.wrap_key_data(state.key_data), state.step)
-        augment_key, dropout_key = jax.random.split(key)
-        batch = dict(batch) | {"image": augment(augment_key, batch["image"])}
+    def differentiate(params, batch_stats, batch, key):
+        """(gradients, batch_stats, metrics) of a part."""
 
         def objective(params):
             outputs, updates = apply(
-                {"params": params, "batch_stats": state.batch_stats},
+                {"params": params, "batch_stats": batch_stats},
                 batch["image"],
                 train=True,
-                rngs={"dropout": dropout_key},
+                rngs={"dropout": key, "sample": key},
                 mutable=["batch_stats"],
             )
             value, metrics = loss(outputs, batch)
             return value, (updates.get("batch_stats", {}), metrics)
 
-        gradients, (batch_stats, metrics) = jax.grad(objective, has_aux=True)(state.params)
+        gradients, (updates, metrics) = jax.grad(objective, has_aux=True)(params)
+        return gradients, updates, metrics
+
+    def differentiate_in_parts(params, batch_stats, batch, key):
+        def body(batch_stats, part):
+            gradients, batch_stats, metrics = differentiate(params, batch_stats, *part)
+            return batch_stats, (gradients, metrics)
+
+        # every accumulate-th row makes a part: each device keeps its own rows
+        parts = {
+            k: v.reshape(-1, accumulate, *v.shape[1:]).swapaxes(0, 1) for k, v in batch.items()
+        }
+        keys = jax.random.split(key, accumulate)
+        batch_stats, sums = jax.lax.scan(body, batch_stats, (parts, keys))
+        gradients, metrics = jax.tree.map(lambda x: jnp.mean(x, axis=0), sums)
+        return gradients, batch_stats, metrics
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key_data), state.step)
+        augment_key, model_key = jax.random.split(key)
+        batch = dict(batch) | {"image": augment(augment_key, batch["image"])}
+        function = differentiate if accumulate == 1 else differentiate_in_parts
+        gradients, batch_stats, metrics = function(
+            state.params, state.batch_stats, batch, model_key
+        )
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         state = state.replace(
             step=state.step + 1,

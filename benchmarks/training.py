@@ -1,0 +1,137 @@
+"""A training step beside PyTorch's: same network, batch, precision and threads, alternating.
+
+python -m venv peer && peer/bin/pip install torch==2.13.0
+python -m benchmarks.training --peer=peer/bin/python [--networks=vae,resnet34] [--json=FILE]
+
+Every variant is a process of its own, of which one runs at a time: XLA as it comes ("plain"), the
+project's lowering ("jax"), oneDNN through jax.ffi ("onednn"), PyTorch on the CPU, eager and
+compiled, channels last. In every round each variant runs the same number of steps. Prints medians
+over the rounds: milliseconds, images/s, the ratio to the faster PyTorch variant within a round
+(below 1: faster than PyTorch), and the share of the fastest matrix product seen on this machine.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+from absl import app, flags
+
+from market_jax.files import write_atomically
+from market_jax.report import tables
+
+CASES = {
+    "attributes_cnn": ("attributes_cnn", (64, 128, 64, 3)),
+    "autoencoder": ("autoencoder", (32, 128, 64, 3)),
+    "vae": ("vae", (64, 64, 64, 3)),
+    "resnet34": ("resnet34", (64, 128, 64, 3)),
+    "resnet50": ("resnet50", (32, 256, 128, 3)),
+    "efficientnet_lite": ("efficientnet_lite", (64, 128, 64, 3)),
+    "efficientnet_lite_256x128": ("efficientnet_lite", (32, 256, 128, 3)),
+}
+OURS, PEERS = ("plain", "jax", "onednn"), ("eager", "compiled")
+
+NETWORKS = flags.DEFINE_list("networks", [*CASES], "Which cases to run.")
+DTYPES = flags.DEFINE_list("dtypes", ["float32", "bfloat16"], "Which precisions.")
+VARIANTS = flags.DEFINE_list("variants", [*OURS, *PEERS], "Which variants.")
+PEER = flags.DEFINE_string("peer", None, "Python that has PyTorch; without it, ours alone.")
+ROUNDS = flags.DEFINE_integer("rounds", 7, "Rounds; the first one warms up and is left out.")
+SECONDS = flags.DEFINE_float("seconds", 2.0, "Of each variant in a round, about.")
+JSON = flags.DEFINE_string("json", None, "Where to keep every measured time.")
+
+
+class Worker:
+    """A process that trains one variant when it is told to."""
+
+    def __init__(self, case: dict):
+        ours = case["variant"] in OURS
+        side = "training_jax" if ours else "training_torch"
+        program = [sys.executable, "-m", f"benchmarks.{side}"]
+        if not ours:
+            program = [PEER.value, str(Path(__file__).parent / f"{side}.py")]
+        self._process = subprocess.Popen(
+            [*program, json.dumps(case)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.ready = self._read()
+
+    def _read(self):
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self._process.args} ended with {self._process.wait()}")
+        return json.loads(line)
+
+    def run(self, steps: int) -> float:
+        """Seconds for one of so many steps."""
+        self._process.stdin.write(f"{steps}\n")
+        self._process.stdin.flush()
+        return self._read()
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.kill()
+        self._process.wait()
+
+
+def measure(name: str, dtype: str) -> dict:
+    """All variants of a case: variant -> its worker's report, and "seconds", one for each round."""
+    network, shape = CASES[name]
+    case = {"network": network, "shape": shape, "dtype": dtype, "threads": os.cpu_count()}
+    workers = {}
+    try:
+        for variant in VARIANTS.value:
+            if variant in OURS or PEER.value:
+                workers[variant] = Worker(case | {"variant": variant})
+        steps = {v: max(1, round(SECONDS.value / w.run(1))) for v, w in workers.items()}
+        times = {variant: [] for variant in workers}
+        for _ in range(ROUNDS.value):
+            for variant, worker in workers.items():
+                times[variant].append(worker.run(steps[variant]))
+        return {v: workers[v].ready | {"seconds": times[v][1:]} for v in workers}
+    finally:
+        for worker in workers.values():
+            worker.close()
+
+
+def rows(name: str, dtype: str, result: dict) -> list[tuple[str, ...]]:
+    """The lines of the table for a case."""
+    medians = {v: statistics.median(r["seconds"]) for v, r in result.items()}
+    peers = [v for v in PEERS if v in result]
+    reference = result[min(peers, key=medians.get)]["seconds"] if peers else None
+    flops = next(r["flops"] for v, r in result.items() if "flops" in r)
+    peak = max(r["peak"] for r in result.values())
+    lines = []
+    for variant, report in result.items():
+        ratio = "-"
+        if reference:
+            pairs = zip(report["seconds"], reference, strict=True)
+            ratio = f"{statistics.median(a / b for a, b in pairs):.2f}"
+        seconds = medians[variant]
+        speed = f"{CASES[name][1][0] / seconds:.1f}"
+        share = f"{100 * flops / seconds / peak:.0f} %"
+        first = f"{report['first']:.1f}"
+        lines.append((name, dtype, variant, f"{1e3 * seconds:.0f}", speed, ratio, share, first))
+    return lines
+
+
+def main(_) -> None:
+    """Measures and prints a table."""
+    results, lines = {}, []
+    for name in NETWORKS.value:
+        for dtype in DTYPES.value:
+            result = measure(name, dtype)
+            results[f"{name} {dtype}"] = result
+            lines += rows(name, dtype, result)
+            print(*("  ".join(line) for line in lines[-len(result) :]), sep="\n", flush=True)
+            if JSON.value:
+                write_atomically(Path(JSON.value), json.dumps(results, indent=1) + "\n")
+    header = ("network", "dtype", "variant", "ms", "images/s", "to PyTorch", "of peak", "first s")
+    print(tables.align(header, lines))
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,275 @@
+"""The benchmark's PyTorch side: the same networks, run by `benchmarks.training` as a process.
+
+Uses PyTorch alone, from an environment of its own.
+"""
+
+import itertools
+import json
+import sys
+import time
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+ATTRIBUTES = (4, *[2] * 9, 9, 10)
+IDENTITIES = 751
+
+
+class AttributesCnn(nn.Module):
+    """`market_jax.models.attributes_cnn`."""
+
+    def __init__(self):
+        super().__init__()
+        self.norms = nn.ModuleList(map(nn.BatchNorm2d, (3, 32, 128, 256)))
+        sizes = ((3, 32, 7), (32, 128, 5), (128, 256, 3), (256, 128, 3))
+        self.convs = nn.ModuleList(nn.Conv2d(i, o, k, padding=k // 2) for i, o, k in sizes)
+        self.heads = nn.ModuleList(
+            nn.Sequential(nn.Linear(1024, 64), nn.LeakyReLU(), nn.Dropout(0.5), nn.Linear(64, k))
+            for k in ATTRIBUTES
+        )
+
+    def forward(self, x):
+        def unit(i, x):
+            return functional.leaky_relu(self.convs[i](self.norms[i](x)))
+
+        x = functional.max_pool2d(unit(0, x), 2)
+        x = functional.max_pool2d(unit(1, x), 2)
+        x = x + unit(3, unit(2, x))
+        x = functional.avg_pool2d(x, (4, 16)).flatten(1)
+        return [head(x) for head in self.heads]
+
+
+class Autoencoder(nn.Module):
+    """`market_jax.models.autoencoder`."""
+
+    def __init__(self, widths=(64, 128, 256)):
+        super().__init__()
+        inputs = (3, *widths[:-1])
+
+        def block(a, b):
+            return (nn.Conv2d(a, b, 3, padding=1), nn.BatchNorm2d(b), nn.ReLU())
+
+        def unblock(a, b):
+            return (nn.ReLU(), nn.BatchNorm2d(a), nn.ConvTranspose2d(a, b, 3, padding=1))
+
+        pairs = list(zip(inputs, widths, strict=True))
+        self.down = nn.ModuleList(nn.Sequential(*block(a, b), *block(b, b)) for a, b in pairs)
+        self.up = nn.ModuleList(
+            nn.Sequential(*unblock(b, b), *unblock(b, a)) for a, b in pairs[::-1]
+        )
+
+    def forward(self, x):
+        switches = []
+        for down in self.down:
+            x, indices = functional.max_pool2d(down(x), 2, return_indices=True)
+            switches.append(indices)
+        for up in self.up:
+            x = up(functional.max_unpool2d(x, switches.pop(), 2))
+        return torch.sigmoid(x)
+
+
+class Vae(nn.Module):
+    """`market_jax.models.vae`."""
+
+    def __init__(self, widths=(32, 64, 128, 256), latent=128, cells=16):
+        super().__init__()
+
+        def unit(conv, width):
+            return nn.Sequential(conv, nn.BatchNorm2d(width), nn.LeakyReLU())
+
+        self.encoder = nn.Sequential(
+            *(
+                unit(nn.Conv2d(a, b, 3, 2, 1), b)
+                for a, b in zip((3, *widths[:-1]), widths, strict=True)
+            )
+        )
+        size = widths[-1] * cells
+        self.mean, self.logvar = nn.Linear(size, latent), nn.Linear(size, latent)
+        self.decode = nn.Linear(latent, size)
+        back = (*widths[::-1], widths[0])
+        self.decoder = nn.Sequential(
+            *(
+                unit(nn.ConvTranspose2d(a, b, 3, 2, 1, output_padding=1), b)
+                for a, b in itertools.pairwise(back)
+            )
+        )
+        self.last = nn.Conv2d(widths[0], 3, 3, padding=1)
+
+    def forward(self, x):
+        x = self.encoder(x)
+        shape, x = x.shape, x.flatten(1)
+        mean, logvar = self.mean(x).float(), self.logvar(x).float()
+        z = mean + torch.exp(0.5 * logvar) * torch.randn_like(mean)
+        x = self.decode(z).view(shape).contiguous(memory_format=torch.channels_last)
+        return self.last(self.decoder(x)), mean, logvar
+
+
+class ResidualBlock(nn.Module):
+    """A block of `market_jax.models.resnet`."""
+
+    def __init__(self, inputs, width, stride, bottleneck):
+        super().__init__()
+        widths, kernels, strides = [width] * 2, [3, 3], [stride, 1]
+        if bottleneck:
+            widths, kernels, strides = [width, width, 4 * width], [1, 3, 1], [1, stride, 1]
+        layers = []
+        for a, b, k, s in zip([inputs, *widths[:-1]], widths, kernels, strides, strict=True):
+            layers += [nn.Conv2d(a, b, k, s, k // 2, bias=False), nn.BatchNorm2d(b), nn.ReLU()]
+        self.inner, self.outputs = nn.Sequential(*layers[:-1]), widths[-1]
+        self.around = nn.Identity()
+        if stride > 1 or inputs != self.outputs:
+            conv = nn.Conv2d(inputs, self.outputs, 1, stride, bias=False)
+            self.around = nn.Sequential(conv, nn.BatchNorm2d(self.outputs))
+
+    def forward(self, x):
+        return functional.relu(self.inner(x) + self.around(x))
+
+
+def resnet(depth):
+    """`market_jax.models.resnet` with a linear head."""
+    layers = [nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU()]
+    layers.append(nn.MaxPool2d(3, 2, 1))
+    width = 64
+    for stage, blocks in enumerate((3, 4, 6, 3)):
+        for i in range(blocks):
+            stride = 2 if i == 0 and stage else 1
+            block = ResidualBlock(width, 64 * 2**stage, stride, depth == 50)
+            layers.append(block)
+            width = block.outputs
+    return nn.Sequential(
+        *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, IDENTITIES)
+    )
+
+
+class InvertedBlock(nn.Module):
+    """A block of `market_jax.models.efficientnet_lite`."""
+
+    def __init__(self, inputs, outputs, kernel, stride, expansion):
+        super().__init__()
+        inner = inputs * expansion
+        layers = unit(inputs, inner, 1) if expansion > 1 else []
+        layers += [*unit(inner, inner, kernel, stride, inner), *unit(inner, outputs, 1)[:-1]]
+        self.inner, self.around = nn.Sequential(*layers), stride == 1 and inputs == outputs
+
+    def forward(self, x):
+        return x + self.inner(x) if self.around else self.inner(x)
+
+
+def unit(inputs, outputs, kernel, stride=1, groups=1):
+    """Convolution, BatchNorm and ReLU6."""
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
+    return [conv, nn.BatchNorm2d(outputs, eps=1e-3), nn.ReLU6()]
+
+
+def efficientnet_lite():
+    """`market_jax.models.efficientnet_lite` with a linear head."""
+    stages = (
+        (1, 3, 1, 1, 16),
+        (2, 3, 2, 6, 24),
+        (2, 5, 2, 6, 40),
+        (3, 3, 2, 6, 80),
+        (3, 5, 1, 6, 112),
+        (4, 5, 2, 6, 192),
+        (1, 3, 1, 6, 320),
+    )
+    layers, inputs = unit(3, 32, 3, 2), 32
+    for blocks, kernel, stride, expansion, width in stages:
+        for i in range(blocks):
+            layers.append(InvertedBlock(inputs, width, kernel, 1 if i else stride, expansion))
+            inputs = width
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1280, IDENTITIES)]
+    return nn.Sequential(*layers, *unit(320, 1280, 1), *head)
+
+
+def attribute_loss(outputs, x, labels):
+    """Mean of the cross-entropies."""
+    losses = [functional.cross_entropy(o.float(), labels % o.shape[1]) for o in outputs]
+    return sum(losses) / len(losses)
+
+
+def identity_loss(outputs, x, labels):
+    """Cross-entropy."""
+    return functional.cross_entropy(outputs.float(), labels)
+
+
+def squared_error(outputs, x, labels):
+    """Mean over pixels."""
+    return functional.mse_loss(outputs.float(), x)
+
+
+def elbo(outputs, x, labels):
+    """Sum of squares and KL divergence, a mean over images."""
+    y, mean, logvar = outputs
+    kl = -0.5 * (1 + logvar - mean**2 - logvar.exp()).sum()
+    return (functional.mse_loss(y.float(), x, reduction="sum") + kl) / len(x)
+
+
+NETWORKS = {
+    "attributes_cnn": (AttributesCnn, attribute_loss),
+    "autoencoder": (Autoencoder, squared_error),
+    "vae": (Vae, elbo),
+    "resnet34": (lambda: resnet(34), identity_loss),
+    "resnet50": (lambda: resnet(50), identity_loss),
+    "efficientnet_lite": (efficientnet_lite, identity_loss),
+}
+
+
+def make_step(network, dtype, variant, shape):
+    """Returns a function that trains one step on a fixed batch and returns the loss."""
+    make, loss_function = NETWORKS[network]
+    n, h, w, _ = shape
+    model = make().to(memory_format=torch.channels_last).train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    x = torch.rand(n, 3, h, w).to(memory_format=torch.channels_last)
+    labels = torch.randint(0, IDENTITIES, (n,))
+
+    def forward(x, labels):
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
+            outputs = model(x)
+        return loss_function(outputs, x, labels)
+
+    if variant == "compiled":
+        forward = torch.compile(forward)
+
+    def step():
+        optimizer.zero_grad(set_to_none=True)
+        loss = forward(x, labels)
+        loss.backward()
+        optimizer.step()
+        return float(loss)
+
+    step.parameters = sum(p.numel() for p in model.parameters())
+    return step
+
+
+def matrix_product(dtype, size=2048, repeats=3):
+    """FLOP/s of a square matrix product, the best of several."""
+    a = torch.rand(size, size).to(getattr(torch, dtype))
+    times = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        a @ a
+        times.append(time.perf_counter() - start)
+    return 2 * size**3 / min(times)
+
+
+def main():
+    """Reads a case, says when it is ready, then runs as many steps as each line asks for."""
+    case = json.loads(sys.argv[1])
+    torch.manual_seed(0)
+    torch.set_num_threads(case["threads"])
+    step = make_step(case["network"], case["dtype"], case["variant"], case["shape"])
+    start = time.perf_counter()
+    loss = step()
+    ready = {"first": time.perf_counter() - start, "loss": loss, "parameters": step.parameters}
+    print(json.dumps(ready | {"peak": matrix_product(case["dtype"])}), flush=True)
+    for line in sys.stdin:
+        start = time.perf_counter()
+        for _ in range(int(line)):
+            step()
+        print((time.perf_counter() - start) / int(line), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,223 @@
+"""Convolutions that are fast on a CPU too, in the place of `lax.conv_general_dilated`.
+
+A convolution y = x * w is the derivative by y of a form that is linear in x, w and y; its
+gradients by x and w are the other two derivatives, and the gradient of each of the three is made
+of the other two. So there are three functions here, and each has three ways to be computed:
+
+- "lax": XLA's own. What accelerators always compile.
+- "jax": XLA's own on a CPU, with what it does badly there written otherwise.
+- "onednn": the optional package `market_jax_onednn`, on a CPU, where one device is in use.
+
+`using` chooses; "auto" is "onednn" where that can be, else "jax".
+"""
+
+import contextlib
+import contextvars
+import functools
+import importlib.util
+from collections.abc import Callable, Iterator, Sequence
+from types import ModuleType
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from market_jax.models import cpu_convolution, xla_convolution
+from market_jax.models.windows import Pair
+from market_jax.models.xla_convolution import LAYOUT, Geometry
+from market_jax.typing import Array, InputError
+
+__all__ = ["IMPLEMENTATIONS", "applying", "conv_general_dilated", "using"]
+
+IMPLEMENTATIONS = ("auto", "onednn", "jax", "lax")
+_implementation = contextvars.ContextVar("convolution", default="auto")
+
+
+@contextlib.contextmanager
+def using(name: str) -> Iterator[None]:
+    """Convolutions traced within are computed in this way; see `IMPLEMENTATIONS`.
+
+    What was jitted before keeps the way it was traced with.
+
+    Raises:
+      InputError: the name is unknown, or "onednn" is not installed.
+    """
+    if name not in IMPLEMENTATIONS:
+        raise InputError(f"convolution is {name!r}; known: {', '.join(IMPLEMENTATIONS)}")
+    if name == "onednn" and not has_onednn():
+        raise InputError("convolution is 'onednn', which needs: pip install './onednn'")
+    token = _implementation.set(name)
+    try:
+        yield
+    finally:
+        _implementation.reset(token)
+
+
+def applying(name: str, apply: Callable) -> Callable:
+    """The function `apply`, its convolutions computed in the named way."""
+
+    def applied(*args, **kwargs):
+        with using(name):
+            return apply(*args, **kwargs)
+
+    return applied
+
+
+@functools.cache
+def has_onednn() -> bool:
+    """True where the optional package is installed."""
+    return importlib.util.find_spec("market_jax_onednn") is not None
+
+
+def _resolve(name: str) -> str:
+    """XLA cannot split a foreign call over devices, so there "auto" is "jax"."""
+    if name != "auto":
+        return name
+    return "onednn" if has_onednn() and jax.device_count() == 1 else "jax"
+
+
+def conv_general_dilated(
+    lhs: Array,
+    rhs: Array,
+    window_strides: Sequence[int],
+    padding: str | Sequence[Pair],
+    lhs_dilation: Sequence[int] | None = None,
+    rhs_dilation: Sequence[int] | None = None,
+    dimension_numbers=None,
+    feature_group_count: int = 1,
+    **kwargs,
+) -> Array:
+    """`lax.conv_general_dilated`, to rounding, for `nn.Conv(conv_general_dilated=...)`.
+
+    Two-dimensional convolutions of [N, H, W, C] with [h, w, C, K], as `nn.Conv` asks for them,
+    have the fast path; everything else goes to lax as it is.
+    """
+    fallback = functools.partial(
+        lax.conv_general_dilated,
+        window_strides=window_strides,
+        padding=padding,
+        lhs_dilation=lhs_dilation,
+        rhs_dilation=rhs_dilation,
+        dimension_numbers=dimension_numbers,
+        feature_group_count=feature_group_count,
+        **kwargs,
+    )
+    way = _resolve(_implementation.get())
+    if way == "lax" or not _is_plain(lhs, rhs, dimension_numbers, kwargs):
+        return fallback(lhs, rhs)
+    geometry, transposed = _geometry(
+        lhs.shape[1:3], rhs.shape[:2], window_strides, padding, lhs_dilation, rhs_dilation,
+        feature_group_count,
+    )  # fmt: skip
+    if geometry is None:
+        return fallback(lhs, rhs)
+    if transposed:
+        return _input_gradient(geometry, way, _flip(rhs, feature_group_count), lhs)
+    return _convolve(geometry, way, lhs, rhs)
+
+
+def _is_plain(lhs: Array, rhs: Array, dimension_numbers, kwargs: dict) -> bool:
+    """True for what `Geometry` can describe."""
+    if lhs.ndim != 4 or lhs.dtype != rhs.dtype or lhs.size == 0:
+        return False
+    if lhs.dtype not in (jnp.float32, jnp.bfloat16) or any(v is not None for v in kwargs.values()):
+        return False
+    numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
+    return numbers == lax.conv_dimension_numbers(lhs.shape, rhs.shape, LAYOUT)
+
+
+def _geometry(shape, window, strides, padding, lhs_dilation, rhs_dilation, groups):
+    """(geometry, False), or (that of the convolution whose transpose this is, True).
+
+    (None, False) where there is neither.
+    """
+    strides = tuple(strides)
+    lhs_dilation, dilation = (tuple(d) if d else (1, 1) for d in (lhs_dilation, rhs_dilation))
+    reach = tuple((k - 1) * d for k, d in zip(window, dilation, strict=True))
+    if isinstance(padding, str):
+        if lhs_dilation != (1, 1):
+            return None, False
+        extent = [r + 1 for r in reach]
+        padding = lax.padtype_to_pads(shape, extent, strides, padding)
+    padding = tuple((int(a), int(b)) for a, b in padding)
+    transposed = lhs_dilation != (1, 1)
+    if transposed:
+        if strides != (1, 1):
+            return None, False
+        shape = tuple(
+            (n - 1) * s + 1 + sum(sides) - r
+            for n, s, sides, r in zip(shape, lhs_dilation, padding, reach, strict=True)
+        )
+        padding = tuple((r - a, r - b) for (a, b), r in zip(padding, reach, strict=True))
+        strides = lhs_dilation
+    geometry = Geometry(tuple(shape), tuple(window), strides, padding, dilation, groups)
+    good = min(shape) > 0 and min(map(min, padding)) >= 0 and min(geometry.output) > 0
+    return (geometry, transposed) if good else (None, False)
+
+
+def _flip(w: Array, groups: int) -> Array:
+    """The kernel of the transpose: turned by 180 degrees, inputs and outputs exchanged."""
+    h, k, c, o = w.shape
+    w = w[::-1, ::-1].reshape(h, k, c, groups, o // groups)
+    return w.transpose(0, 1, 4, 3, 2).reshape(h, k, o // groups, groups * c)
+
+
+# The three derivatives. Each: (geometry, way, two of x, w and y) -> the third's.
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _convolve(geometry: Geometry, way: str, x: Array, w: Array) -> Array:
+    return _compute("convolve", geometry, way, x, w)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _input_gradient(geometry: Geometry, way: str, w: Array, y: Array) -> Array:
+    return _compute("input_gradient", geometry, way, w, y)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _weight_gradient(geometry: Geometry, way: str, x: Array, y: Array) -> Array:
+    return _compute("weight_gradient", geometry, way, x, y)
+
+
+def _save(function):
+    return lambda geometry, way, a, b: (function(geometry, way, a, b), (a, b))
+
+
+_convolve.defvjp(
+    _save(_convolve),
+    lambda geometry, way, xw, y: (
+        _input_gradient(geometry, way, xw[1], y),
+        _weight_gradient(geometry, way, xw[0], y),
+    ),
+)
+_input_gradient.defvjp(
+    _save(_input_gradient),
+    lambda geometry, way, wy, x: (
+        _weight_gradient(geometry, way, x, wy[1]),
+        _convolve(geometry, way, x, wy[0]),
+    ),
+)
+_weight_gradient.defvjp(
+    _save(_weight_gradient),
+    lambda geometry, way, xy, w: (
+        _input_gradient(geometry, way, w, xy[1]),
+        _convolve(geometry, way, xy[0], w),
+    ),
+)
+
+
+def _compute(what: str, geometry: Geometry, way: str, a: Array, b: Array) -> Array:
+    """Which way is taken is decided when the computation is lowered for its platform."""
+    cpu, default = (
+        functools.partial(getattr(module, what), geometry)
+        for module in (_onednn() if way == "onednn" else cpu_convolution, xla_convolution)
+    )
+    return lax.platform_dependent(a, b, cpu=cpu, default=default)
+
+
+def _onednn() -> ModuleType:
+    """The optional package: the same three functions."""
+    import market_jax_onednn
+
+    return market_jax_onednn

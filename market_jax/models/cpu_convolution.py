@@ -1,0 +1,94 @@
+"""The three derivatives of a convolution by XLA on a CPU, around what is slow there.
+
+- Where the window has more cells than its map (512 channels at 4x2), XLA exchanges the two,
+  which takes a hundred times longer. Padding the map beforehand keeps it from that.
+- Depthwise convolutions are sums over the cells of the window, one pass over the memory each.
+- The weight gradient of a 1x1 convolution is a matrix product.
+
+Measured in docs/performance.md; everything else is XLA's own, which is as fast as what was tried.
+"""
+
+import jax.numpy as jnp
+from jax import lax
+
+from market_jax.models import windows, xla_convolution
+from market_jax.models.xla_convolution import LAYOUT, Geometry
+from market_jax.typing import Array
+
+_NO_PADDING = ((0, 0), (0, 0))
+
+
+def _depthwise(geometry: Geometry, w_shape: tuple[int, ...]) -> bool:
+    return w_shape[2:] == (1, geometry.groups) and geometry.dilation == (1, 1)
+
+
+def _pad_first(geometry: Geometry, x: Array) -> tuple[Geometry, Array]:
+    """Pads the map now, so that XLA sees a convolution of a map larger than the window."""
+    shape = tuple(n + sum(p) for n, p in zip(geometry.shape, geometry.padding, strict=True))
+    x = lax.optimization_barrier(windows.pad(x, geometry.padding, 0))
+    return geometry._replace(shape=shape, padding=_NO_PADDING), x
+
+
+def _cells(shape: tuple[int, int]) -> int:
+    return shape[0] * shape[1]
+
+
+def convolve(geometry: Geometry, x: Array, w: Array) -> Array:
+    """Y [N, h, w, K] from x [N, H, W, C] and w [i, j, C/groups, K]."""
+    if _depthwise(geometry, w.shape):
+        x = windows.pad(x, geometry.padding, 0).astype(jnp.float32)
+        parts = windows.cells(x, geometry.window, geometry.strides)
+        weights = w.reshape(-1, w.shape[-1]).astype(jnp.float32)
+        return sum(p * v for p, v in zip(parts, weights, strict=True)).astype(w.dtype)
+    if _cells(geometry.window) > _cells(geometry.shape):
+        geometry, x = _pad_first(geometry, x)
+    return xla_convolution.convolve(geometry, x, w)
+
+
+def input_gradient(geometry: Geometry, w: Array, y: Array) -> Array:
+    """X [N, H, W, C] from w and y: the transpose of `convolve`."""
+    if _depthwise(geometry, w.shape):
+        shape = tuple(n + sum(p) for n, p in zip(geometry.shape, geometry.padding, strict=True))
+        y, weights = y.astype(jnp.float32), w.reshape(-1, w.shape[-1]).astype(jnp.float32)
+        x = windows.scatter(lambda k: y * weights[k], y, shape, geometry.window, geometry.strides)
+        return windows.pad(x, windows.inverse(geometry.padding), 0).astype(w.dtype)
+    reach = [d * (k - 1) for d, k in zip(geometry.dilation, geometry.window, strict=True)]
+    before = [r - p[0] for r, p in zip(reach, geometry.padding, strict=True)]
+    dilated = [s * (n - 1) + 1 for s, n in zip(geometry.strides, geometry.output, strict=True)]
+    if _cells(geometry.window) <= _cells(dilated) or min(before) < 0 or geometry.groups > 1:
+        return xla_convolution.input_gradient(geometry, w, y)
+    # the convolution of y, dilated by the strides, with the window turned by 180 degrees
+    sizes = zip(geometry.shape, reach, before, dilated, strict=True)
+    after = [n + r - b - d for n, r, b, d in sizes]
+    sides = [(b, a, s - 1) for b, a, s in zip(before, after, geometry.strides, strict=True)]
+    y = lax.pad(y, jnp.zeros((), y.dtype), [(0, 0, 0), *sides, (0, 0, 0)])
+    return lax.conv_general_dilated(
+        lax.optimization_barrier(y),
+        w[::-1, ::-1].swapaxes(2, 3),
+        (1, 1),
+        "VALID",
+        rhs_dilation=geometry.dilation,
+        dimension_numbers=LAYOUT,
+    )
+
+
+def weight_gradient(geometry: Geometry, x: Array, y: Array) -> Array:
+    """W [i, j, C/groups, K] from x and y."""
+    shape = (*geometry.window, x.shape[-1] // geometry.groups, y.shape[-1])
+    if _depthwise(geometry, shape):
+        x = windows.pad(x, geometry.padding, 0).astype(jnp.float32)
+        parts = windows.cells(x, geometry.window, geometry.strides)
+        products = [part * y.astype(jnp.float32) for part in parts]
+        sums = lax.reduce(
+            products,
+            [jnp.zeros(())] * len(products),
+            lambda a, b: [u + v for u, v in zip(a, b, strict=True)],
+            (0, 1, 2),
+        )
+        return jnp.stack(sums).reshape(shape).astype(y.dtype)
+    if geometry.window == (1, 1) and geometry.groups == 1 and geometry.padding == _NO_PADDING:
+        (part,) = windows.cells(x, (1, 1), geometry.strides)
+        return jnp.einsum("nhwc,nhwk->ck", part, y)[None, None]
+    if _cells(geometry.output) > _cells(geometry.shape):
+        geometry, x = _pad_first(geometry, x)
+    return xla_convolution.weight_gradient(geometry, x, y)

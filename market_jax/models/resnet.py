@@ -1,0 +1,79 @@
+"""ResNet: residual blocks on four stages (He et al. 2016), as torchvision builds it (v1.5)."""
+
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from market_jax.models.heads import pool_and_classify
+from market_jax.models.layers import batch_norm, conv, max_pool
+from market_jax.typing import Array, InputError, choose
+
+# depth -> (blocks of each stage, whether they have bottlenecks)
+_DEPTHS = {
+    18: ((2, 2, 2, 2), False),
+    34: ((3, 4, 6, 3), False),
+    50: ((3, 4, 6, 3), True),
+    101: ((3, 4, 23, 3), True),
+}
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions, or 1x1, 3x3 and 1x1 with `bottleneck`, and the way around them."""
+
+    width: int
+    strides: int
+    bottleneck: bool
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        widths, kernels, strides = [self.width] * 2, [3, 3], [self.strides, 1]
+        if self.bottleneck:
+            widths = [self.width, self.width, 4 * self.width]
+            kernels, strides = [1, 3, 1], [1, self.strides, 1]
+        y = x
+        for i, (width, kernel, stride) in enumerate(zip(widths, kernels, strides, strict=True), 1):
+            y = conv(width, kernel, stride, use_bias=False, dtype=self.dtype, name=f"conv{i}")(y)
+            y = batch_norm(train, dtype=self.dtype, name=f"bn{i}")(y)
+            y = nn.relu(y) if i < len(widths) else y
+        if x.shape != y.shape:
+            x = conv(
+                widths[-1], 1, self.strides, use_bias=False, dtype=self.dtype, name="downsample"
+            )(x)
+            x = batch_norm(train, dtype=self.dtype, name="downsample_bn")(x)
+        return nn.relu(x + y)
+
+
+class Model(nn.Module):
+    """RGB crops -> feature map, pooled features, and the logits of linear heads.
+
+    Attributes:
+      depth: 18, 34, 50 or 101.
+      last_stride: of the last stage; 1 keeps a larger map, as re-identification likes it.
+      classes: output name -> number of classes; one linear head each.
+
+    Returns (from `__call__`):
+      {"map": [N, H/32, W/32, D], "embedding": [N, D] its mean, float32, name: [N, K] logits}.
+    """
+
+    depth: int = 50
+    last_stride: int = 2
+    classes: Mapping[str, int] | None = None
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, image: Array, train: bool = False) -> dict[str, Array]:
+        stages, bottleneck = choose(self.depth, _DEPTHS, "model.depth")
+        if self.last_stride not in (1, 2):
+            raise InputError(f"model.last_stride is {self.last_stride}; it must be 1 or 2")
+        x = image.astype(self.dtype)
+        x = conv(64, 7, 2, use_bias=False, dtype=self.dtype, name="conv1")(x)
+        x = nn.relu(batch_norm(train, dtype=self.dtype, name="bn1")(x))
+        x = max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        for stage, blocks in enumerate(stages):
+            strides = (1, 2, 2, self.last_stride)[stage]
+            for i in range(blocks):
+                settings = (64 * 2**stage, strides if i == 0 else 1, bottleneck, self.dtype)
+                x = Block(*settings, name=f"layer{stage + 1}_{i}")(x, train)
+        return pool_and_classify(x, self.classes or {})
