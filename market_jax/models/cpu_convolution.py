@@ -49,13 +49,19 @@ def input_gradient(geometry: Geometry, w: Array, y: Array) -> Array:
     """X [N, H, W, C] from w and y: the transpose of `convolve`."""
     if _depthwise(geometry, w.shape):
         shape = tuple(n + sum(p) for n, p in zip(geometry.shape, geometry.padding, strict=True))
-        y, weights = y.astype(jnp.float32), w.reshape(-1, w.shape[-1]).astype(jnp.float32)
-        x = windows.scatter(lambda k: y * weights[k], y, shape, geometry.window, geometry.strides)
+        weights = w.reshape(-1, w.shape[-1]).astype(jnp.float32)
+        weights = jnp.pad(weights, ((0, 1), (0, 0)))  # zero beyond the window
+
+        def part(numbers, y):
+            return y * weights[numbers[:, 0, :, 0]][:, None]
+
+        y = (y.astype(jnp.float32),)
+        x = windows.scatter(part, y, shape, geometry.window, geometry.strides)
         return windows.pad(x, windows.inverse(geometry.padding), 0).astype(w.dtype)
     reach = [d * (k - 1) for d, k in zip(geometry.dilation, geometry.window, strict=True)]
     before = [r - p[0] for r, p in zip(reach, geometry.padding, strict=True)]
     dilated = [s * (n - 1) + 1 for s, n in zip(geometry.strides, geometry.output, strict=True)]
-    if _cells(geometry.window) <= _cells(dilated) or min(before) < 0 or geometry.groups > 1:
+    if _cells(geometry.window) <= _cells(geometry.output) or min(before) < 0 or geometry.groups > 1:
         return xla_convolution.input_gradient(geometry, w, y)
     # the convolution of y, dilated by the strides, with the window turned by 180 degrees
     sizes = zip(geometry.shape, reach, before, dilated, strict=True)

@@ -10,6 +10,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from market_jax.models.windows import Padding, Pair, cells, inverse, output_shape, pad, scatter
@@ -30,7 +31,11 @@ def _first_maximum(x: Array, window: Pair, strides: Pair, padding: Padding):
 def _put_back(g: Array, cell: Array, shape: Pair, window: Pair, strides: Pair, padding: Padding):
     """The gradient of `_first_maximum` for a map of `shape`."""
     whole = tuple(n + sum(sides) for n, sides in zip(shape, padding, strict=True))
-    x = scatter(lambda k: jnp.where(cell == k, g, 0), g, whole, window, strides)
+
+    def part(numbers, g, cell):
+        return jnp.where(cell == numbers.astype(np.uint8), g, 0)
+
+    x = scatter(part, (g, cell), whole, window, strides)
     return pad(x, inverse(padding), 0)
 
 

@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Callable
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from market_jax.typing import Array
@@ -43,13 +44,19 @@ def cells(x: Array, window: Pair, strides: Pair) -> list[Array]:
 
 
 def scatter(
-    part: Callable[[int], Array], like: Array, shape: Pair, window: Pair, strides: Pair
+    part: Callable[..., Array], arrays: tuple[Array, ...], shape: Pair, window: Pair, strides: Pair
 ) -> Array:
-    """The transpose of `cells`: adds up where the windows overlap.
+    """The transpose of `cells`: what each cell of each window gives to the map, added up.
+
+    The map is cut into one phase for each position within a stride. A window that begins d
+    strides before a phase's pixel covers it by the same cell everywhere in that phase.
 
     Args:
-      part: number of the cell in the window -> its values [N, h, w, C].
-      like: an array [N, h, w, C] of the parts' shape and dtype.
+      part: (numbers int32 [p, 1, q, 1], *arrays) -> [N, rows, p, columns, q, C], for strides
+        (p, q). `numbers` says which cell of the window it is, in row order; beyond the window it
+        is the number of its cells, and the part must be zero. The arrays come shifted and with
+        axes of length 1 for p and q.
+      arrays: each [N, h, w, C], one value for each window.
       shape: (H, W) of the map.
       window: rows and columns of a window.
       strides: between windows.
@@ -57,23 +64,20 @@ def scatter(
     Returns:
       [N, H, W, C].
     """
-    n, h, w, c = like.shape
-    # the map is cut into one phase for each position within a stride, in which windows are dense
+    n, h, w, c = arrays[0].shape
+    reach = [(k - 1) // s for k, s in zip(window, strides, strict=True)]
     rows, columns = (
-        max(-(-size // s), m + (k - 1) // s)
-        for size, m, k, s in zip(shape, (h, w), window, strides, strict=True)
+        max(-(-size // s), m + r)
+        for size, s, m, r in zip(shape, strides, (h, w), reach, strict=True)
     )
-    zero = jnp.zeros((), like.dtype)
-    phases = []
-    for a, b in itertools.product(*map(range, strides)):
-        total = jnp.zeros((n, rows, columns, c), like.dtype)
-        for i, j in itertools.product(
-            range(a, window[0], strides[0]), range(b, window[1], strides[1])
-        ):
-            top, left = i // strides[0], j // strides[1]
-            sides = [(0, 0, 0), (top, rows - h - top, 0), (left, columns - w - left, 0), (0, 0, 0)]
-            total += lax.pad(part(i * window[1] + j), zero, sides)
-        phases.append(total)
-    x = jnp.stack(phases, axis=3).reshape(n, rows, columns, *strides, c)
-    x = x.transpose(0, 1, 3, 2, 4, 5).reshape(n, rows * strides[0], columns * strides[1], c)
+    total = 0
+    for top, left in itertools.product(range(reach[0] + 1), range(reach[1] + 1)):
+        i = np.arange(strides[0])[:, None] + top * strides[0]
+        j = np.arange(strides[1]) + left * strides[1]
+        inside = (i < window[0]) & (j < window[1])
+        numbers = np.where(inside, i * window[1] + j, window[0] * window[1]).astype(np.int32)
+        sides = [(0, 0, 0), (top, rows - h - top, 0), (left, columns - w - left, 0), (0, 0, 0)]
+        shifted = [lax.pad(a, jnp.zeros((), a.dtype), sides) for a in arrays]
+        total += part(numbers[:, None, :, None], *(a[:, :, None, :, None] for a in shifted))
+    x = total.reshape(n, rows * strides[0], columns * strides[1], c)
     return x[:, : shape[0], : shape[1]]
