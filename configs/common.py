@@ -24,7 +24,10 @@ def get_config() -> ConfigDict:
     return ConfigDict(
         {
             "seed": 0,
-            "dtype": "float32",
+            "dtype": "float32",  # of the computation, or bfloat16; parameters are float32
+            "convolution": "auto",  # on a CPU: onednn where installed, else jax; or lax
+            "remat": False,  # keep less for the backward pass, compute it again
+            "profile": False,  # write where a step's time goes to profile/
             "data": {
                 "name": "synthetic",  # synthetic, unitn or market1501
                 "dir": "",  # a prepared dataset or the raw folder; "" draws the synthetic one
@@ -34,6 +37,7 @@ def get_config() -> ConfigDict:
                 "in_memory": True,
             },
             "batch_size": 64,
+            "accumulate": 1,  # parts of a batch whose gradients are averaged
             "epochs": 30,
             "evaluate_every": 1,  # epochs
             "patience": 10,  # evaluations without a better validation loss; 0 never stops

@@ -63,11 +63,12 @@ def share() -> tuple[int, int]:
     return jax.process_index(), jax.process_count()
 
 
-def check_batch_size(batch_size: int, mesh: Mesh) -> None:
-    """Raises an `InputError` unless the batch divides over the devices."""
-    if batch_size < 1 or batch_size % mesh.size:
+def check_batch_size(batch_size: int, mesh: Mesh, parts: int = 1) -> None:
+    """Raises an `InputError` unless each of the batch's parts divides over the devices."""
+    if batch_size < 1 or batch_size % (mesh.size * parts):
+        times = f" times the {parts} parts of accumulate" if parts > 1 else ""
         raise InputError(
-            f"batch_size is {batch_size}; it must be a multiple of the {mesh.size} device(s)"
+            f"batch_size is {batch_size}; it must be a multiple of the {mesh.size} device(s){times}"
         )
 
 

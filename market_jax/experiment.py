@@ -16,17 +16,16 @@ from absl import logging
 from ml_collections import ConfigDict
 
 import data_prep
-from market_jax import checkpoints, devices, losses, models, writers
+from market_jax import checkpoints, devices, losses, models, settings, writers
 from market_jax.data import columns, pipeline, samplers, transforms
 from market_jax.files import write_atomically
 from market_jax.metrics.attributes import count_labels
+from market_jax.models import convolution
 from market_jax.report import curves
-from market_jax.training import loop, optimizer, step
+from market_jax.training import loop, optimizer, profile, step
 from market_jax.training.state import TrainState, create
 from market_jax.typing import Columns, InputError, choose
 
-CONFIG_FILE = "config.json"
-MAY_CHANGE = ("epochs", "patience", "log_every")  # of a run that goes on
 CACHE_DIR = Path("data")  # where raw folders are prepared
 
 
@@ -38,11 +37,17 @@ def find_module(package, name: str, what: str):
 
 def make_model(config: ConfigDict):
     """`config.model.name` is a file of `market_jax.models`; the rest are its fields."""
-    settings = config.model.to_dict()
-    module = find_module(models, settings.pop("name"), "model")
+    fields = config.model.to_dict()
+    module = find_module(models, fields.pop("name"), "model")
     if not hasattr(module, "Model"):
         raise InputError(f"model.name is {config.model.name!r}; that file defines no Model")
-    return module.Model(**settings, dtype=jnp.dtype(config.dtype))
+    dtype = choose(config.dtype, {"float32": jnp.float32, "bfloat16": jnp.bfloat16}, "dtype")
+    return module.Model(**fields, dtype=dtype)
+
+
+def make_apply(config: ConfigDict, model) -> Callable:
+    """`model.apply`, its convolutions computed as `config.convolution` says."""
+    return convolution.applying(config.convolution, model.apply)
 
 
 def make_loss(config: ConfigDict) -> Callable:
@@ -57,10 +62,10 @@ def make_loss(config: ConfigDict) -> Callable:
 
 def make_augment(config: ConfigDict) -> Callable:
     """`config.augmentation` -> (key, uint8 images) -> float32 images."""
-    settings = config.augmentation.to_dict()
+    fields = config.augmentation.to_dict()
 
     def augment(key, images):
-        return transforms.augment(key, transforms.to_float(images), settings)
+        return transforms.augment(key, transforms.to_float(images), fields)
 
     return augment
 
@@ -96,9 +101,9 @@ def open_stored(config: ConfigDict, split: str) -> Columns:
 
 def open_training(config: ConfigDict) -> tuple[Columns, Columns]:
     """The prepared training split, split by identity: (train, val)."""
-    settings = config.data
+    fields = config.data
     rows = open_stored(config, "train")
-    return columns.split_by_identity(rows, fraction=settings.val_fraction, seed=settings.split_seed)
+    return columns.split_by_identity(rows, fraction=fields.val_fraction, seed=fields.split_seed)
 
 
 def open_split(config: ConfigDict, split: str) -> Columns:
@@ -118,7 +123,7 @@ class Plan(NamedTuple):
 
 def make_plan(config: ConfigDict, size: int) -> Plan:
     """`config.epochs` and `config.evaluate_every`, in steps, for a split of `size` images."""
-    for key in ("epochs", "evaluate_every", "log_every"):
+    for key in ("epochs", "evaluate_every", "log_every", "accumulate"):
         if config[key] < 1:
             raise InputError(f"{key} is {config[key]}; it must be 1 or more")
     sampler = samplers.shuffled(size, config.batch_size, seed=config.seed)
@@ -127,67 +132,20 @@ def make_plan(config: ConfigDict, size: int) -> Plan:
 
 def make_optimizer(config: ConfigDict, plan: Plan):
     """`config.optimizer` -> an optax optimiser."""
-    settings = config.optimizer.to_dict()
+    fields = config.optimizer.to_dict()
     schedule = optimizer.make_schedule(
-        settings.pop("schedule"),
-        learning_rate=settings.pop("learning_rate"),
-        warmup_steps=round(settings.pop("warmup_epochs") * plan.sampler.steps),
+        fields.pop("schedule"),
+        learning_rate=fields.pop("learning_rate"),
+        warmup_steps=round(fields.pop("warmup_epochs") * plan.sampler.steps),
         total_steps=plan.total_steps,
     )
-    return optimizer.make_optimizer(settings.pop("name"), schedule, **settings)
+    return optimizer.make_optimizer(fields.pop("name"), schedule, **fields)
 
 
 def fresh_state(config: ConfigDict, model, tx) -> TrainState:
     """The state of step 0."""
     example = {"image": np.zeros((1, *config.data.image_size, 3), np.float32)}
     return create(model, example, tx, seed=config.seed)
-
-
-def to_json(config: ConfigDict) -> dict:
-    """The config as JSON knows it."""
-    return json.loads(config.to_json())
-
-
-def from_json(value: dict) -> ConfigDict:
-    """The inverse of `to_json`; JSON's lists become tuples again."""
-
-    def tuples(x):
-        if isinstance(x, dict):
-            return {k: tuples(v) for k, v in x.items()}
-        return tuple(map(tuples, x)) if isinstance(x, list) else x
-
-    return ConfigDict(tuples(value))
-
-
-def flatten(value: dict, prefix: str = "") -> dict:
-    """{"a": {"b": 1}} -> {"a.b": 1}."""
-    flat = {}
-    for key, item in value.items():
-        nested = isinstance(item, dict)
-        flat |= flatten(item, f"{prefix}{key}.") if nested else {prefix + key: item}
-    return flat
-
-
-def check_same_run(workdir: Path, config: ConfigDict) -> None:
-    """Refuses to go on with a run whose settings were others.
-
-    Raises:
-      InputError: names the settings that differ and their values.
-    """
-    path = workdir / CONFIG_FILE
-    if not path.exists():
-        return
-    old, new = flatten(json.loads(path.read_text())), flatten(to_json(config))
-    differing = [
-        f"{key} {old.get(key)} -> {new.get(key)}"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and key not in MAY_CHANGE
-    ]
-    if differing:
-        raise InputError(
-            f"{workdir} holds a run with other settings ({'; '.join(differing)}); "
-            "give another --workdir"
-        )
 
 
 def restore_latest(manager, state: TrainState) -> tuple[TrainState, loop.Progress]:
@@ -200,9 +158,23 @@ def restore_latest(manager, state: TrainState) -> tuple[TrainState, loop.Progres
     return checkpoints.read_state(manager, latest, state), loop.Progress(**extra["progress"])
 
 
-def make_evaluation(config: ConfigDict, model, loss: Callable, val: Columns, place: Callable):
+def make_train_step(config: ConfigDict, apply: Callable, loss: Callable, tx) -> Callable:
+    """`config.augmentation`, `config.accumulate` and `config.remat` -> the training step."""
+    return step.make_train_step(
+        apply,
+        loss,
+        make_augment(config),
+        tx,
+        accumulate=config.accumulate,
+        remat=config.remat,
+    )
+
+
+def make_evaluation(
+    config: ConfigDict, apply: Callable, loss: Callable, val: Columns, place: Callable
+):
     """Returns the function from a state to its metrics over the validation images."""
-    evaluation = step.make_evaluation_step(model.apply, loss, transforms.to_float)
+    evaluation = step.make_evaluation_step(apply, loss, transforms.to_float)
     order = samplers.sequential(len(val["pid"]), config.batch_size)
 
     def evaluate(state: TrainState) -> dict[str, float]:
@@ -211,6 +183,18 @@ def make_evaluation(config: ConfigDict, model, loss: Callable, val: Columns, pla
         return {f"val/{name}": value for name, value in means.items()}
 
     return evaluate
+
+
+def trace(config: ConfigDict, model, train_step: Callable, loss: Callable, tx, workdir: Path):
+    """`config.profile`: the step, which writes where its time goes into `workdir`/profile."""
+    by_xla = make_train_step(config, convolution.applying("lax", model.apply), loss, tx)
+    return profile.traced(
+        train_step,
+        workdir / "profile",
+        count=functools.partial(profile.count_flops, by_xla),
+        batch_size=config.batch_size,
+        dtype=config.dtype,
+    )
 
 
 def explain(error: loop.NotFiniteError, train: Columns, plan: Plan, manager) -> InputError:
@@ -231,15 +215,16 @@ def fit(config: ConfigDict, workdir: Path) -> None:
         not finite (with the step, the batch's file names and the last good checkpoint).
     """
     workdir = Path(workdir)
-    check_same_run(workdir, config)
+    settings.check_same_run(workdir, config)
     mesh = devices.make_mesh()
-    devices.check_batch_size(config.batch_size, mesh)
+    devices.check_batch_size(config.batch_size, mesh, config.accumulate)
     place = functools.partial(devices.place_batch, mesh)
     model, loss = make_model(config), make_loss(config)
+    apply = make_apply(config, model)
     train, val = open_training(config)
     plan = make_plan(config, len(train["pid"]))
     tx = make_optimizer(config, plan)
-    saved = {"config": to_json(config), "label_counts": count_labels(train)}
+    saved = {"config": settings.to_json(config), "label_counts": count_labels(train)}
 
     with contextlib.ExitStack() as stack:
         manager = checkpoints.open_manager(workdir / "checkpoints")
@@ -262,16 +247,19 @@ def fit(config: ConfigDict, workdir: Path) -> None:
         leader = jax.process_index() == 0  # of several hosts one writes the logs
         write = writers.ignore
         if leader:
-            write_atomically(workdir / CONFIG_FILE, json.dumps(saved["config"], indent=2) + "\n")
+            write_atomically(workdir / settings.FILE, json.dumps(saved["config"], indent=2) + "\n")
             writer = writers.Writer(workdir, first, plan.total_steps, config.batch_size)
             write = stack.enter_context(writer).write
+        train_step = make_train_step(config, apply, loss, tx)
+        if config.profile and leader:
+            train_step = stack.enter_context(trace(config, model, train_step, loss, tx, workdir))
         batches = pipeline.batches(train, plan.sampler, first=first, share=devices.share())
         try:
             loop.run(
                 state,
                 map(place, batches),
-                step_fn=step.make_train_step(model.apply, loss, make_augment(config), tx),
-                evaluate_fn=make_evaluation(config, model, loss, val, place),
+                step_fn=train_step,
+                evaluate_fn=make_evaluation(config, apply, loss, val, place),
                 save_fn=save,
                 write_fn=write,
                 progress=progress,

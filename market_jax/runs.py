@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from market_jax import checkpoints, devices, experiment, features
+from market_jax import checkpoints, devices, experiment, features, settings
 from market_jax.data import samplers, transforms
 from market_jax.typing import Columns, InputError, PyTree
 
@@ -38,7 +38,7 @@ class Run(NamedTuple):
 def find_run(task: str, root: Path = Path("runs")) -> Path:
     """The newest run under `root` that has a checkpoint and can do the task."""
     able = []
-    for path in root.glob(f"*/{experiment.CONFIG_FILE}"):
+    for path in root.glob(f"*/{settings.FILE}"):
         steps = list((path.parent / "checkpoints").glob("[0-9]*"))
         if steps and task in json.loads(path.read_text()).get("tasks", ()):
             able.append((max(step.stat().st_mtime for step in steps), path.parent))
@@ -67,7 +67,7 @@ def restore(task: str, workdir: str | None, which: str, data_dir: str | None) ->
         if found is None:
             raise InputError(f"{directory}: holds no checkpoint yet")
         extra = checkpoints.read_extra(manager, found)
-        config = experiment.from_json(extra["config"])
+        config = settings.from_json(extra["config"])
         if task not in config.tasks:
             raise InputError(f"{directory}: a run for {', '.join(config.tasks)}, not for {task!r}")
         if data_dir:
@@ -84,7 +84,7 @@ def extract(run: Run, rows: Columns) -> dict[str, np.ndarray]:
     """Every output of the run's model for every image: name -> [M, ...]."""
     mesh = devices.make_mesh()
     return features.extract(
-        run.model.apply,
+        experiment.make_apply(run.config, run.model),
         run.variables,
         rows,
         prepare=transforms.to_float,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from configs import attributes_cnn
-from market_jax import checkpoints, experiment, runs, tasks, writers
+from market_jax import checkpoints, experiment, runs, settings, tasks, writers
 from market_jax.data import attributes, columns
 from market_jax.report import predictions
 from market_jax.typing import InputError
@@ -49,7 +49,7 @@ def test_every_name_in_every_config_resolves(name):
     assert int(state.step) == 0
     for task in config.tasks:
         assert callable(experiment.find_module(tasks, task, "task").run)
-    assert experiment.from_json(experiment.to_json(config)) == config
+    assert settings.from_json(settings.to_json(config)) == config
 
 
 def test_a_run_leaves_what_people_look_at(workdir):

@@ -21,6 +21,7 @@ from types import ModuleType
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
 from market_jax.models import cpu_convolution, xla_convolution
 from market_jax.models.windows import Pair
@@ -30,7 +31,15 @@ from market_jax.typing import Array, InputError
 __all__ = ["IMPLEMENTATIONS", "applying", "conv_general_dilated", "using"]
 
 IMPLEMENTATIONS = ("auto", "onednn", "jax", "lax")
+_named = functools.partial(checkpoint_name, name="convolution")  # for rematerialisation
 _implementation = contextvars.ContextVar("convolution", default="auto")
+
+
+def _check(name: str) -> None:
+    if name not in IMPLEMENTATIONS:
+        raise InputError(f"convolution is {name!r}; known: {', '.join(IMPLEMENTATIONS)}")
+    if name == "onednn" and not has_onednn():
+        raise InputError("convolution is 'onednn', which needs: pip install ./onednn")
 
 
 @contextlib.contextmanager
@@ -42,10 +51,7 @@ def using(name: str) -> Iterator[None]:
     Raises:
       InputError: the name is unknown, or "onednn" is not installed.
     """
-    if name not in IMPLEMENTATIONS:
-        raise InputError(f"convolution is {name!r}; known: {', '.join(IMPLEMENTATIONS)}")
-    if name == "onednn" and not has_onednn():
-        raise InputError("convolution is 'onednn', which needs: pip install './onednn'")
+    _check(name)
     token = _implementation.set(name)
     try:
         yield
@@ -54,7 +60,12 @@ def using(name: str) -> Iterator[None]:
 
 
 def applying(name: str, apply: Callable) -> Callable:
-    """The function `apply`, its convolutions computed in the named way."""
+    """The function `apply`, its convolutions computed in the named way.
+
+    Raises:
+      InputError: as `using`.
+    """
+    _check(name)
 
     def applied(*args, **kwargs):
         with using(name):
@@ -104,16 +115,16 @@ def conv_general_dilated(
     )
     way = _resolve(_implementation.get())
     if way == "lax" or not _is_plain(lhs, rhs, dimension_numbers, kwargs):
-        return fallback(lhs, rhs)
+        return _named(fallback(lhs, rhs))
     geometry, transposed = _geometry(
         lhs.shape[1:3], rhs.shape[:2], window_strides, padding, lhs_dilation, rhs_dilation,
         feature_group_count,
     )  # fmt: skip
     if geometry is None:
-        return fallback(lhs, rhs)
+        return _named(fallback(lhs, rhs))
     if transposed:
-        return _input_gradient(geometry, way, _flip(rhs, feature_group_count), lhs)
-    return _convolve(geometry, way, lhs, rhs)
+        return _named(_input_gradient(geometry, way, _flip(rhs, feature_group_count), lhs))
+    return _named(_convolve(geometry, way, lhs, rhs))
 
 
 def _is_plain(lhs: Array, rhs: Array, dimension_numbers, kwargs: dict) -> bool:

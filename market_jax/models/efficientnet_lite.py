@@ -38,7 +38,7 @@ class Unit(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
         groups = x.shape[-1] if self.depthwise else 1
-        settings = {"feature_group_count": groups, "use_bias": False, "dtype": self.dtype}
+        settings = {"feature_group_count": groups, "bias": False, "dtype": self.dtype}
         x = conv(self.features, self.kernel, self.strides, **settings, name="conv")(x)
         x = batch_norm(train, epsilon=1e-3, dtype=self.dtype, name="bn")(x)
         return nn.relu6(x) if self.activate else x

@@ -34,13 +34,13 @@ class Block(nn.Module):
             kernels, strides = [1, 3, 1], [1, self.strides, 1]
         y = x
         for i, (width, kernel, stride) in enumerate(zip(widths, kernels, strides, strict=True), 1):
-            y = conv(width, kernel, stride, use_bias=False, dtype=self.dtype, name=f"conv{i}")(y)
+            y = conv(width, kernel, stride, bias=False, dtype=self.dtype, name=f"conv{i}")(y)
             y = batch_norm(train, dtype=self.dtype, name=f"bn{i}")(y)
             y = nn.relu(y) if i < len(widths) else y
         if x.shape != y.shape:
-            x = conv(
-                widths[-1], 1, self.strides, use_bias=False, dtype=self.dtype, name="downsample"
-            )(x)
+            x = conv(widths[-1], 1, self.strides, bias=False, dtype=self.dtype, name="downsample")(
+                x
+            )
             x = batch_norm(train, dtype=self.dtype, name="downsample_bn")(x)
         return nn.relu(x + y)
 
@@ -68,7 +68,7 @@ class Model(nn.Module):
         if self.last_stride not in (1, 2):
             raise InputError(f"model.last_stride is {self.last_stride}; it must be 1 or 2")
         x = image.astype(self.dtype)
-        x = conv(64, 7, 2, use_bias=False, dtype=self.dtype, name="conv1")(x)
+        x = conv(64, 7, 2, bias=False, dtype=self.dtype, name="conv1")(x)
         x = nn.relu(batch_norm(train, dtype=self.dtype, name="bn1")(x))
         x = max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         for stage, blocks in enumerate(stages):

@@ -13,6 +13,8 @@ Metrics = dict[str, Array]
 Loss = Callable[[Outputs, Batch], tuple[Array, Metrics]]
 Augment = Callable[[Array, Array], Array]
 
+KEPT = jax.checkpoint_policies.save_only_these_names("convolution")  # see models.convolution
+
 
 def make_train_step(
     apply: Callable,
@@ -21,6 +23,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     *,
     accumulate: int = 1,
+    remat: bool = False,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Builds the pure step (state, batch) -> (state, metrics), jitted, the state donated.
 
@@ -31,19 +34,24 @@ def make_train_step(
       optimizer: of the state.
       accumulate: parts that the batch is cut into; their gradients are averaged, so that memory
         is needed for one part alone. BatchNorm sees a part at a time.
+      remat: keeps the convolutions' outputs alone for the backward pass and computes the rest of
+        it again: less memory, a little more time. (XLA's CPU compiler undoes it.)
     """
 
     def differentiate(params, batch_stats, batch, key):
         """(gradients, batch_stats, metrics) of a part."""
 
-        def objective(params):
-            outputs, updates = apply(
+        def forward(params):
+            return apply(
                 {"params": params, "batch_stats": batch_stats},
                 batch["image"],
                 train=True,
                 rngs={"dropout": key, "sample": key},
                 mutable=["batch_stats"],
             )
+
+        def objective(params):
+            outputs, updates = (jax.checkpoint(forward, policy=KEPT) if remat else forward)(params)
             value, metrics = loss(outputs, batch)
             return value, (updates.get("batch_stats", {}), metrics)
 

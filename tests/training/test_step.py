@@ -1,5 +1,6 @@
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +21,21 @@ LOSS = functools.partial(
     {name: (functools.partial(losses.cross_entropy, key=name), 0.5) for name in ("hat", "age")},
 )
 TX = optax.sgd(0.03, momentum=0.9)
+SLOW = optax.sgd(0.001)  # rounding does not grow in so few steps
+
+
+STEPS = 20
+
+
+class Still(nn.Module):
+    """A model without BatchNorm and dropout."""
+
+    classes: dict
+
+    @nn.compact
+    def __call__(self, image, train=False):
+        x = jnp.mean(nn.relu(nn.Conv(4, (3, 3))(image)), axis=(1, 2))
+        return {name: nn.Dense(k)(x) for name, k in self.classes.items()}
 
 
 def augment(key, images):
@@ -40,10 +56,10 @@ def batches(count, size=16):
         }
 
 
-def train(mesh, count):
-    state = create(MODEL, {"image": np.zeros((1, 32, 16, 3), np.float32)}, TX, seed=0)
+def train(mesh, count, model=MODEL, tx=SLOW, **settings):
+    state = create(model, {"image": np.zeros((1, 32, 16, 3), np.float32)}, tx, seed=0)
     state = devices.replicate(mesh, state)
-    train_step = step.make_train_step(MODEL.apply, LOSS, augment, TX)
+    train_step = step.make_train_step(model.apply, LOSS, augment, tx, **settings)
     history = []
     for batch in batches(count):
         state, metrics = train_step(state, devices.place_batch(mesh, batch))
@@ -53,30 +69,70 @@ def train(mesh, count):
 
 @pytest.fixture(scope="module")
 def single():
-    return train(devices.make_mesh(jax.devices()[:1]), 6)
+    return train(devices.make_mesh(jax.devices()[:1]), STEPS)
 
 
-@pytest.mark.parametrize("count", [2, 8])
+def assert_same_training(found, expected):
+    np.testing.assert_allclose(found[1], expected[1], rtol=1e-5)
+    states = [jax.tree.leaves((state.params, state.batch_stats)) for state, _ in (found, expected)]
+    for a, b in zip(*states, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-6)
+
+
+@pytest.mark.parametrize("count", [2, 4, 8])
 def test_many_devices_give_the_single_device_result(single, count):
     """BatchNorm's statistics are those of the whole batch."""
-    several, history = train(devices.make_mesh(jax.devices()[:count]), 6)
-    np.testing.assert_allclose(history, single[1], rtol=1e-4)
-    expected = jax.tree.leaves((single[0].params, single[0].batch_stats))
-    found = jax.tree.leaves((several.params, several.batch_stats))
-    for a, b in zip(found, expected, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+    assert_same_training(train(devices.make_mesh(jax.devices()[:count]), STEPS), single)
 
 
-def test_training_learns(single):
-    _, history = train(devices.make_mesh(jax.devices()[:1]), 40)
+def test_rematerialisation_changes_nothing_but_what_is_kept(single):
+    mesh = devices.make_mesh(jax.devices()[:1])
+    assert_same_training(train(mesh, STEPS, remat=True), single)
+    state = create(MODEL, {"image": np.zeros((1, 32, 16, 3), np.float32)}, TX, seed=0)
+    programs = [
+        step.make_train_step(MODEL.apply, LOSS, augment, TX, remat=remat)
+        .trace(state, next(batches(1)))
+        .lower(lowering_platforms=("cuda",))
+        .as_text()
+        for remat in (False, True)
+    ]
+    plain, again = (
+        {name: text.count(f"stablehlo.{name}") for name in ("convolution", "rsqrt", "select ")}
+        for text in programs
+    )
+    assert again["convolution"] == plain["convolution"], "a convolution is computed twice"
+    assert again["rsqrt"] > plain["rsqrt"], "BatchNorm is not computed again"
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_accumulation_averages_the_gradients_of_the_parts(count):
+    """Without BatchNorm's batch statistics and randomness, parts make no difference."""
+    plain = Still(classes={"hat": 2, "age": 4})
+    mesh = devices.make_mesh(jax.devices()[:count])
+    whole = train(mesh, 4, plain)
+    assert_same_training(train(mesh, 4, plain, accumulate=4), whole)
+
+
+def test_accumulation_moves_batch_statistics_part_by_part(single):
+    mesh = devices.make_mesh(jax.devices()[:1])
+    state, _ = train(mesh, 1, accumulate=2)
+    mean = state.batch_stats["BatchNorm_0"]["mean"]
+    image = np.asarray(next(batches(1))["image"], np.float32) / 255
+    parts = [image[i::2].mean(axis=(0, 1, 2)) for i in range(2)]
+    expected = 0.9 * (0.1 * parts[0]) + 0.1 * parts[1]
+    np.testing.assert_allclose(mean, expected, atol=2e-3)
+
+
+def test_training_learns():
+    _, history = train(devices.make_mesh(jax.devices()[:1]), 40, tx=TX)
     assert np.mean(history[-5:]) < 0.8 * np.mean(history[:3])
 
 
 def test_the_same_seed_gives_the_same_parameters(single):
-    again, _ = train(devices.make_mesh(jax.devices()[:1]), 6)
+    again, _ = train(devices.make_mesh(jax.devices()[:1]), STEPS)
     for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(single[0]), strict=True):
         np.testing.assert_array_equal(a, b)
-    assert int(again.step) == 6
+    assert int(again.step) == STEPS
 
 
 def test_the_state_is_donated():
