@@ -237,7 +237,7 @@ def make_step(network, dtype, variant, shape):
         loss = forward(x, labels)
         loss.backward()
         optimizer.step()
-        return float(loss)
+        return loss.item()
 
     step.parameters = sum(p.numel() for p in model.parameters())
     return step

@@ -121,11 +121,15 @@ class Plan(NamedTuple):
     evaluate_every: int
 
 
-def make_plan(config: ConfigDict, size: int) -> Plan:
-    """`config.epochs` and `config.evaluate_every`, in steps, for a split of `size` images."""
+def check_counts(config: ConfigDict) -> None:
+    """Raises an `InputError` for a count that is below 1."""
     for key in ("epochs", "evaluate_every", "log_every", "accumulate"):
         if config[key] < 1:
             raise InputError(f"{key} is {config[key]}; it must be 1 or more")
+
+
+def make_plan(config: ConfigDict, size: int) -> Plan:
+    """`config.epochs` and `config.evaluate_every`, in steps, for a split of `size` images."""
     sampler = samplers.shuffled(size, config.batch_size, seed=config.seed)
     return Plan(sampler, config.epochs * sampler.steps, config.evaluate_every * sampler.steps)
 
@@ -216,6 +220,7 @@ def fit(config: ConfigDict, workdir: Path) -> None:
     """
     workdir = Path(workdir)
     settings.check_same_run(workdir, config)
+    check_counts(config)
     mesh = devices.make_mesh()
     devices.check_batch_size(config.batch_size, mesh, config.accumulate)
     place = functools.partial(devices.place_batch, mesh)

@@ -165,6 +165,10 @@ def test_restore_refuses(workdir, tmp_path):
         ({"batch_size": 8000}, "batch_size is 8000, but the training split has"),
         ({"optimizer.name": "lion"}, "unknown optimizer 'lion'"),
         ({"data.image_size": (64, 32, 3)}, r"data.image_size is \(64, 32, 3\); it must be"),
+        ({"accumulate": 0}, "accumulate is 0; it must be 1 or more"),
+        ({"accumulate": 4}, r"batch_size is 16; .* 8 device\(s\) times the 4 parts of accumulate"),
+        ({"dtype": "float16"}, "unknown dtype 'float16'; known: bfloat16, float32"),
+        ({"convolution": "mkl"}, "convolution is 'mkl'; known: auto, onednn, jax, lax"),
         ({"epochs": 0}, "epochs is 0; it must be 1 or more"),
         ({"data.val_fraction": 1.5}, "data.val_fraction is 1.5; it must lie between 0 and 1"),
     ],
@@ -216,6 +220,23 @@ def test_images_on_disk_train_alike(synthetic, workdir, tmp_path):
         for d in (workdir, tmp_path / "run")
     ]
     assert values[0] == values[1]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"dtype": "bfloat16"}, {"accumulate": 2}, {"remat": True, "convolution": "lax"}]
+)
+def test_other_ways_to_compute_train_too(synthetic, workdir, tmp_path, changes):
+    experiment.fit(small(synthetic, epochs=1, **changes), tmp_path / "run")
+    (value,) = (x["val/loss"] for x in writers.read_metrics(tmp_path / "run") if "val/loss" in x)
+    expected = next(x["val/loss"] for x in writers.read_metrics(workdir) if "val/loss" in x)
+    assert value == pytest.approx(expected, rel=0.1)
+
+
+def test_a_profile_is_written(synthetic, tmp_path):
+    experiment.fit(small(synthetic, epochs=2, profile=True), tmp_path / "run")
+    text = (tmp_path / "run" / "profile" / "summary.txt").read_text()
+    assert "batch            16 images" in text
+    assert "share of peak" in text
 
 
 def test_configs_are_not_shared():

@@ -16,7 +16,6 @@ import contextvars
 import functools
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
-from types import ModuleType
 
 import jax
 import jax.numpy as jnp
@@ -220,15 +219,18 @@ _weight_gradient.defvjp(
 
 def _compute(what: str, geometry: Geometry, way: str, a: Array, b: Array) -> Array:
     """Which way is taken is decided when the computation is lowered for its platform."""
+    module = cpu_convolution
+    if way == "onednn" and not _onednn_is_slow(what, geometry, a.dtype):
+        import market_jax_onednn as module
     cpu, default = (
-        functools.partial(getattr(module, what), geometry)
-        for module in (_onednn() if way == "onednn" else cpu_convolution, xla_convolution)
+        functools.partial(getattr(m, what), geometry) for m in (module, xla_convolution)
     )
     return lax.platform_dependent(a, b, cpu=cpu, default=default)
 
 
-def _onednn() -> ModuleType:
-    """The optional package: the same three functions."""
-    import market_jax_onednn
-
-    return market_jax_onednn
+def _onednn_is_slow(what: str, geometry: Geometry, dtype: jnp.dtype) -> bool:
+    """In bfloat16 oneDNN has no fast kernel for some gradients of depthwise convolutions."""
+    if geometry.groups == 1 or dtype != jnp.bfloat16:
+        return False
+    strided, large = geometry.strides != (1, 1), max(geometry.window) > 3
+    return (what == "input_gradient" and strided) or (what == "weight_gradient" and large)

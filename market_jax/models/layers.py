@@ -4,16 +4,20 @@ Convolutions and pooling go through `market_jax.models.convolution`, which is wh
 its fast path; a model that builds them here knows nothing of it.
 """
 
+import functools
 from collections.abc import Callable
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
+from jax import lax
 
 from market_jax.models import convolution
 from market_jax.models.pooling import max_pool, max_pool_with_indices, max_unpool
 from market_jax.typing import Array
 
 __all__ = [
+    "BatchNorm",
     "Conv",
     "batch_norm",
     "conv",
@@ -72,14 +76,83 @@ def conv_transpose(features: int, kernel: int, strides: int = 1, **kwargs) -> Co
     )
 
 
-def batch_norm(train: bool, **kwargs) -> nn.BatchNorm:
+def batch_norm(train: bool, **kwargs) -> "BatchNorm":
     """BatchNorm with PyTorch's defaults (running average 0.9 of the old, epsilon 1e-5).
 
     Its statistics are those of the whole batch, over all devices, because the training step
     is one program over a sharded batch.
     """
-    settings = {"momentum": 0.9, "epsilon": 1e-5} | kwargs
-    return nn.BatchNorm(use_running_average=not train, **settings)
+    return BatchNorm(use_running_average=not train, **kwargs)
+
+
+class BatchNorm(nn.Module):
+    """`nn.BatchNorm` over all axes but the last, with a gradient that passes less memory.
+
+    Parameters, statistics and values are `nn.BatchNorm`'s, to rounding; in training it keeps its
+    input alone for the backward pass, where autodiff would keep the centred input too.
+
+    Attributes:
+      use_running_average: normalises by the running statistics, and leaves them.
+      momentum: the share of the old in the running statistics.
+      epsilon: added to the variance.
+      dtype: of the output; the statistics are float32.
+    """
+
+    use_running_average: bool
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        shape = (x.shape[-1],)
+        mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
+        var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
+        scale = self.param("scale", nn.initializers.ones, shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
+        if self.use_running_average:
+            factor = scale * lax.rsqrt(var.value + self.epsilon)
+            return (x * factor + (bias - mean.value * factor)).astype(self.dtype)
+        if not self.is_initializing():
+            for running, new in zip((mean, var), _moments(lax.stop_gradient(x)), strict=True):
+                running.value = self.momentum * running.value + (1 - self.momentum) * new
+        return _normalize(x, scale, bias, self.epsilon).astype(self.dtype)
+
+
+def _moments(x: Array) -> tuple[Array, Array]:
+    """Mean and variance over all axes but the last, float32."""
+    x, axes = x.astype(jnp.float32), tuple(range(x.ndim - 1))
+    mean = jnp.mean(x, axes)
+    return mean, jnp.maximum(jnp.mean(jnp.square(x), axes) - jnp.square(mean), 0)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _normalize(x: Array, scale: Array, bias: Array, epsilon: float) -> Array:
+    """Normalised by its own moments: float32, of the shape of x."""
+    return _normalize_forward(x, scale, bias, epsilon)[0]
+
+
+def _normalize_forward(x, scale, bias, epsilon):
+    mean, var = _moments(x)
+    inverse = lax.rsqrt(var + epsilon)
+    y = x.astype(jnp.float32) * (inverse * scale) + (bias - mean * inverse * scale)
+    return y, (x, scale, mean, inverse)
+
+
+def _normalize_backward(epsilon, saved, g):
+    x, scale, mean, inverse = saved
+    axes, count = tuple(range(x.ndim - 1)), x.size // x.shape[-1]
+    wide = x.astype(jnp.float32)
+    d_bias = jnp.sum(g, axes)
+    d_scale = inverse * (jnp.sum(g * wide, axes) - mean * d_bias)
+    # x enters through itself, the mean and the variance: linear in g and x for each channel
+    by_g = scale * inverse
+    by_x = -by_g * inverse * d_scale / count
+    d_x = by_g * g + by_x * wide - (by_g * d_bias / count + by_x * mean)
+    return d_x.astype(x.dtype), d_scale, d_bias
+
+
+_normalize.defvjp(_normalize_forward, _normalize_backward)
 
 
 def mean_pool(x: Array, window: tuple[int, int]) -> Array:

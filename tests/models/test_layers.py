@@ -1,3 +1,5 @@
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -25,3 +27,36 @@ def test_batch_norm_has_pytorch_defaults():
     np.testing.assert_allclose(y.mean(axis=0), 0, atol=1e-5)
     np.testing.assert_allclose(y.std(axis=0), 1, atol=1e-4)
     np.testing.assert_allclose(updates["batch_stats"]["mean"], 0.1 * x.mean(axis=0), rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(64, 3), (4, 6, 5, 3)])
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_batch_norm_is_flaxs(shape, train, dtype):
+    ours = layers.batch_norm(train, epsilon=1e-3, dtype=dtype)
+    theirs = nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-3, dtype=dtype)
+    x = (2 * jax.random.normal(jax.random.key(0), shape) + 1).astype(dtype)
+    variables = theirs.init(jax.random.key(1), x)
+    random = jax.random.normal(jax.random.key(2), (4, 3))
+    variables = jax.tree.map(lambda v, r: v + jnp.abs(r), variables, dict_like(variables, random))
+    assert jax.tree.structure(ours.init(jax.random.key(1), x)) == jax.tree.structure(variables)
+
+    def run(norm, params, x):
+        def loss(params, x):
+            y, updates = norm.apply(variables | {"params": params}, x, mutable=["batch_stats"])
+            return jnp.sum(jnp.sin(y.astype(jnp.float32))), (y, updates)
+
+        return jax.value_and_grad(loss, (0, 1), has_aux=True)(params, x)
+
+    found, expected = (
+        jax.jit(functools.partial(run, n))(variables["params"], x) for n in (ours, theirs)
+    )
+    atol = 1e-4 if dtype == jnp.float32 else 0.1
+    for a, b in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_allclose(a.astype(jnp.float32), b.astype(jnp.float32), atol=atol)
+
+
+def dict_like(tree, rows):
+    """The rows, in the tree's structure."""
+    return jax.tree.unflatten(jax.tree.structure(tree), list(rows))

@@ -72,7 +72,7 @@ def test_every_way_gives_the_same_outputs_and_gradients(name):
         for (path, b), a in zip(reference, jax.tree.leaves(result), strict=True):
             scale = 1 + np.abs(b).max()
             where = f"{way}: {jax.tree_util.keystr(path)}"
-            np.testing.assert_allclose(a / scale, b / scale, atol=1e-4, err_msg=where)
+            np.testing.assert_allclose(a / scale, b / scale, atol=5e-4, err_msg=where)
 
 
 @pytest.mark.parametrize(("last_stride", "rows"), [(2, 2), (1, 4)])
