@@ -113,8 +113,7 @@ def rows(name: str, dtype: str, result: dict) -> list[tuple[str, ...]]:
         seconds = medians[variant]
         speed = f"{CASES[name][1][0] / seconds:.1f}"
         share = f"{100 * flops / seconds / peak:.0f} %"
-        first = f"{report['first']:.1f}"
-        lines.append((name, dtype, variant, f"{1e3 * seconds:.0f}", speed, ratio, share, first))
+        lines.append((name, dtype, variant, f"{1e3 * seconds:.0f}", speed, ratio, share))
     return lines
 
 
@@ -129,7 +128,7 @@ def main(_) -> None:
             print(*("  ".join(line) for line in lines[-len(result) :]), sep="\n", flush=True)
             if JSON.value:
                 write_atomically(Path(JSON.value), json.dumps(results, indent=1) + "\n")
-    header = ("network", "dtype", "variant", "ms", "images/s", "to PyTorch", "of peak", "first s")
+    header = ("network", "dtype", "variant", "ms", "images/s", "to PyTorch", "of peak")
     print(tables.align(header, lines))
 
 

@@ -59,18 +59,44 @@ def read_extra(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
     return manager.restore(step, args=ocp.args.Composite(extra=ocp.args.JsonRestore()))["extra"]
 
 
+def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
+    """Path -> shape of each array, whether its parents are objects, tuples or dicts."""
+    return {
+        "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path): (
+            tuple(leaf.shape)
+        )
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        if hasattr(leaf, "shape")
+    }
+
+
+def _check_shapes(directory: Path, template: PyTree) -> None:
+    """Raises an `InputError` that names the first array which the two do not share."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        saved = _shapes(checkpointer.metadata(directory / "state").item_metadata.tree)
+    wanted = _shapes(template)
+    for name in sorted(saved.keys() | wanted.keys()):
+        if saved.get(name) != wanted.get(name):
+            raise InputError(
+                f"{directory}: the checkpoint does not fit this model: {name} is "
+                f"{saved.get(name, 'absent')} there and {wanted.get(name, 'absent')} here"
+            )
+
+
 def read_state(manager: ocp.CheckpointManager, step: int, template: PyTree) -> PyTree:
     """The state of a checkpoint, in the structure, shapes and sharding of `template`.
 
     Raises:
       InputError: the checkpoint is of another structure or is damaged.
     """
+    directory = manager.directory / str(step)
     shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
     try:
+        _check_shapes(directory, shapes)
         return manager.restore(
             step, args=ocp.args.Composite(state=ocp.args.StandardRestore(shapes))
         )["state"]
+    except InputError:
+        raise
     except (ValueError, KeyError, FileNotFoundError) as error:
-        raise InputError(
-            f"{manager.directory / str(step)}: the checkpoint does not fit this model ({error})"
-        ) from None
+        raise InputError(f"{directory}: the checkpoint is damaged ({error})") from None

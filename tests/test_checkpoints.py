@@ -41,9 +41,9 @@ def test_nothing_saved(tmp_path):
 def test_another_model_is_refused(tmp_path):
     save_all(tmp_path, [1.0])
     with contextlib.closing(checkpoints.open_manager(tmp_path)) as manager:
-        for template in (
-            {"w": jnp.zeros(4), "step": jnp.int32(0)},
-            {"v": jnp.zeros(3), "step": jnp.int32(0)},
+        for template, said in (
+            ({"w": jnp.zeros(4), "step": jnp.int32(0)}, r"w is \(3,\) there and \(4,\) here"),
+            ({"v": jnp.zeros(3), "step": jnp.int32(0)}, r"v is absent there and \(3,\) here"),
         ):
-            with pytest.raises(InputError, match="does not fit this model"):
+            with pytest.raises(InputError, match=f"does not fit this model: {said}"):
                 checkpoints.read_state(manager, 1, template)
