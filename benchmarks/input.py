@@ -20,7 +20,6 @@ from ml_collections import config_flags
 from market_jax import devices, experiment
 from market_jax.data import pipeline
 from market_jax.report import tables
-from market_jax.training import step
 
 CONFIG = config_flags.DEFINE_config_file("config", "configs/attributes_cnn.py", "The experiment.")
 STEPS = flags.DEFINE_integer("steps", 8, "Steps of each case in a round.")
@@ -48,8 +47,8 @@ def main(_) -> None:
     model = experiment.make_model(config)
     tx = experiment.make_optimizer(config, plan)
     state = devices.replicate(mesh, experiment.fresh_state(config, model, tx))
-    augment = experiment.make_augment(config)
-    train = step.make_train_step(model.apply, experiment.make_loss(config), augment, tx)
+    apply, loss = experiment.make_apply(config, model), experiment.make_loss(config)
+    train = experiment.make_train_step(config, apply, loss, tx)
     speeds: dict[str, list[float]] = {name: [] for name in (*feeds, "pipeline alone")}
     for _ in range(ROUNDS.value):
         for name, feed in feeds.items():
