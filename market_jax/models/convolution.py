@@ -14,11 +14,11 @@ of the other two. So there are three functions here, and each has three ways to 
 import contextlib
 import contextvars
 import functools
-import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
+from absl import logging
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
@@ -75,8 +75,17 @@ def applying(name: str, apply: Callable) -> Callable:
 
 @functools.cache
 def has_onednn() -> bool:
-    """True where the optional package is installed."""
-    return importlib.util.find_spec("market_jax_onednn") is not None
+    """True where the optional package is installed and can be loaded."""
+    try:
+        import market_jax_onednn
+
+        market_jax_onednn.register()
+    except ImportError:
+        return False
+    except OSError as error:
+        logging.warning("oneDNN is installed but cannot be loaded, so XLA computes: %s", error)
+        return False
+    return True
 
 
 def _resolve(name: str) -> str:

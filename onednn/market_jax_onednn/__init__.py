@@ -14,29 +14,34 @@ from pathlib import Path
 import jax
 import numpy as np
 
-__all__ = ["convolve", "input_gradient", "weight_gradient"]
+__all__ = ["convolve", "input_gradient", "register", "weight_gradient"]
 
 _NAME = "market_jax_convolution"
 
 
 @functools.cache
-def _register() -> None:
-    """Loads the library, once."""
+def register() -> None:
+    """Loads the library, once.
+
+    Raises:
+      OSError: it cannot be loaded.
+    """
     # XLA has threads of its own on the same cores: OpenMP's must not spin while they compute
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    files = metadata.files("onednn-cpu-gomp")
-    onednn = next(p.locate() for p in files if p.name == "libdnnl.so.3")
-    ctypes.CDLL(str(Path(onednn).resolve()), mode=ctypes.RTLD_GLOBAL)
-    (own,) = Path(__file__).parent.glob("_convolution*.so")
-    handler = jax.ffi.pycapsule(ctypes.CDLL(str(own)).MarketJaxConvolution)
+    files = [p.locate() for p in metadata.files("onednn-cpu-gomp") if p.name == "libdnnl.so.3"]
+    own = list(Path(__file__).parent.glob("_convolution*.so"))
+    if not files or not own:
+        raise OSError("a library of market_jax_onednn is missing; install it again")
+    ctypes.CDLL(str(Path(files[0]).resolve()), mode=ctypes.RTLD_GLOBAL)
+    handler = jax.ffi.pycapsule(ctypes.CDLL(str(own[0])).MarketJaxConvolution)
     jax.ffi.register_ffi_target(_NAME, handler, platform="cpu")
 
 
 def _call(kind: int, geometry, shape: tuple[int, ...], a: jax.Array, b: jax.Array) -> jax.Array:
-    _register()
+    register()
     (top, bottom), (left, right) = geometry.padding
     numbers = (geometry.groups, *geometry.strides, top, left, bottom, right, *geometry.dilation)
-    call = jax.ffi.ffi_call(_NAME, jax.ShapeDtypeStruct(shape, a.dtype))
+    call = jax.ffi.ffi_call(_NAME, jax.ShapeDtypeStruct(shape, a.dtype), vmap_method="sequential")
     return call(a, b, kind=np.int64(kind), geometry=np.array(numbers, np.int64))
 
 
