@@ -24,6 +24,17 @@ def cpu_flags(flags: str, jaxlib_version: str) -> str:
     return f"{flags} {_CPU_FLAG}".strip()
 
 
+def compiler_options(backend: str, jaxlib_version: str) -> dict[str, str]:
+    """What a training step is compiled with.
+
+    XLA's CPU compiler drops the optimization barriers that keep what they guard from being
+    computed again, in an order that is slow, or at all (rematerialisation). Here it keeps them.
+    """
+    if backend != "cpu" or jaxlib_version not in _CPU_FLAG_VERSIONS:
+        return {}
+    return {"xla_disable_hlo_passes": "cse_barrier_expander"}
+
+
 def start() -> None:
     """Sets XLA's flags, turns the compilation cache on, and joins the other hosts, if any.
 

@@ -17,6 +17,12 @@ def test_cpu_flag_is_for_tested_versions_alone():
     assert devices.cpu_flags(own, "0.10.2") == own
 
 
+def test_compiler_options_are_for_cpus_and_tested_versions_alone():
+    assert devices.compiler_options("cpu", "0.10.2")
+    assert devices.compiler_options("cpu", "99.0") == {}
+    assert devices.compiler_options("gpu", "0.10.2") == {}
+
+
 def test_auto_axes_let_a_sharded_batch_be_used_freely():
     """Explicit axes, jax.make_mesh's default, refuse each of these."""
     mesh = devices.make_mesh()

@@ -2,6 +2,8 @@
 
 - Where the window has more cells than its map (512 channels at 4x2), XLA exchanges the two,
   which takes a hundred times longer. Padding the map beforehand keeps it from that.
+- The gradient by the input of a strided convolution, and so a transposed convolution, is one dense
+  convolution with an output for each position within a stride.
 - Depthwise convolutions are sums over the cells of the window, one pass over the memory each.
 - The weight gradient of a 1x1 convolution is a matrix product.
 
@@ -58,6 +60,9 @@ def input_gradient(geometry: Geometry, w: Array, y: Array) -> Array:
         y = (y.astype(jnp.float32),)
         x = windows.scatter(part, y, shape, geometry.window, geometry.strides)
         return windows.pad(x, windows.inverse(geometry.padding), 0).astype(w.dtype)
+    dense = geometry.groups == 1 and geometry.dilation == (1, 1)
+    if dense and min(geometry.strides) > 1 and min(geometry.window) > 1:
+        return _by_phases(geometry, w, y)
     reach = [d * (k - 1) for d, k in zip(geometry.dilation, geometry.window, strict=True)]
     before = [r - p[0] for r, p in zip(reach, geometry.padding, strict=True)]
     dilated = [s * (n - 1) + 1 for s, n in zip(geometry.strides, geometry.output, strict=True)]
@@ -78,6 +83,30 @@ def input_gradient(geometry: Geometry, w: Array, y: Array) -> Array:
     )
 
 
+def _by_phases(geometry: Geometry, w: Array, y: Array) -> Array:
+    """`input_gradient` for strides (p, q): a dense convolution of y with p * q * C outputs.
+
+    Each position within a stride has outputs and a part of the window of its own: XLA would
+    multiply with the p * q - 1 zeros between the values of y instead.
+    """
+    n, h, k, _ = y.shape
+    (p, q), (_, _, channels, outputs) = geometry.strides, w.shape
+    tall, wide = (-(-a // s) for a, s in zip(geometry.window, geometry.strides, strict=True))
+    padded = [a + sum(b) for a, b in zip(geometry.shape, geometry.padding, strict=True)]
+    rows, columns = max(-(-padded[0] // p), h + tall - 1), max(-(-padded[1] // q), k + wide - 1)
+    missing = [(0, tall * p - geometry.window[0]), (0, wide * q - geometry.window[1])]
+    w = jnp.pad(w, [*missing, (0, 0), (0, 0)]).reshape(tall, p, wide, q, channels, outputs)
+    w = w[::-1, :, ::-1].transpose(0, 2, 5, 1, 3, 4).reshape(tall, wide, outputs, -1)
+    y = windows.pad(y, ((tall - 1, rows - h), (wide - 1, columns - k)), 0)
+    x = lax.conv_general_dilated(
+        lax.optimization_barrier(y), w, (1, 1), "VALID", dimension_numbers=LAYOUT
+    )
+    x = x.reshape(n, rows, columns, p, q, channels).transpose(0, 1, 3, 2, 4, 5)
+    x = x.reshape(n, rows * p, columns * q, channels)
+    (top, _), (left, _) = geometry.padding
+    return x[:, top : top + geometry.shape[0], left : left + geometry.shape[1]]
+
+
 def weight_gradient(geometry: Geometry, x: Array, y: Array) -> Array:
     """W [i, j, C/groups, K] from x and y."""
     shape = (*geometry.window, x.shape[-1] // geometry.groups, y.shape[-1])
@@ -92,6 +121,7 @@ def weight_gradient(geometry: Geometry, x: Array, y: Array) -> Array:
             (0, 1, 2),
         )
         return jnp.stack(sums).reshape(shape).astype(y.dtype)
+    x, y = lax.optimization_barrier((x, y))  # or what made them is computed in transposed order
     if geometry.window == (1, 1) and geometry.groups == 1 and geometry.padding == _NO_PADDING:
         (part,) = windows.cells(x, (1, 1), geometry.strides)
         return jnp.einsum("nhwc,nhwk->ck", part, y)[None, None]

@@ -4,8 +4,10 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import jaxlib
 import optax
 
+from market_jax import devices
 from market_jax.training.state import TrainState
 from market_jax.typing import Array, Batch, Outputs, PyTree
 
@@ -35,7 +37,7 @@ def make_train_step(
       accumulate: parts that the batch is cut into; their gradients are averaged, so that memory
         is needed for one part alone. BatchNorm sees a part at a time.
       remat: keeps the convolutions' outputs alone for the backward pass and computes the rest of
-        it again: less memory, a little more time. (XLA's CPU compiler undoes it.)
+        it again: less memory, a little more time.
     """
 
     def differentiate(params, batch_stats, batch, key):
@@ -89,7 +91,8 @@ def make_train_step(
         )
         return state, metrics
 
-    return jax.jit(step, donate_argnums=0)
+    options = devices.compiler_options(jax.default_backend(), jaxlib.__version__)
+    return jax.jit(step, donate_argnums=0, compiler_options=options)
 
 
 def make_evaluation_step(
