@@ -26,7 +26,7 @@ def _depthwise(geometry: Geometry, w_shape: tuple[int, ...]) -> bool:
 
 def _pad_first(geometry: Geometry, x: Array) -> tuple[Geometry, Array]:
     """Pads the map now, so that XLA sees a convolution of a map larger than the window."""
-    shape = tuple(n + sum(p) for n, p in zip(geometry.shape, geometry.padding, strict=True))
+    shape = windows.padded_shape(geometry.shape, geometry.padding)
     x = lax.optimization_barrier(windows.pad(x, geometry.padding, 0))
     return geometry._replace(shape=shape, padding=_NO_PADDING), x
 
@@ -50,7 +50,7 @@ def convolve(geometry: Geometry, x: Array, w: Array) -> Array:
 def input_gradient(geometry: Geometry, w: Array, y: Array) -> Array:
     """X [N, H, W, C] from w and y: the transpose of `convolve`."""
     if _depthwise(geometry, w.shape):
-        shape = tuple(n + sum(p) for n, p in zip(geometry.shape, geometry.padding, strict=True))
+        shape = windows.padded_shape(geometry.shape, geometry.padding)
         weights = w.reshape(-1, w.shape[-1]).astype(jnp.float32)
         weights = jnp.pad(weights, ((0, 1), (0, 0)))  # zero beyond the window
 
@@ -92,7 +92,7 @@ def _by_phases(geometry: Geometry, w: Array, y: Array) -> Array:
     n, h, k, _ = y.shape
     (p, q), (_, _, channels, outputs) = geometry.strides, w.shape
     tall, wide = (-(-a // s) for a, s in zip(geometry.window, geometry.strides, strict=True))
-    padded = [a + sum(b) for a, b in zip(geometry.shape, geometry.padding, strict=True)]
+    padded = windows.padded_shape(geometry.shape, geometry.padding)
     rows, columns = max(-(-padded[0] // p), h + tall - 1), max(-(-padded[1] // q), k + wide - 1)
     missing = [(0, tall * p - geometry.window[0]), (0, wide * q - geometry.window[1])]
     w = jnp.pad(w, [*missing, (0, 0), (0, 0)]).reshape(tall, p, wide, q, channels, outputs)

@@ -13,7 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from market_jax.models.windows import Padding, Pair, cells, inverse, output_shape, pad, scatter
+from market_jax.models.windows import (
+    Padding,
+    Pair,
+    cells,
+    inverse,
+    output_shape,
+    pad,
+    padded_shape,
+    scatter,
+)
 from market_jax.typing import Array
 
 
@@ -30,7 +39,7 @@ def _first_maximum(x: Array, window: Pair, strides: Pair, padding: Padding):
 
 def _put_back(g: Array, cell: Array, shape: Pair, window: Pair, strides: Pair, padding: Padding):
     """The gradient of `_first_maximum` for a map of `shape`."""
-    whole = tuple(n + sum(sides) for n, sides in zip(shape, padding, strict=True))
+    whole = padded_shape(shape, padding)
 
     def part(numbers, g, cell):
         return jnp.where(cell == numbers.astype(np.uint8), g, 0)

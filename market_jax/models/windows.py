@@ -22,6 +22,11 @@ def output_shape(shape: Pair, window: Pair, strides: Pair) -> Pair:
     return tuple((n - k) // s + 1 for n, k, s in zip(shape, window, strides, strict=True))
 
 
+def padded_shape(shape: Pair, padding: Padding) -> Pair:
+    """Rows and columns of a map with its padding."""
+    return tuple(n + sum(sides) for n, sides in zip(shape, padding, strict=True))
+
+
 def pad(x: Array, padding: Padding, value: float) -> Array:
     """Pads rows and columns of [N, H, W, C]; a negative padding crops."""
     sides = [(0, 0, 0), (*padding[0], 0), (*padding[1], 0), (0, 0, 0)]

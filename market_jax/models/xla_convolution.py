@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 from jax import lax
 
-from market_jax.models.windows import Padding, Pair
+from market_jax.models.windows import Padding, Pair, output_shape, padded_shape
 from market_jax.typing import Array
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
@@ -33,9 +33,8 @@ class Geometry(NamedTuple):
     @property
     def output(self) -> Pair:
         """Rows and columns of y."""
-        reach = (d * (k - 1) for d, k in zip(self.dilation, self.window, strict=True))
-        sizes = zip(self.shape, self.padding, reach, self.strides, strict=True)
-        return tuple((n + sum(sides) - r - 1) // s + 1 for n, sides, r, s in sizes)
+        extent = tuple(d * (k - 1) + 1 for d, k in zip(self.dilation, self.window, strict=True))
+        return output_shape(padded_shape(self.shape, self.padding), extent, self.strides)
 
 
 def convolve(geometry: Geometry, x: Array, w: Array) -> Array:
