@@ -1,5 +1,6 @@
 """The devices: start-up, the data-parallel mesh, and what is laid on it."""
 
+import ctypes
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,12 +36,31 @@ def compiler_options(backend: str, jaxlib_version: str) -> dict[str, str]:
     return {"xla_disable_hlo_passes": "cse_barrier_expander"}
 
 
+def keep_memory() -> bool:
+    """Tells the C library to keep freed memory for the next allocation; False if it cannot.
+
+    XLA allocates a step's buffers on a CPU anew at every step. Given back to the system in
+    between, every page of them is faulted in and cleared again, a third of a small network's
+    step. glibc alone is asked, and not where its `MALLOC_` or `GLIBC_TUNABLES` variables are set.
+    """
+    if "GLIBC_TUNABLES" in os.environ or any(k.startswith("MALLOC_") for k in os.environ):
+        return False
+    try:
+        libc = ctypes.CDLL("libc.so.6")  # glibc's name; the settings' numbers are in its malloc.h
+    except OSError:
+        return False
+    one_arena, no_mmap, never_trim = (-8, 1), (-4, 0), (-1, -1)
+    settings = [libc.mallopt(*setting) for setting in (one_arena, no_mmap, never_trim)]
+    return all(settings)
+
+
 def start() -> None:
     """Sets XLA's flags, turns the compilation cache on, and joins the other hosts, if any.
 
     Call it before the first computation: XLA reads its flags once. The cache is in
     `JAX_COMPILATION_CACHE_DIR`, or else in `~/.cache/market_jax/xla`.
     """
+    keep_memory()
     os.environ["XLA_FLAGS"] = cpu_flags(os.environ.get("XLA_FLAGS", ""), jaxlib.__version__)
     if not jax.config.jax_compilation_cache_dir:
         cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()

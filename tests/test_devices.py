@@ -1,3 +1,8 @@
+import os
+import platform
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +26,30 @@ def test_compiler_options_are_for_cpus_and_tested_versions_alone():
     assert devices.compiler_options("cpu", "0.10.2")
     assert devices.compiler_options("cpu", "99.0") == {}
     assert devices.compiler_options("gpu", "0.10.2") == {}
+
+
+FAULTS = """
+import resource, sys
+import numpy as np
+from market_jax import devices
+
+kept = devices.keep_memory()
+for _ in range(4):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    np.ones(2**24)
+print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
+@pytest.mark.parametrize(("own", "kept"), [({}, True), ({"MALLOC_ARENA_MAX": "4"}, False)])
+def test_freed_memory_is_kept_unless_the_user_has_set_it_himself(own, kept):
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_"))}
+    program = [sys.executable, "-c", FAULTS]
+    output = subprocess.check_output(program, env=clean | own, text=True)
+    said, faults = output.split()
+    assert said == str(kept)
+    assert (int(faults) < 10) == kept, "128 MiB are some 32768 pages, or 64 huge ones"
 
 
 def test_auto_axes_let_a_sharded_batch_be_used_freely():

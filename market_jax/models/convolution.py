@@ -14,6 +14,7 @@ of the other two. So there are three functions here, and each has three ways to 
 import contextlib
 import contextvars
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
@@ -238,8 +239,15 @@ def _compute(what: str, geometry: Geometry, way: str, a: Array, b: Array) -> Arr
 
 
 def _onednn_is_slow(what: str, geometry: Geometry, dtype: jnp.dtype) -> bool:
-    """In bfloat16 oneDNN has no fast kernel for some gradients of depthwise convolutions."""
-    if geometry.groups == 1 or dtype != jnp.bfloat16:
+    """Where XLA is faster, measured in docs/performance.md.
+
+    Windows with more cells than their map; and in bfloat16, some gradients of depthwise ones.
+    """
+    strided = geometry.strides != (1, 1)
+    if geometry.groups == 1:
+        small = math.prod(geometry.window) > math.prod(geometry.output)
+        return small and not (what == "input_gradient" and strided)
+    if dtype != jnp.bfloat16:
         return False
-    strided, large = geometry.strides != (1, 1), max(geometry.window) > 3
+    large = max(geometry.window) > 3
     return (what == "input_gradient" and strided) or (what == "weight_gradient" and large)

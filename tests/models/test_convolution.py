@@ -104,6 +104,8 @@ SPECIAL = {
     "padding larger than the window": ((5, 4), 1, 1, 1, 1, 3, 4),
     "1x1": ((4, 3), 1, 1, 0, 1, 3, 4),
     "1x1, strided": ((5, 4), 1, 2, 0, 1, 3, 4),
+    "3x3": ((5, 4), 3, 1, 1, 1, 3, 4),
+    "3x3, strided": ((6, 7), 3, 2, 1, 1, 3, 4),
     "depthwise": ((5, 4), 3, 1, 1, 6, 6, 6),
     "depthwise, strided": ((7, 6), 5, 2, 2, 6, 6, 6),
     "depthwise, rows left out": ((8, 7), 3, 2, 0, 6, 6, 6),
@@ -132,7 +134,7 @@ def test_second_derivatives_of_what_has_a_way_of_its_own(name, way):
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("name", ["window larger than the map", "1x1", "depthwise"])
+@pytest.mark.parametrize("name", ["window larger than the map", "3x3", "1x1", "depthwise"])
 def test_bfloat16_to_its_own_rounding(name, way):
     x_shape, w_shape, kwargs = special(name)
     compare(derivatives, way, *draw_arrays(x_shape, w_shape, jnp.bfloat16), kwargs, atol=2e-2)
@@ -164,9 +166,11 @@ def test_accelerators_compile_xlas_own():
 
 @pytest.mark.skipif(not convolution.has_onednn(), reason="needs the extra: pip install ./onednn")
 def test_onednn_is_called_on_a_cpu_alone():
-    assert "market_jax_convolution" in lowered("cpu", "onednn")
-    assert "market_jax_convolution" not in lowered("cuda", "onednn")
-    assert "market_jax_convolution" not in lowered("cpu", "auto"), "eight devices are in use"
+    call, shape = "market_jax_convolution", (2, 4, 4, 3)
+    assert call in lowered("cpu", "onednn", shape)
+    assert call not in lowered("cuda", "onednn", shape)
+    assert call not in lowered("cpu", "auto", shape), "eight devices are in use"
+    assert call not in lowered("cpu", "onednn", (2, 2, 2, 3)), "XLA is faster on small maps"
 
 
 @pytest.mark.skipif(not convolution.has_onednn(), reason="needs the extra: pip install ./onednn")
