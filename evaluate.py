@@ -1,20 +1,48 @@
 """Evaluates a run: python evaluate.py --task=attributes [--workdir=DIR]."""
 
+import inspect
 import sys
 
 from absl import app, flags, logging
+from ml_collections import config_flags
 
+from configs import common
 from market_jax import devices, experiment, runs, tasks
 from market_jax.typing import InputError
 
 TASK = flags.DEFINE_string("task", None, "What to evaluate: a file in market_jax/tasks.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Of the run; by default the newest that can.")
 CHECKPOINT = flags.DEFINE_enum("checkpoint", "best", ["best", "latest"], "Which checkpoint.")
-SPLIT = flags.DEFINE_string("split", "val", "What is judged: val, train, test or query.")
-IMAGES = flags.DEFINE_string("images", None, "Judge this folder of crops instead of a split.")
-ANNOTATIONS = flags.DEFINE_string("annotations", None, "The labels of --images, CSV or .mat.")
-PREDICT = flags.DEFINE_string("predict", None, "Write predictions: a folder, or test or query.")
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Where the run's data set lies now, if moved.")
+CONFIG = config_flags.DEFINE_config_file("config", None, "Data for what needs no trained run.")
+
+# of the tasks; a task takes those that its `run` has arguments for
+flags.DEFINE_string("split", None, "What is judged: val, train or test.")
+flags.DEFINE_string("images", None, "Judge this folder of crops instead of a split.")
+flags.DEFINE_string("annotations", None, "The labels of --images, CSV or .mat.")
+flags.DEFINE_string("predict", None, "Write predictions: a folder, test or query; or release.")
+flags.DEFINE_string("features", None, "model, pixels or color_histogram.")
+flags.DEFINE_multi_string("stage", None, 'A ranking stage: "k_reciprocal k1=20"; in order.')
+flags.DEFINE_enum("metric", None, ["cosine", "euclidean"], "Between features.")
+flags.DEFINE_bool("flip", None, "Average the features of an image and its mirror image.")
+flags.DEFINE_string("exclude", None, "A CSV with a column name: images that are left out.")
+flags.DEFINE_integer("top_k", None, "Length of the lists that --predict writes.")
+flags.DEFINE_bool("report", None, "Write a page with the metrics and ranked lists.")
+_OF_TASKS = ("split", "images", "annotations", "predict", "features", "stage", "metric", "flip")
+_OF_TASKS += ("exclude", "top_k", "report")
+
+
+def arguments(task) -> dict:
+    """The flags that were given, for the task's `run`.
+
+    Raises:
+      InputError: the task has no use for one of them.
+    """
+    given = {name: flags.FLAGS[name].value for name in _OF_TASKS if flags.FLAGS[name].present}
+    for name in given:
+        if name not in inspect.signature(task.run).parameters:
+            raise InputError(f"--{name} is not for --task={TASK.value}")
+    return given
 
 
 def main(_) -> None:
@@ -23,17 +51,15 @@ def main(_) -> None:
     try:
         devices.start()
         task = experiment.find_module(tasks, TASK.value, "task")
-        run = runs.restore(TASK.value, WORKDIR.value, CHECKPOINT.value, DATA_DIR.value)
-        print(f"run {run.workdir}, checkpoint of step {run.step} ({CHECKPOINT.value})\n")
-        print(
-            task.run(
-                run,
-                split=SPLIT.value,
-                images=IMAGES.value,
-                annotations=ANNOTATIONS.value,
-                predict_for=PREDICT.value,
+        given = arguments(task)
+        if CONFIG.value:
+            run = runs.without_model(CONFIG.value, WORKDIR.value)
+        else:
+            run = runs.restore(
+                TASK.value, WORKDIR.value, CHECKPOINT.value, DATA_DIR.value, common.get_config()
             )
-        )
+            print(f"run {run.workdir}, checkpoint of step {run.step} ({CHECKPOINT.value})\n")
+        print(task.run(run, **given))
     except (InputError, OSError) as error:
         sys.exit(f"evaluate.py: {error}")
 

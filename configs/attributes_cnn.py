@@ -16,7 +16,7 @@ from configs import common
 def get_config() -> ConfigDict:
     """The experiment."""
     config = common.get_config()
-    config.tasks = ("attributes",)
+    config.tasks = ("attributes", "reid")
     config.epochs = 12
     config.model = {
         "name": "attributes_cnn",

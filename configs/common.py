@@ -36,6 +36,12 @@ def get_config() -> ConfigDict:
                 "split_seed": 0,
                 "in_memory": True,
             },
+            "retrieval": {
+                "name": "ranking",
+                "metric": "cosine",  # or euclidean
+                "stages": (),  # in order, each "name key=value ...": "k_reciprocal k1=20"
+                "flip": False,  # average the features of an image and its mirror image
+            },
             "batch_size": 64,
             "accumulate": 1,  # parts of a batch whose gradients are averaged
             "epochs": 30,

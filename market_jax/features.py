@@ -1,6 +1,10 @@
-"""A trained model over a split: every output of every image."""
+"""A trained model over a split: every output of every image; and features kept in a file."""
 
-from collections.abc import Callable
+import json
+import os
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -19,6 +23,7 @@ def extract(
     prepare: Callable[[Array], Array],
     mesh: Mesh,
     batch_size: int,
+    keys: Sequence[str] = (),
 ) -> dict[str, np.ndarray]:
     """Runs the model, in evaluation mode, over all images.
 
@@ -29,6 +34,7 @@ def extract(
       prepare: uint8 [N, H, W, C] -> what the model takes.
       mesh: the devices.
       batch_size: a multiple of the number of devices.
+      keys: the outputs to keep; none keeps all.
 
     Returns:
       Output name -> [M, ...], in the order of the columns.
@@ -36,7 +42,8 @@ def extract(
 
     @jax.jit
     def predict(variables, images):
-        return apply(variables, prepare(images))
+        outputs = apply(variables, prepare(images))
+        return {key: outputs[key] for key in keys or outputs}
 
     size = len(columns["name"])
     order = samplers.sequential(size, batch_size)
@@ -46,3 +53,29 @@ def extract(
         placed = devices.place_batch(mesh, batch)
         parts.append(jax.device_get(predict(variables, placed["image"])))
     return {key: np.concatenate([part[key] for part in parts])[:size] for key in parts[0]}
+
+
+def cached(path: Path, key: dict, make: Callable[[], Columns]) -> Columns:
+    """The columns in a file, if it was written for the same key; else made anew, and written.
+
+    Args:
+      path: of the .npz, which appears whole, by a rename.
+      key: what the columns follow from: the checkpoint, the data, the settings; JSON.
+      make: () -> columns.
+    """
+    path, text = Path(path), json.dumps(key, sort_keys=True)
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            if str(stored["key"]) == text:
+                return {name: stored[name] for name in stored.files if name != "key"}
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        pass  # missing, or broken: it can be made again
+    columns = make()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.npz")
+    try:
+        np.savez(temporary, key=text, **columns)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return columns

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,8 +12,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from market_jax import checkpoints, devices, experiment, features, settings
-from market_jax.data import samplers, transforms
-from market_jax.typing import Columns, InputError, PyTree
+from market_jax.data import descriptors, samplers, transforms
+from market_jax.typing import Columns, InputError, PyTree, choose
 
 
 class Run(NamedTuple):
@@ -47,17 +48,29 @@ def find_run(task: str, root: Path = Path("runs")) -> Path:
     return max(able)[1]
 
 
-def restore(task: str, workdir: str | None, which: str, data_dir: str | None) -> Run:
+def without_model(config: ConfigDict, workdir: str | None) -> Run:
+    """What stands in for a run where nothing is trained: data and settings alone."""
+    return Run(Path(workdir or "runs/baseline"), 0, config, None, None, {})
+
+
+def restore(
+    task: str,
+    workdir: str | None,
+    which: str,
+    data_dir: str | None,
+    defaults: ConfigDict | None = None,
+) -> Run:
     """Reads a checkpoint and the config saved in it.
 
     Args:
-      task: that the run must be able to do.
+      task: that the run must be able to do, where it is looked for.
       workdir: of the run; None takes the newest able one under runs/.
       which: "best" or "latest".
       data_dir: replaces the config's `data.dir`.
+      defaults: for settings that an older version did not save.
 
     Raises:
-      InputError: there is no such run or checkpoint, or the run cannot do the task.
+      InputError: there is no such run or checkpoint.
     """
     directory = Path(workdir) if workdir else find_run(task)
     if not (directory / "checkpoints").is_dir():
@@ -67,9 +80,7 @@ def restore(task: str, workdir: str | None, which: str, data_dir: str | None) ->
         if found is None:
             raise InputError(f"{directory}: holds no checkpoint yet")
         extra = checkpoints.read_extra(manager, found)
-        config = settings.from_json(extra["config"])
-        if task not in config.tasks:
-            raise InputError(f"{directory}: a run for {', '.join(config.tasks)}, not for {task!r}")
+        config = settings.from_json(extra["config"], defaults)
         if data_dir:
             config.data.dir = data_dir
         model = experiment.make_model(config)
@@ -80,14 +91,67 @@ def restore(task: str, workdir: str | None, which: str, data_dir: str | None) ->
     return Run(directory, found, config, model, state.variables, extra)
 
 
-def extract(run: Run, rows: Columns) -> dict[str, np.ndarray]:
-    """Every output of the run's model for every image: name -> [M, ...]."""
+def extract(
+    run: Run, rows: Columns, keys: Sequence[str] = (), *, mirrored: bool = False
+) -> dict[str, np.ndarray]:
+    """Outputs of the run's model for every image: name -> [M, ...].
+
+    Args:
+      run: with a model.
+      rows: the images.
+      keys: which outputs; none takes all.
+      mirrored: of the images, left and right exchanged.
+
+    Raises:
+      InputError: the model has no such output.
+    """
     mesh = devices.make_mesh()
-    return features.extract(
-        experiment.make_apply(run.config, run.model),
-        run.variables,
-        rows,
-        prepare=transforms.to_float,
-        mesh=mesh,
-        batch_size=-(-run.config.batch_size // mesh.size) * mesh.size,  # trained on fewer devices?
-    )
+
+    def prepare(images):
+        images = transforms.to_float(images)
+        return images[:, :, ::-1] if mirrored else images
+
+    try:
+        return features.extract(
+            experiment.make_apply(run.config, run.model),
+            run.variables,
+            rows,
+            prepare=prepare,
+            mesh=mesh,
+            batch_size=-(-run.config.batch_size // mesh.size) * mesh.size,  # of fewer devices?
+            keys=keys,
+        )
+    except KeyError as error:
+        raise InputError(f"{run.workdir}: the model has no output {error}") from None
+
+
+def embed(run: Run, source: str, rows: Columns, *, flip: bool) -> np.ndarray:
+    """Features of every image: float32 [M, D].
+
+    Args:
+      run: whose model is used; for a descriptor it needs none.
+      source: "model", its output "embedding"; or a descriptor of `market_jax.data.descriptors`.
+      rows: the images.
+      flip: the mean with the mirrored image's.
+
+    Raises:
+      InputError: the source is unknown, or the run has no such model.
+    """
+    if source == "model":
+        if run.model is None:
+            raise InputError("--features=model needs a trained run: --workdir, not --config")
+
+        def describe(mirrored):
+            return extract(run, rows, ("embedding",), mirrored=mirrored)["embedding"]
+
+    else:
+        known = {name: getattr(descriptors, name) for name in descriptors.__all__}
+        descriptor = choose(source, known | {"model": None}, "features")
+
+        def describe(mirrored):
+            parts = np.array_split(np.arange(len(rows["image"])), -(-len(rows["image"]) // 1024))
+            images = (rows["image"][part] for part in parts)
+            return np.concatenate([descriptor(i[:, :, ::-1] if mirrored else i) for i in images])
+
+    values = describe(False)
+    return ((values + describe(True)) / 2 if flip else values).astype(np.float32)

@@ -9,7 +9,8 @@ from market_jax.typing import InputError
 
 FILE = "config.json"
 # of a run that goes on: how long, how loud, and what computes the same to rounding
-MAY_CHANGE = ("epochs", "patience", "log_every", "convolution", "remat", "profile")
+MAY_CHANGE = ("epochs", "patience", "log_every", "convolution", "remat", "profile", "tasks")
+MAY_CHANGE_BELOW = "retrieval."  # it is about evaluation alone
 
 
 def to_json(config: ConfigDict) -> dict:
@@ -17,15 +18,22 @@ def to_json(config: ConfigDict) -> dict:
     return json.loads(config.to_json())
 
 
-def from_json(value: dict) -> ConfigDict:
-    """The inverse of `to_json`; JSON's lists become tuples again."""
+def from_json(value: dict, defaults: ConfigDict | None = None) -> ConfigDict:
+    """The inverse of `to_json`; JSON's lists become tuples again.
+
+    Args:
+      value: of a saved config.
+      defaults: for the settings that the version which saved it did not have yet.
+    """
 
     def tuples(x):
         if isinstance(x, dict):
             return {k: tuples(v) for k, v in x.items()}
         return tuple(map(tuples, x)) if isinstance(x, list) else x
 
-    return ConfigDict(tuples(value))
+    config = ConfigDict(defaults or {})
+    config.update(tuples(value))
+    return config
 
 
 def flatten(value: dict, prefix: str = "") -> dict:
@@ -50,7 +58,9 @@ def check_same_run(workdir: Path, config: ConfigDict) -> None:
     differing = [
         f"{key} {old.get(key)} -> {new.get(key)}"
         for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and key not in MAY_CHANGE
+        if old.get(key) != new.get(key)
+        and key not in MAY_CHANGE
+        and not key.startswith(MAY_CHANGE_BELOW)
     ]
     if differing:
         raise InputError(

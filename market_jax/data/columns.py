@@ -6,6 +6,7 @@ a `StoredImages`, which is indexed in the same way.
 """
 
 import dataclasses
+import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -126,6 +127,22 @@ def _fits(size_in_bytes: int) -> bool:
     except (ValueError, OSError):
         return True
     return size_in_bytes <= free // 2
+
+
+def fingerprint(directory: Path) -> str:
+    """A digest of a folder's file names, sizes and times: another one where the data changed."""
+    files = sorted(p for p in Path(directory).iterdir() if p.is_file())
+    state = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+    return hashlib.sha256(repr(state).encode()).hexdigest()[:16]
+
+
+def digests(images: np.ndarray | StoredImages) -> np.ndarray:
+    """A digest of each picture's pixels: equal where pictures are. Bytes [M]."""
+    parts = []
+    for start in range(0, len(images), _CHUNK):
+        chunk = images[np.arange(start, min(start + _CHUNK, len(images)))]
+        parts += [hashlib.sha256(image.tobytes()).hexdigest()[:32].encode() for image in chunk]
+    return np.array(parts)
 
 
 def select(columns: Columns, indices: np.ndarray) -> Columns:

@@ -1,5 +1,6 @@
 """Raw folders of person crops: what each file says, and what is wrong with it."""
 
+import csv
 import dataclasses
 import io
 from collections.abc import Callable, Mapping
@@ -98,6 +99,41 @@ def scan(
             continue
         records.append({"path": folder / name, "name": name, **columns})
     return records
+
+
+def read_list(folder: Path, table: Path) -> list[dict]:
+    """Pictures that a CSV with the columns name, pid and camid lists: a record each.
+
+    Raises:
+      InputError: a column is missing, a row is no such entry, or a picture is missing or broken.
+    """
+    folder, table = Path(folder), Path(table)
+    with table.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        missing = [c for c in ("name", "pid", "camid") if c not in (reader.fieldnames or ())]
+        if missing:
+            raise InputError(f"{table}: has no column {', '.join(missing)}")
+        rows = list(reader)
+    records, seen = [], set()
+    for number, row in enumerate(rows, start=2):
+        name = row["name"]
+        try:
+            known = {key: int(row[key]) for key in ("pid", "camid")}
+        except (TypeError, ValueError):
+            raise InputError(
+                f"{table}, row {number}: pid {row['pid']!r} and camid {row['camid']!r} must be "
+                "integers"
+            ) from None
+        if name in seen:
+            raise InputError(f"{table}, row {number}: {name!r} comes twice")
+        seen.add(name)
+        path = folder / name
+        if not path.is_file():
+            raise InputError(f"{table}, row {number}: there is no picture {path}")
+        records.append({"path": path, "name": name, "sequence": -1, "frame": -1, **known})
+    if not records:
+        raise InputError(f"{table}: lists no picture")
+    return sorted(records, key=lambda record: record["name"])
 
 
 def annotate(

@@ -1,12 +1,13 @@
-"""Predictions in the course's own format: `classification_test.csv`.
+"""Predictions in the course's own formats: `classification_test.csv` and `reid_test.txt`.
 
-28 columns: `id`, here the picture's name, and the 27 of the annotation file in its order; integers
-from 1; at most one upper and one lower colour in a row; rows sorted by name.
+The first has 28 columns: `id`, here the picture's name, and the 27 of the annotation file in its
+order; integers from 1; at most one upper and one lower colour in a row; rows sorted by name. The
+second has a line for each query, sorted: `query: answer, answer, ...`, best first.
 """
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -62,3 +63,48 @@ def check_classification_csv(text: str) -> int:
         except InputError as error:
             raise InputError(f"row {number}: {error}") from None
     return len(rows) - 1
+
+
+def reid_txt(
+    queries: Sequence[str], lists: Sequence[Sequence[str]], gallery: Collection[str]
+) -> str:
+    """The text of `reid_test.txt`.
+
+    Args:
+      queries: names.
+      lists: for each query, names of the gallery, best first.
+      gallery: all its names.
+
+    Raises:
+      InputError: as `check_reid_txt`.
+    """
+    rows = sorted(zip(queries, lists, strict=True), key=lambda row: row[0])
+    text = "".join(f"{query}: {', '.join(names)}\n" for query, names in rows)
+    check_reid_txt(text, queries, gallery)
+    return text
+
+
+def check_reid_txt(text: str, queries: Collection[str], gallery: Collection[str]) -> int:
+    """Checks a file against queries and gallery; returns the number of its lines.
+
+    Raises:
+      InputError: names the line and the rule: "query: name, name, ..."; every query once; names
+        of the gallery, each at most once in a line, at least one.
+    """
+    missing, gallery = set(queries), set(gallery)
+    lines = text.splitlines()
+    for number, line in enumerate(lines, start=1):
+        query, colon, rest = line.partition(": ")
+        names = rest.split(", ")
+        if not colon or not rest:
+            raise InputError(f"line {number}: {line[:60]!r} is not 'query: name, name, ...'")
+        if query not in missing:
+            raise InputError(f"line {number}: {query!r} is no query, or comes twice")
+        missing.remove(query)
+        if len(set(names)) < len(names):
+            raise InputError(f"line {number}: the list of {query!r} names an image twice")
+        if unknown := [name for name in names if name not in gallery]:
+            raise InputError(f"line {number}: {unknown[0]!r} is not in the gallery")
+    if missing:
+        raise InputError(f"{len(missing)} queries have no line, {min(missing)!r} the first")
+    return len(lines)

@@ -20,3 +20,8 @@ def align(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def percent(value: float) -> str:
     """0.7987 -> "79.87"."""
     return f"{100 * value:.2f}"
+
+
+def interval(bounds: tuple[float, float]) -> str:
+    """(0.791, 0.823) -> "79.1 - 82.3"."""
+    return " - ".join(f"{100 * bound:.1f}" for bound in bounds)

@@ -17,8 +17,10 @@ FILE = "attributes.json"
 _KINDS = ("accuracy", "majority")
 
 
-def predict(run: runs.Run, columns: Columns) -> dict[str, np.ndarray]:
+def classify(run: runs.Run, columns: Columns) -> dict[str, np.ndarray]:
     """Attribute -> the most likely class of every image, int [M]."""
+    if run.model is None:
+        raise InputError("--task=attributes needs a trained run: --workdir instead of --config")
     outputs = runs.extract(run, columns)
     missing = [name for name in attributes.ATTRIBUTES if name not in outputs]
     if missing:
@@ -60,7 +62,7 @@ def write_predictions(run: runs.Run, source: str) -> Path:
     else:
         columns = read_folder(Path(source), None, run)
     path = run.workdir / "evaluation" / "classification_test.csv"
-    text = predictions.classification_csv(columns["name"].tolist(), predict(run, columns))
+    text = predictions.classification_csv(columns["name"].tolist(), classify(run, columns))
     write_atomically(path, text)
     return path
 
@@ -68,10 +70,10 @@ def write_predictions(run: runs.Run, source: str) -> Path:
 def run(
     found: runs.Run,
     *,
-    split: str,
-    images: str | None,
-    annotations: str | None,
-    predict_for: str | None,
+    split: str = "val",
+    images: str | None = None,
+    annotations: str | None = None,
+    predict: str | None = None,
 ) -> str:
     """Judges the run, or writes its predictions.
 
@@ -80,13 +82,13 @@ def run(
       split: of the data set that is judged: "val" (the held-out identities), "train", "test"...
       images: a folder of crops that is judged instead of a split.
       annotations: its annotation file, CSV or .mat.
-      predict_for: a folder of crops, or a split, to write predictions for; nothing is judged.
+      predict: a folder of crops, or a split, to write predictions for; nothing is judged.
 
     Returns:
       The text for the terminal.
     """
-    if predict_for:
-        path = write_predictions(found, predict_for)
+    if predict:
+        path = write_predictions(found, predict)
         rows = predictions.check_classification_csv(path.read_text())
         return f"{rows} predictions in {path}"
     if bool(images) != bool(annotations):
@@ -95,7 +97,7 @@ def run(
         columns, judged = read_folder(Path(images), Path(annotations), found), images
     else:
         columns, judged = experiment.open_split(found.config, split), f"split {split}"
-    result = metrics.evaluate(columns, predict(found, columns), found.extra["label_counts"])
+    result = metrics.evaluate(columns, classify(found, columns), found.extra["label_counts"])
     persons = columns["pid"][columns["age"] >= 0]
     judged = {
         "judged": judged,

@@ -1,0 +1,35 @@
+"""Features that need no training: what every model has to beat. uint8 [M, H, W, 3] -> [M, D]."""
+
+import numpy as np
+
+__all__ = ["color_histogram", "pixels"]
+
+_STRIPES, _LEVELS = 8, 4
+_SMALL = (32, 16)  # rows and columns of "pixels"
+
+
+def _cut(images: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """[M, H, W, 3] -> [M, rows, h, columns, w, 3]; what is left at the ends is cut off."""
+    m, height, width, _ = images.shape
+    rows, columns = min(rows, height), min(columns, width)
+    h, w = height // rows, width // columns
+    return images[:, : rows * h, : columns * w].reshape(m, rows, h, columns, w, 3)
+
+
+def pixels(images: np.ndarray) -> np.ndarray:
+    """The image itself, averaged to 32x16, less its own mean: float32 [M, 1536]."""
+    small = _cut(images, *_SMALL).mean(axis=(2, 4), dtype=np.float32)
+    small = small.reshape(len(images), -1)
+    return small - small.mean(axis=1, keepdims=True)
+
+
+def color_histogram(images: np.ndarray) -> np.ndarray:
+    """Square roots of the shares of 4x4x4 colours in 8 horizontal stripes: float32 [M, 512]."""
+    level = _cut(images, _STRIPES, 1).astype(np.int64) * _LEVELS // 256
+    m, stripes = level.shape[:2]
+    color = (level @ np.array([_LEVELS**2, _LEVELS, 1])).reshape(m, stripes, -1)
+    colors = _LEVELS**3
+    place = (np.arange(m * stripes) * colors).reshape(m, stripes, 1) + color
+    counts = np.bincount(place.ravel(), minlength=m * stripes * colors)
+    shares = counts.reshape(m, -1) / place.shape[2]
+    return np.sqrt(shares).astype(np.float32)

@@ -1,0 +1,98 @@
+"""Evaluation protocols: which images are queries, and which are the gallery.
+
+Their numbers are not comparable, so results keep them apart. "market" is Market-1501's: matches
+from the query's own camera do not count. "course" is the course's, which knows no cameras:
+a share of the images asks for the rest; in "course_with_self" every image is in the gallery, the
+query too, as on the course release, where each query has a byte-identical twin.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from market_jax.data.columns import select
+from market_jax.typing import Columns, InputError
+
+COURSE_SHARE = 0.2
+
+
+class Protocol(NamedTuple):
+    """Who asks, who is searched, and whether the query's own camera is left out."""
+
+    query: Columns
+    gallery: Columns
+    by_camera: bool
+
+    @property
+    def labels(self) -> dict[str, np.ndarray]:
+        """What `market_jax.metrics.ranking` asks for."""
+        sides = {"query": self.query, "gallery": self.gallery}
+        keys = {"pids": "pid"} | ({"camids": "camid"} if self.by_camera else {})
+        return {f"{s}_{k}": rows[c] for s, rows in sides.items() for k, c in keys.items()}
+
+
+def _persons(rows: Columns) -> np.ndarray:
+    found = np.flatnonzero(rows["pid"] > 0)
+    if len(found) == 0:
+        raise InputError("no image shows a known person (pid above 0): nothing can be judged")
+    return found
+
+
+def market(rows: Columns, seed: int = 0) -> Protocol:
+    """One query for each person and camera; the gallery is all images.
+
+    Args:
+      rows: "pid" and "camid" among the columns.
+      seed: of the choice of queries.
+
+    Raises:
+      InputError: no image shows a known person, or an image's camera is not known.
+    """
+    persons = _persons(rows)
+    if rows["camid"][persons].min() < 0:
+        raise InputError("the protocol 'market' needs every image's camera; some have none")
+    shuffled = np.random.default_rng(seed).permutation(persons)
+    pairs = np.stack([rows["pid"][shuffled], rows["camid"][shuffled]], axis=1)
+    first = np.unique(pairs, axis=0, return_index=True)[1]
+    return Protocol(select(rows, np.sort(shuffled[first])), rows, by_camera=True)
+
+
+def course(rows: Columns, seed: int = 0, *, with_self: bool = False) -> Protocol:
+    """A fifth of the persons' images are queries; the gallery is the rest, or all images.
+
+    Args:
+      rows: "pid" among the columns.
+      seed: of the choice of queries.
+      with_self: queries are in the gallery too.
+
+    Raises:
+      InputError: no image shows a known person.
+    """
+    persons = _persons(rows)
+    count = max(round(COURSE_SHARE * len(persons)), 1)
+    chosen = np.zeros(len(rows["pid"]), bool)
+    chosen[np.random.default_rng(seed).permutation(persons)[:count]] = True
+    gallery = rows if with_self else select(rows, ~chosen)
+    return Protocol(select(rows, chosen), gallery, by_camera=False)
+
+
+def make(rows: Columns, queries: Columns | None = None, seed: int = 0) -> dict[str, Protocol]:
+    """Every protocol that the images allow: name -> protocol.
+
+    Args:
+      rows: the images.
+      queries: the data set's own queries for "market"; without them they are drawn from `rows`.
+      seed: of the choice of queries.
+
+    Raises:
+      InputError: no image shows a known person.
+    """
+    found = {}
+    if queries is not None:
+        found["market"] = Protocol(queries, rows, by_camera=True)
+    elif rows["camid"][_persons(rows)].min() >= 0:
+        found["market"] = market(rows, seed)
+    return found | {
+        "course": course(rows, seed),
+        "course_with_self": course(rows, seed, with_self=True),
+    }

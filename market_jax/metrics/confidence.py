@@ -1,0 +1,84 @@
+"""How sure a mean over queries is: intervals and a paired test, by identity.
+
+A person's queries are alike, so what is drawn again is the identities, not the queries.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from market_jax.typing import Array, InputError
+
+
+class Comparison(NamedTuple):
+    """Two models on the same queries.
+
+    Attributes:
+      difference: mean of the second less mean of the first.
+      low, high: its 95 % interval.
+      p_value: how often a difference as large comes from exchanging the two by chance.
+    """
+
+    difference: float
+    low: float
+    high: float
+    p_value: float
+
+
+def _sums(values: np.ndarray, identities: Array) -> tuple[np.ndarray, np.ndarray]:
+    """Sum and number of the values of each identity; NaN does not count."""
+    known = ~np.isnan(values)
+    if len(values) != len(identities) or not known.any():
+        raise InputError(f"{known.sum()} values of {len(values)}, {len(identities)} identities")
+    _, group = np.unique(np.asarray(identities)[known], return_inverse=True)
+    return np.bincount(group, values[known]), np.bincount(group)
+
+
+def _resampled_means(sums, counts, resamples: int, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    size = len(sums)
+    drawn = rng.multinomial(size, np.full(size, 1 / size), size=resamples)
+    return (drawn @ sums) / (drawn @ counts)
+
+
+def interval(
+    values: Array, identities: Array, *, level: float = 0.95, resamples: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """The bootstrap interval of the mean, identities drawn with replacement.
+
+    Args:
+      values: [Q], one for each query; NaN is left out.
+      identities: [Q].
+      level: of confidence.
+      resamples: how many.
+      seed: of the draws.
+
+    Raises:
+      InputError: lengths differ, or no value is known.
+    """
+    sums = _sums(np.asarray(values, np.float64), identities)
+    tail = (1 - level) / 2
+    low, high = np.quantile(_resampled_means(*sums, resamples, seed), [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def compare(
+    first: Array, second: Array, identities: Array, *, resamples: int = 2000, seed: int = 0
+) -> Comparison:
+    """Compares two models on the same queries, by identity.
+
+    The interval is `interval`'s; the p value is of the permutation test that exchanges the two
+    models for each identity.
+
+    Raises:
+      InputError: as `interval`.
+    """
+    difference = np.asarray(second, np.float64) - np.asarray(first, np.float64)
+    low, high = interval(difference, identities, resamples=resamples, seed=seed)
+    sums, counts = _sums(difference, identities)
+    signs = np.random.default_rng(seed).choice([-1, 1], size=(resamples, len(sums)))
+    exchanged = np.abs(signs @ sums)
+    extreme = np.sum(exchanged >= abs(sums.sum()) * (1 - 1e-12))
+    return Comparison(
+        float(sums.sum() / counts.sum()), low, high, float((1 + extreme) / (1 + resamples))
+    )

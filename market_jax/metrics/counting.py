@@ -1,0 +1,112 @@
+"""Ranks as counts: the rank of a true match is one more than how many come before it.
+
+`rank_row` is the definition, in NumPy and for any type; `rank_features` is the same from features,
+compiled, a block of queries at a time, on the accelerator where there is one.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+_BYTES = 2**25  # of distances at a time, about
+
+
+def rank_row(distances: np.ndarray, true: np.ndarray, removed: np.ndarray) -> np.ndarray:
+    """Ranks, from 1, of one query's true matches; ties are broken by position.
+
+    Args:
+      distances: [G] of any ordered type, without NaN.
+      true: [P] positions.
+      removed: [E] positions that are left out of the count.
+    """
+    ranks = np.empty(len(true), np.int64)
+    left_out = distances[removed]
+    for i, position in enumerate(true):
+        value = distances[position]
+        ranks[i] = np.count_nonzero(distances < value) + 1
+        ranks[i] += np.count_nonzero(distances[:position] == value)
+        ranks[i] -= np.count_nonzero(left_out < value)
+        ranks[i] -= np.count_nonzero((left_out == value) & (removed < position))
+    return ranks
+
+
+@jax.jit
+def _rank_block(query, gallery, bias, true, removed):
+    """Ranks int32 [B, P] of the true matches of a block of queries; 0 where `true` is -1."""
+    product = lax.dot_general(
+        query, gallery, (((1,), (1,)), ((), ())), precision=lax.Precision.HIGHEST
+    )
+    distances = bias - product
+
+    def at(positions):
+        return jnp.take_along_axis(distances, jnp.maximum(positions, 0), axis=1)
+
+    # [B, P, G] is never made: XLA fuses the comparisons with the sum
+    position = jnp.arange(distances.shape[1], dtype=jnp.int32)
+    before = _comes_before(distances, position, at(true), true)
+    left_out = _comes_before(at(removed), removed, at(true), true) & (removed >= 0)[:, None]
+    ranks = 1 + jnp.sum(before, -1, jnp.int32) - jnp.sum(left_out, -1, jnp.int32)
+    return jnp.where(true >= 0, ranks, 0)
+
+
+def _comes_before(distances, positions, value, position):
+    """Whether [B, G] distances at positions come before [B, P] ones: [B, P, G]."""
+    distances, value, position = distances[:, None], value[..., None], position[..., None]
+    positions = jnp.broadcast_to(positions, distances.shape[:1] + positions.shape[-1:])[:, None]
+    return jnp.where(positions < position, distances <= value, distances < value)
+
+
+def rank_features(
+    query: np.ndarray,
+    gallery: np.ndarray,
+    bias: np.ndarray,
+    true: np.ndarray,
+    removed: np.ndarray,
+    *,
+    block: int | None = None,
+) -> np.ndarray:
+    """Ranks of every query's true matches by the distances `bias - query @ gallery.T`.
+
+    Queries are taken in blocks, those with alike numbers of matches together, so that little is
+    counted for nothing.
+
+    Args:
+      query: [Q, D] float32.
+      gallery: [G, D] float32.
+      bias: [G] float32.
+      true: int32 [Q, P], positions in the gallery, ascending, then -1.
+      removed: int32 [Q, E], positions that do not count, likewise.
+      block: queries at a time; by default some 32 MiB of distances.
+
+    Returns:
+      int64 [Q, P], 0 where `true` is -1.
+    """
+    block = block or int(np.clip(_BYTES // (4 * max(len(gallery), 1)), 8, 1024))
+    counts = (true >= 0).sum(axis=1)
+    order = np.argsort(counts, kind="stable")
+    order = order[np.searchsorted(counts[order], 1) :]  # without the queries that have no match
+    gallery, bias = jax.device_put((gallery, bias))
+    removed = _widen(removed, _power_of_two(removed.shape[1]))
+    pending = []
+    for start in range(0, len(order), block):
+        rows = order[start : start + block]
+        width = _power_of_two(counts[rows[-1]])
+        filled = np.resize(rows, block)  # the last block is as large as the others
+        block_true = _widen(true[filled, :width], width)
+        ranks = _rank_block(query[filled], gallery, bias, block_true, removed[filled])
+        pending.append((rows, ranks))
+    result = np.zeros(true.shape, np.int64)
+    for rows, ranks in pending:
+        width = min(ranks.shape[1], true.shape[1])
+        result[rows, :width] = np.asarray(ranks)[: len(rows), :width]
+    return result
+
+
+def _power_of_two(n: int) -> int:
+    """At least n and 4: few widths, so that few programs are compiled."""
+    return max(4, 1 << (int(n) - 1).bit_length()) if n > 0 else 4
+
+
+def _widen(positions: np.ndarray, width: int) -> np.ndarray:
+    return np.pad(positions, ((0, 0), (0, width - positions.shape[1])), constant_values=-1)

@@ -1,0 +1,163 @@
+"""A page of its own that shows how a ranking went: metrics, CMC curves, ranked lists."""
+
+import base64
+import html
+import io
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+
+from market_jax.data.protocols import Protocol
+
+_STYLE = """
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; color: #1c1f23;
+  padding: 0 1rem; background: #fff }
+h1 { font-size: 1.5rem; margin: 0 0 .2rem } h2 { font-size: 1.1rem; margin: 2.2rem 0 .6rem }
+p { margin: .3rem 0; max-width: 48rem } .about { color: #5b6470 }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums }
+td, th { padding: .3rem .8rem; text-align: right; border-bottom: 1px solid #dde1e6 }
+td:first-child, th:first-child { text-align: left; padding-left: 0 }
+svg { max-width: 34rem; height: auto }
+.list { display: flex; gap: .35rem; margin: .2rem 0 1rem; overflow-x: auto }
+figure { margin: 0; text-align: center; font-size: 11px; color: #5b6470; flex: 0 0 4.6rem }
+figure img { width: 4rem; height: 8rem; object-fit: fill; border: .25rem solid #8a94a0;
+  border-radius: 3px; display: block; margin: auto }
+.query { margin-right: .8rem } .query img { border-color: #1c1f23 }
+.right img { border-color: #1a8f3c } .wrong img { border-color: #d22f27 }
+.left img { border-color: #c3c9d0; opacity: .4 }
+.key span { display: inline-block; margin-right: 1.2rem }
+.key b { display: inline-block; width: .9em; height: .9em; margin-right: .35em; border-radius: 2px;
+  vertical-align: -.1em }
+"""
+_KEY = (("#1a8f3c", "right"), ("#d22f27", "wrong"), ("#c3c9d0", "own camera, does not count"))
+
+
+class Answer(NamedTuple):
+    """One picture of a ranked list.
+
+    Attributes:
+      picture: uint8 [H, W, 3].
+      kind: "query", "right", "wrong", or "left" for one that does not count.
+      caption: below the picture.
+      name: shown when pointed at.
+    """
+
+    picture: np.ndarray
+    kind: str
+    caption: str
+    name: str
+
+
+def _picture(answer: Answer) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(answer.picture).save(buffer, "JPEG", quality=90)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    name, caption = html.escape(answer.name), html.escape(answer.caption)
+    return (
+        f'<figure class="{answer.kind}"><img src="data:image/jpeg;base64,{data}" alt="{name}" '
+        f'title="{name}"><figcaption>{caption}</figcaption></figure>'
+    )
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    def line(cells, tag):
+        return "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"
+
+    return "<table>" + line(header, "th") + "".join(line(r, "td") for r in rows) + "</table>"
+
+
+def _curves(cmc: Mapping[str, np.ndarray]) -> str:
+    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for name, values in cmc.items():
+        axes.plot(np.arange(1, len(values) + 1), 100 * values, label=name, linewidth=1.8)
+    axes.set(xlabel="rank", ylabel="queries with a match, %", ylim=(None, 100.5))
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right", fontsize=8)
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
+def choose_queries(precision: np.ndarray, count: int) -> dict[str, np.ndarray]:
+    """Queries with the lowest, the middle and the highest average precision.
+
+    Args:
+      precision: [Q]; NaN, for a query without a match, is never chosen.
+      count: of each kind.
+
+    Returns:
+      Heading -> positions, each kind's most extreme first.
+    """
+    order = np.argsort(precision, kind="stable")
+    order = order[: np.count_nonzero(~np.isnan(precision))]
+    middle = max((len(order) - count) // 2, 0)
+    return {
+        "Worst queries": order[:count],
+        "Median queries": order[middle : middle + count],
+        "Best queries": order[::-1][:count],
+    }
+
+
+def answers(
+    protocol: Protocol, row: int, far: np.ndarray, picture: Callable, count: int
+) -> list[Answer]:
+    """A query and the first of its gallery.
+
+    Args:
+      protocol: of the query.
+      row: of the query.
+      far: [G], its distances.
+      picture: name -> uint8 [H, W, 3].
+      count: how many of the gallery; junk is passed over.
+    """
+    query, gallery = protocol.query, protocol.gallery
+    pid, camid, name = query["pid"][row], query["camid"][row], str(query["name"][row])
+    shown = [Answer(picture(name), "query", f"{pid}, camera {camid}", name)]
+    counted = np.flatnonzero(gallery["pid"] >= 0)
+    for at in counted[np.argsort(far[counted], kind="stable")[:count]]:
+        right = gallery["pid"][at] == pid
+        own = protocol.by_camera and right and gallery["camid"][at] == camid
+        kind = "left" if own else "right" if right else "wrong"
+        name = str(gallery["name"][at])
+        caption = f"{far[at]:.3f}, camera {gallery['camid'][at]}"
+        shown.append(Answer(picture(name), kind, caption, name))
+    return shown
+
+
+def page(
+    title: str,
+    about: Sequence[str],
+    header: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    cmc: Mapping[str, np.ndarray],
+    lists: Mapping[str, Sequence[Sequence[Answer]]],
+) -> str:
+    """One self-contained HTML page.
+
+    Args:
+      title: of the page.
+      about: paragraphs below it.
+      header: of the table of metrics.
+      rows: of the table.
+      cmc: name -> [max_rank] fractions, a curve each.
+      lists: heading -> ranked lists, the query first.
+    """
+    key = "".join(f'<span><b style="background:{c}"></b>{text}</span>' for c, text in _KEY)
+    parts = [
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<style>{_STYLE}</style><h1>{html.escape(title)}</h1>",
+        *(f'<p class="about">{html.escape(line)}</p>' for line in about),
+        f"<h2>Metrics, percent</h2>{_table(header, rows)}",
+        f"<h2>Cumulative matching</h2>{_curves(cmc)}",
+        f'<h2>Ranked lists</h2><p class="key">{key}</p>',
+    ]
+    for heading, several in lists.items():
+        parts.append(f"<h2>{html.escape(heading)}</h2>")
+        parts += [f'<div class="list">{"".join(map(_picture, one))}</div>' for one in several]
+    return "\n".join(parts) + "</html>\n"

@@ -1,0 +1,1 @@
+"""Ranking a gallery: distances, stages that change them, and search."""

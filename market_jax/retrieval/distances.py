@@ -1,0 +1,78 @@
+"""Distances between features, as one matrix product.
+
+Both metrics are `bias - query @ gallery.T` once the features are prepared, so whoever needs them
+a block at a time (ranking, search) computes them as everybody else does.
+"""
+
+import numpy as np
+
+from market_jax.typing import Array, InputError, choose
+
+__all__ = ["compute", "normalize", "prepare"]
+
+
+def _check(name: str, features: Array) -> np.ndarray:
+    features = np.asarray(features)
+    if features.ndim != 2 or features.shape[1] == 0:
+        raise InputError(f"{name} features are {features.shape}; they must be [images, D]")
+    if not np.issubdtype(features.dtype, np.number) or np.iscomplexobj(features):
+        raise InputError(f"{name} features are {features.dtype}; they must be real numbers")
+    features = np.ascontiguousarray(features, np.float32)
+    sums = features @ np.ones(features.shape[1], np.float32)  # one pass, not finite where one is
+    if not np.isfinite(sums).all():
+        row = int(np.flatnonzero(~np.isfinite(sums))[0])
+        raise InputError(f"{name} features: row {row} is not finite")
+    return features
+
+
+def normalize(features: Array) -> np.ndarray:
+    """Rows of length one: [M, D] float32; a row of zeros stays."""
+    features = np.asarray(features, np.float32)
+    length = np.sqrt(np.einsum("md,md->m", features, features))
+    return features / np.maximum(length, np.finfo(np.float32).tiny)[:, None]
+
+
+def _cosine(query: np.ndarray, gallery: np.ndarray):
+    return normalize(query), normalize(gallery), np.ones(len(gallery), np.float32)
+
+
+def _euclidean(query: np.ndarray, gallery: np.ndarray):
+    return 2 * query, gallery, np.einsum("gd,gd->g", gallery, gallery)
+
+
+_METRICS = {"cosine": _cosine, "euclidean": _euclidean}
+
+
+def prepare(query: Array, gallery: Array, metric: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Features such that `bias - query @ gallery.T` orders the gallery by the metric.
+
+    Args:
+      query: [Q, D].
+      gallery: [G, D].
+      metric: "cosine", 1 - cosine similarity; or "euclidean", the squared distance less the
+        query's own square, which orders alike.
+
+    Returns:
+      query [Q, D], gallery [G, D], bias [G], float32.
+
+    Raises:
+      InputError: shapes do not fit, a value is not finite, or the metric is unknown.
+    """
+    query, gallery = _check("query", query), _check("gallery", gallery)
+    if query.shape[1] != gallery.shape[1]:
+        raise InputError(f"query and gallery features differ: {query.shape}, {gallery.shape}")
+    return choose(metric, _METRICS, "metric")(query, gallery)
+
+
+def compute(query: Array, gallery: Array, metric: str = "cosine") -> np.ndarray:
+    """The whole matrix: [Q, G] float32, 1 - cosine similarity or squared Euclidean distances.
+
+    Raises:
+      InputError: as `prepare`.
+    """
+    left, right, bias = prepare(query, gallery, metric)
+    result = left @ right.T
+    np.subtract(bias, result, out=result)
+    if metric == "euclidean":
+        result += np.einsum("qd,qd->q", left, left)[:, None] / 4
+    return np.maximum(result, 0, out=result)

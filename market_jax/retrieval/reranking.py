@@ -1,0 +1,129 @@
+"""Re-ranking by k-reciprocal encoding, sparse.
+
+Zhong, Zheng, Cao, Li, "Re-ranking Person Re-identification with k-reciprocal Encoding", CVPR 2017.
+"""
+
+import numpy as np
+from scipy import sparse
+
+from market_jax.retrieval import distances as distances_
+from market_jax.retrieval import search
+from market_jax.typing import Array, Columns, InputError
+
+__all__ = ["k_reciprocal"]
+
+_ROWS = 8192  # pairs of features at a time
+
+
+def _reciprocal(ranked: np.ndarray, k: int) -> sparse.csr_array:
+    """[n, n] boolean: which images are among each other's first k."""
+    n = len(ranked)
+    rows = np.repeat(np.arange(n), k)
+    ones = np.ones(n * k, bool)
+    near = sparse.csr_array((ones, (rows, ranked[:, :k].ravel())), shape=(n, n))
+    return near.multiply(near.T).tocsr()
+
+
+def _expand(near: sparse.csr_array, half: sparse.csr_array) -> sparse.csr_array:
+    """Adds a neighbour's neighbours where more than two thirds of them are neighbours already."""
+    shared = (near.astype(np.float32) @ half.T.astype(np.float32)).multiply(near).tocoo()
+    enough = shared.data > 2 / 3 * np.diff(half.indptr)[shared.coords[1]]
+    rows, columns = (c[enough] for c in shared.coords)
+    chosen = sparse.csr_array((np.ones(len(rows), bool), (rows, columns)), shape=near.shape)
+    return (near + chosen @ half).tocsr()
+
+
+def _pair_distances(features: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Squared distances of pairs of rows of features."""
+    result = np.empty(len(rows), np.float32)
+    for start in range(0, len(rows), _ROWS):
+        at = slice(start, start + _ROWS)
+        difference = features[rows[at]] - features[columns[at]]
+        result[at] = np.einsum("nd,nd->n", difference, difference)
+    return result
+
+
+def _smallest_sums(query: sparse.csr_array, gallery: sparse.csc_array) -> np.ndarray:
+    """[Q, G], the sum over columns of the smaller of a query's and a gallery image's entry."""
+    result = np.zeros((query.shape[0], gallery.shape[0]), np.float32)
+    pointers, rows, values = gallery.indptr, gallery.indices, gallery.data
+    for i in range(query.shape[0]):
+        entries = slice(query.indptr[i], query.indptr[i + 1])
+        columns = query.indices[entries]
+        first, length = pointers[columns], pointers[columns + 1] - pointers[columns]
+        ends = np.cumsum(length)
+        at = np.arange(ends[-1]) + np.repeat(first - ends + length, length)
+        smaller = np.minimum(values[at], np.repeat(query.data[entries], length))
+        result[i] = np.bincount(rows[at], smaller, minlength=gallery.shape[0])
+    return result
+
+
+def k_reciprocal(
+    query: Columns,
+    gallery: Columns,
+    distances: Array,
+    *,
+    k1: int = 20,
+    k2: int = 6,
+    lambda_value: float = 0.3,
+    metric: str = "cosine",
+    one_more: bool = False,
+    squared: bool = False,
+) -> np.ndarray:
+    """Mixes the distances with the Jaccard distance of k-reciprocal neighbours.
+
+    Args:
+      query: with "feature" [Q, D].
+      gallery: with "feature" [G, D].
+      distances: [Q, G].
+      k1: neighbours that are looked at, the image itself among them.
+      k2: neighbours that an image's encoding is averaged over.
+      lambda_value: share of the original distance.
+      metric: "cosine" or "euclidean" (squared), of the neighbours.
+      one_more: look at k1 + 1 neighbours, as the authors' code does.
+      squared: square the distances, as torchreid's and fast-reid's code does to ones that are
+        squared already. Neighbours stay the same; weights and the mixture change.
+
+    Returns:
+      [Q, G] float32. Every distance is relative to the farthest image of its row, as in the
+      authors' code.
+
+    Raises:
+      InputError: k1 or k2 is below 1, lambda_value outside [0, 1], or there are fewer images.
+    """
+    features = np.concatenate([query["feature"], gallery["feature"]])
+    count, n = len(query["feature"]), len(features)
+    k = k1 + one_more
+    if min(k1, k2) < 1 or max(k, k2) > n:
+        raise InputError(f"k1 is {k1} and k2 is {k2}; they must be 1 to {n}, the number of images")
+    if not 0 <= lambda_value <= 1:
+        raise InputError(f"lambda_value is {lambda_value}; it must be 0 to 1")
+    if metric == "cosine":
+        features = distances_.normalize(features)
+    _, ranked, farthest = search.top_k(
+        features, features, max(k, k2), metric="euclidean", farthest=True
+    )
+    ranked = ranked.astype(np.int32)
+    near = _reciprocal(ranked, k)
+    half = _reciprocal(ranked, min(int(np.around(k1 / 2)) + one_more, k))
+    encoding = _expand(near, half)
+    rows = np.repeat(np.arange(n, dtype=np.int32), np.diff(encoding.indptr))
+    relative = _pair_distances(features, rows, encoding.indices) / farthest[rows]
+    weights = np.exp(-(relative**2 if squared else relative))
+    weights /= np.bincount(rows, weights, minlength=n)[rows].astype(np.float32)
+    encoding = sparse.csr_array((weights, encoding.indices, encoding.indptr), shape=(n, n))
+    if k2 > 1:
+        ones = np.full(n * k2, 1 / k2, np.float32)
+        pointers = np.arange(0, n * k2 + 1, k2)
+        mean = sparse.csr_array((ones, ranked[:, :k2].ravel(), pointers), shape=(n, n))
+        encoding = (mean @ encoding).tocsr()
+    result = _smallest_sums(encoding[:count], encoding[count:].tocsc())
+    np.divide(result, 2 - result, out=result)
+    np.subtract(1, result, out=result)
+    result *= 1 - lambda_value
+    scale = farthest[:count, None] / (2 if metric == "cosine" else 1)  # of `distances`
+    relative = np.asarray(distances, np.float32) / scale
+    if squared:
+        np.square(relative, out=relative)
+    relative *= lambda_value
+    return np.add(result, relative, out=result)

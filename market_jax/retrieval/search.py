@@ -1,0 +1,240 @@
+"""The nearest of a gallery of any size: exact, in blocks, sharded over devices.
+
+The gallery may be an array in memory or one mapped from a file (`store`, `np.load(path,
+mmap_mode="r")`): a piece of it is held at a time.
+"""
+
+import functools
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from market_jax import devices
+from market_jax.retrieval import distances
+from market_jax.typing import Array, InputError, choose
+
+__all__ = ["build_index", "recall", "search_index", "store", "top_k"]
+
+_GROUP = 16  # gallery images that are first looked at by their best
+_PIECE = 2**27  # bytes of the gallery at a time
+_BLOCK = 2**25  # bytes of distances at a time
+
+
+def _best(scores: Array, k: int) -> tuple[Array, Array]:
+    """The k highest scores of each row and their positions; the first of equals first.
+
+    The k highest lie in the k groups with the highest best: sorting out groups is less work than
+    sorting out scores.
+    """
+    rows, size = scores.shape
+    if size < 4 * k * _GROUP:
+        return lax.top_k(scores, k)
+    scores = jnp.pad(scores, ((0, 0), (0, -size % _GROUP)), constant_values=-jnp.inf)
+    grouped = scores.reshape(rows, -1, _GROUP)
+    groups = jnp.sort(lax.top_k(jnp.max(grouped, axis=-1), k)[1], axis=-1)
+    candidates = jnp.take_along_axis(grouped, groups[..., None], axis=1).reshape(rows, -1)
+    best, at = lax.top_k(candidates, k)
+    return best, jnp.take_along_axis(groups, at // _GROUP, axis=1) * _GROUP + at % _GROUP
+
+
+@functools.lru_cache(maxsize=32)
+def _searcher(mesh: Mesh, k: int):
+    """Jitted (query, gallery, bias) -> scores and positions [B, k], and the lowest score [B]."""
+
+    def local(query, gallery, bias):
+        product = lax.dot_general(
+            query, gallery, (((1,), (1,)), ((), ())), precision=lax.Precision.HIGHEST
+        )
+        scores = product - bias
+        best, at = _best(scores, min(k, scores.shape[1]))
+        at += lax.axis_index("data") * len(bias)
+        lowest = jnp.min(jnp.where(jnp.isinf(bias), jnp.inf, scores), axis=1, keepdims=True)
+        return best, at, lowest
+
+    split = PartitionSpec(None, "data")
+    sharded = jax.shard_map(
+        local,
+        mesh=mesh,
+        in_specs=(PartitionSpec(), PartitionSpec("data"), PartitionSpec("data")),
+        out_specs=(split, split, split),
+    )
+
+    @jax.jit
+    def search(query, gallery, bias):
+        best, at, lowest = sharded(query, gallery, bias)
+        if mesh.size > 1:
+            best, order = lax.top_k(best, k)
+            at = jnp.take_along_axis(at, order, axis=1)
+        return best, at, jnp.min(lowest, axis=1)
+
+    return search
+
+
+def top_k(
+    query: Array,
+    gallery: Array,
+    k: int,
+    *,
+    metric: str = "cosine",
+    mesh: Mesh | None = None,
+    farthest: bool = False,
+    piece: int | None = None,
+) -> tuple[np.ndarray, ...]:
+    """The k nearest of the gallery for each query, exactly.
+
+    Args:
+      query: [Q, D].
+      gallery: [G, D], any array that gives rows when sliced.
+      k: how many, at most G.
+      metric: "cosine" or "euclidean" (squared).
+      mesh: the devices that share the gallery; by default all.
+      farthest: also return the distance of the farthest image of the gallery.
+      piece: gallery images at a time; by default some 128 MiB.
+
+    Returns:
+      Distances float32 [Q, k], ascending, and positions int64 [Q, k]; the first in the gallery
+      of equals first. With `farthest`, also [Q].
+
+    Raises:
+      InputError: k is not 1 to G, or features do not fit or are not finite.
+    """
+    query, size = np.asarray(query), len(gallery)
+    if not 1 <= k <= size:
+        raise InputError(f"k is {k}; it must be 1 to {size}, the size of the gallery")
+    mesh = mesh or devices.make_mesh()
+    piece = max(piece or _PIECE // (4 * query.shape[-1]), k)
+    found = None
+    for start in range(0, size, piece):
+        rows = gallery[start : min(start + piece, size)]
+        near, at, far = _search_piece(query, rows, min(k, len(rows)), metric, mesh)
+        new = (near, at + start, far)
+        found = new if found is None else _merge(found, new, k)
+    return found if farthest else found[:2]
+
+
+def _merge(found, new, k):
+    """The k nearest of two pieces; at equal distances those of the first come first."""
+    values, positions = (np.concatenate(pair, axis=1) for pair in zip(found[:2], new, strict=False))
+    order = np.argsort(values, axis=1, kind="stable")[:, :k]
+    near, at = (np.take_along_axis(a, order, axis=1) for a in (values, positions))
+    return near, at, np.maximum(found[2], new[2])
+
+
+def _search_piece(query, gallery, k, metric, mesh):
+    """`top_k` of a gallery that fits into memory, always with the farthest."""
+    left, right, bias = distances.prepare(query, gallery, metric)
+    offset = np.zeros(len(left), np.float32)
+    if metric == "euclidean":
+        offset = np.einsum("qd,qd->q", left, left) / 4
+    missing = -len(right) % mesh.size
+    right = np.pad(right, ((0, missing), (0, 0)))
+    bias = np.pad(bias, (0, missing), constant_values=np.inf)
+    sharding = NamedSharding(mesh, PartitionSpec("data"))
+    right, bias = (jax.device_put(a, sharding) for a in (right, bias))
+    block = int(np.clip(_BLOCK // (4 * len(right)), 8, 1024))
+    search = _searcher(mesh, k)
+    parts = []
+    for start in range(0, len(left), block):
+        rows = np.resize(np.arange(start, min(start + block, len(left))), block)
+        parts.append(search(left[rows], right, bias))
+    best, at, lowest = (
+        np.concatenate(a)[: len(left)] for a in zip(*jax.device_get(parts), strict=True)
+    )
+    near = np.maximum(offset[:, None] - best, 0)
+    return near, at.astype(np.int64), np.maximum(offset - lowest, 0)
+
+
+def recall(found: Array, exact: Array) -> float:
+    """The share of the exact nearest [Q, k] that are among those found [Q, any]."""
+    hits = [len(np.intersect1d(f, e)) for f, e in zip(found, exact, strict=True)]
+    return float(np.mean(hits)) / np.shape(exact)[1]
+
+
+def store(path: Path, blocks: Iterable[np.ndarray], shape: tuple[int, int], dtype="float32"):
+    """Writes features to a .npy file a block at a time, which appears whole, by a rename.
+
+    Args:
+      path: of the file.
+      blocks: [m, D] each.
+      shape: (M, D) of all.
+      dtype: float32, or float16 to halve the file.
+
+    Returns:
+      The features, mapped from the file: [M, D].
+
+    Raises:
+      InputError: the blocks do not make up the shape.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        mapped = np.lib.format.open_memmap(temporary, "w+", np.dtype(dtype), tuple(shape))
+        done = 0
+        for block in blocks:
+            if block.shape[1:] != (shape[1],) or done + len(block) > shape[0]:
+                raise InputError(f"{path}: a block {block.shape} after {done} rows of {shape}")
+            mapped[done : done + len(block)] = block
+            done += len(block)
+        if done != shape[0]:
+            raise InputError(f"{path}: {done} rows were given; the shape is {tuple(shape)}")
+        mapped.flush()
+        del mapped
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return np.load(path, mmap_mode="r")
+
+
+def build_index(gallery: Array, kind: str = "IVF1024,Flat", *, metric: str = "cosine", probes=16):
+    """An approximate index of the gallery, by faiss (Johnson, Douze, Jegou 2017).
+
+    Args:
+      gallery: [G, D].
+      kind: what faiss's `index_factory` knows: "IVF1024,Flat", "HNSW32", "IVF4096,PQ64", ...
+      metric: "cosine" or "euclidean".
+      probes: lists that an IVF index looks into.
+
+    Returns:
+      The index, for `search_index`.
+
+    Raises:
+      InputError: faiss is not installed, or refuses the kind or the gallery.
+    """
+    try:
+        import faiss
+    except ImportError:
+        raise InputError("approximate search needs: pip install 'market_jax[faiss]'") from None
+    cosine = choose(metric, {"cosine": True, "euclidean": False}, "metric")
+    gallery = np.ascontiguousarray(gallery, np.float32)
+    kinds = faiss.METRIC_INNER_PRODUCT if cosine else faiss.METRIC_L2
+    try:
+        index = faiss.index_factory(gallery.shape[1], kind, kinds)
+        gallery = distances.normalize(gallery) if cosine else gallery
+        index.train(gallery)
+        index.add(gallery)
+    except RuntimeError as error:
+        raise InputError(f"faiss makes no index {kind!r}: {error}") from None
+    if isinstance(index, faiss.IndexIVF):
+        index.nprobe = probes
+    return index
+
+
+def search_index(index, query: Array, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """As `top_k`, approximately; positions are -1 where the index found fewer.
+
+    Args:
+      index: of `build_index`.
+      query: [Q, D].
+      k: how many.
+    """
+    query = np.ascontiguousarray(query, np.float32)
+    if index.metric_type == 0:  # inner product
+        similarity, at = index.search(distances.normalize(query), k)
+        return 1 - similarity, at
+    return index.search(query, k)

@@ -1,0 +1,152 @@
+"""Where a person can be when: camera pairs and the time between them.
+
+Wang, Lai, Huang, Xie, "Spatial-Temporal Person Re-identification", AAAI 2019 (st-ReID). It knows
+camera and frame of the query, which plain re-identification does not use: its results stand in a
+table of their own.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import ndimage
+
+from market_jax.typing import Array, Columns, InputError
+
+__all__ = ["spatio_temporal"]
+
+
+class TravelTimes(NamedTuple):
+    """How long people take from camera to camera.
+
+    Attributes:
+      share: [later camera, earlier camera, bins], of a pair's people; sums to 1 or is all 0.
+      bin_frames: frames of a bin.
+      start: [camera, sequence], what is added to a frame number to count through a camera's
+        sequences.
+    """
+
+    share: np.ndarray
+    bin_frames: int
+    start: np.ndarray
+
+
+def _check(columns: Columns) -> None:
+    for name in ("camid", "frame"):
+        if len(columns[name]) and np.min(columns[name]) < 0:
+            raise InputError(f"spatio-temporal scores need every image's {name}; some have none")
+
+
+def _starts(columns: Columns) -> np.ndarray:
+    """Frames of a camera's sequences before each, by the last frame that was seen of each."""
+    cameras, sequences = (int(np.max(columns[name])) + 1 for name in ("camid", "sequence"))
+    last = np.zeros((cameras, max(sequences, 1)), np.int64)
+    np.maximum.at(last, (columns["camid"], np.maximum(columns["sequence"], 0)), columns["frame"])
+    return np.cumsum(last, axis=1) - last
+
+
+def continuous_frames(columns: Columns, start: np.ndarray) -> np.ndarray:
+    """Frame numbers that go on from one sequence of a camera to the next: int64 [M].
+
+    Raises:
+      InputError: a camera or sequence was not in what was fitted.
+    """
+    sequence = np.maximum(columns["sequence"], 0)
+    for name, ids, size in zip(
+        ("camid", "sequence"), (columns["camid"], sequence), start.shape, strict=True
+    ):
+        if len(ids) and np.max(ids) >= size:
+            raise InputError(f"{name} {np.max(ids)} does not occur in the training images")
+    return columns["frame"] + start[columns["camid"], sequence]
+
+
+def fit(
+    training: Columns, *, bin_frames: int = 100, bins: int = 5000, sigma: float = 50.0
+) -> TravelTimes:
+    """Histograms of the frames between a person's mean frames at two cameras, smoothed.
+
+    Unlike the authors' program, which takes a camera that a person did not pass for frame 0, only
+    cameras that he passed count.
+
+    Args:
+      training: "pid" (above 0 counts), "camid", "sequence", "frame".
+      bin_frames: frames of a bin.
+      bins: longer times fall into the last.
+      sigma: of the Gaussian that smooths (Parzen window), in bins, cut off at three.
+
+    Raises:
+      InputError: an image's camera or frame is not known, or no person passes two cameras.
+    """
+    _check(training)
+    rows = np.flatnonzero(training["pid"] > 0)
+    columns = {k: np.asarray(training[k])[rows] for k in ("pid", "camid", "sequence", "frame")}
+    if len(rows) == 0:
+        raise InputError("spatio-temporal scores need training images of persons")
+    start = _starts(columns)
+    frames = continuous_frames(columns, start)
+    visits, index = np.unique(
+        np.stack([columns["pid"], columns["camid"]], axis=1), axis=0, return_inverse=True
+    )
+    means = np.bincount(index, frames) / np.bincount(index)
+    counts = np.zeros((len(start), len(start), bins))
+    for pid in np.unique(visits[:, 0]):
+        at = np.flatnonzero(visits[:, 0] == pid)
+        for a in at:
+            for b in at:
+                if means[a] > means[b] or (means[a] == means[b] and a > b):
+                    time = min(int((means[a] - means[b]) / bin_frames), bins - 1)
+                    counts[visits[a, 1], visits[b, 1], time] += 1
+    if not counts.any():
+        raise InputError("no person passes two cameras in the training images")
+    smooth = ndimage.gaussian_filter1d(counts, sigma, axis=2, mode="constant", truncate=3.0)
+    total = smooth.sum(axis=2, keepdims=True)
+    share = np.divide(smooth, total, out=np.zeros_like(smooth), where=total > 0)
+    return TravelTimes(share.astype(np.float32), bin_frames, start)
+
+
+def probabilities(model: TravelTimes, query: Columns, gallery: Columns) -> np.ndarray:
+    """[Q, G], the share of people that take as long between the two cameras, in such a bin."""
+    _check(query), _check(gallery)
+    times = [continuous_frames(side, model.start) for side in (query, gallery)]
+    result = np.empty((len(times[0]), len(times[1])), np.float32)
+    bins = model.share.shape[2]
+    for i, (frame, camera) in enumerate(zip(times[0], query["camid"], strict=True)):
+        gap = np.minimum(np.abs(frame - times[1]) // model.bin_frames, bins - 1)
+        after = frame > times[1]
+        later = np.where(after, camera, gallery["camid"])
+        earlier = np.where(after, gallery["camid"], camera)
+        result[i] = model.share[later, earlier, gap]
+    return result
+
+
+def spatio_temporal(
+    query: Columns,
+    gallery: Columns,
+    distances: Array,
+    *,
+    training: Columns,
+    alpha: float = 5.0,
+    beta: float = 2.0,
+    bin_frames: int = 100,
+    sigma: float = 50.0,
+) -> np.ndarray:
+    """Joins appearance with travel times: 1 - logistic(similarity) * logistic(probability).
+
+    Args:
+      query: "camid", "sequence", "frame".
+      gallery: the same.
+      distances: [Q, G], cosine: 1 - similarity.
+      training: what `fit` learns from.
+      alpha: steepness of both logistic functions, 1 / (1 + exp(-alpha x)).
+      beta: factor of the second one's exponential, as published 2.
+      bin_frames: of `fit`.
+      sigma: of `fit`.
+
+    Returns:
+      [Q, G] float32.
+
+    Raises:
+      InputError: as `fit` and `continuous_frames`.
+    """
+    times = probabilities(fit(training, bin_frames=bin_frames, sigma=sigma), query, gallery)
+    appearance = 1 / (1 + np.exp(-alpha * (1 - np.asarray(distances, np.float32))))
+    return 1 - appearance / (1 + beta * np.exp(-alpha * times))

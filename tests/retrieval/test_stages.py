@@ -1,0 +1,189 @@
+import numpy as np
+import pytest
+
+from market_jax.data import protocols
+from market_jax.metrics import ranking
+from market_jax.retrieval import distances, expansion, reranking, spatio_temporal
+from market_jax.typing import InputError
+
+
+def reference(features, count, far, k1, k2, lambda_value, one_more, squared):
+    """k-reciprocal re-ranking as the paper and its code describe it, dense and in loops."""
+    matrix = ((features[:, None] - features) ** 2).sum(-1)
+    relative = matrix / matrix.max(axis=1, keepdims=True)
+    rank = np.argsort(matrix, axis=1, kind="stable")
+    relative = relative**2 if squared else relative
+    n = len(features)
+
+    def reciprocal(i, k):
+        return {j for j in rank[i, :k] if i in rank[j, :k]}
+
+    k, half = k1 + one_more, int(np.around(k1 / 2)) + one_more
+    encoding = np.zeros((n, n))
+    for i in range(n):
+        own = reciprocal(i, k)
+        expanded = set(own)
+        for j in own:
+            others = reciprocal(j, half)
+            if len(others & own) > 2 / 3 * len(others):
+                expanded |= others
+        at = sorted(expanded)
+        encoding[i, at] = np.exp(-relative[i, at])
+    encoding /= encoding.sum(axis=1, keepdims=True)
+    encoding = np.stack([encoding[rank[i, :k2]].mean(axis=0) for i in range(n)])
+    shared = np.minimum(encoding[:count, None], encoding[None, count:]).sum(-1)
+    original = relative[:count, count:] if far is None else far
+    return (1 - lambda_value) * (1 - shared / (2 - shared)) + lambda_value * original
+
+
+@pytest.mark.parametrize("one_more", [False, True])
+@pytest.mark.parametrize("squared", [False, True])
+@pytest.mark.parametrize("k2", [1, 3])
+def test_k_reciprocal_is_its_definition(one_more, squared, k2):
+    rng = np.random.default_rng(0)
+    centers = rng.normal(size=(6, 5))
+    features = distances.normalize(centers[np.arange(60) % 6] + 0.4 * rng.normal(size=(60, 5)))
+    query, gallery = {"feature": features[:12]}, {"feature": features[12:]}
+    kwargs = {"k1": 8, "k2": k2, "lambda_value": 0.3, "one_more": one_more, "squared": squared}
+    for metric in ("cosine", "euclidean"):
+        far = distances.compute(query["feature"], gallery["feature"], metric)
+        found = reranking.k_reciprocal(query, gallery, far, **kwargs, metric=metric)
+        np.testing.assert_allclose(found, reference(features, 12, None, **kwargs), atol=2e-5)
+
+
+def test_k_reciprocal_of_duplicates_is_finite_and_first():
+    features = np.repeat(np.eye(4, dtype=np.float32), 5, axis=0)
+    query, gallery = {"feature": features[::5]}, {"feature": features}
+    far = distances.compute(query["feature"], features)
+    found = reranking.k_reciprocal(query, gallery, far, k1=4, k2=2)
+    assert np.isfinite(found).all()
+    assert (np.argmin(found, axis=1) // 5).tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [({"k1": 0}, "k1 is 0"), ({"k1": 99}, "1 to 6"), ({"lambda_value": 2}, "lambda_value is 2")],
+)
+def test_k_reciprocal_names_what_is_wrong(kwargs, message):
+    side = {"feature": np.eye(3)}
+    with pytest.raises(InputError, match=message):
+        reranking.k_reciprocal(side, side, np.zeros((3, 3)), **({"k1": 2, "k2": 2} | kwargs))
+
+
+def test_query_expansion_by_hand():
+    query, gallery = {"feature": [[1.0, 0.0]]}, {"feature": [[0.0, 1.0], [0.6, 0.8]]}
+    far = distances.compute(
+        **{k: v["feature"] for k, v in (("query", query), ("gallery", gallery))}
+    )
+    found = expansion.average_query_expansion(query, gallery, far, k=1)
+    pooled = np.array([1.6, 0.8]) / np.hypot(1.6, 0.8)
+    expected = 1 - np.array([[pooled[1], pooled @ [0.6, 0.8]]])
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    weighted = expansion.alpha_query_expansion(query, gallery, far, k=1, alpha=2)
+    pooled = np.array([1 + 0.36 * 0.6, 0.36 * 0.8])
+    pooled /= np.linalg.norm(pooled)
+    np.testing.assert_allclose(weighted[0, 0], 1 - pooled[1], atol=1e-6)
+    with pytest.raises(InputError, match="k is 3; it must be 1 to 2"):
+        expansion.average_query_expansion(query, gallery, far, k=3)
+
+
+def test_database_augmentation_by_hand():
+    gallery = {"feature": np.array([[1.0, 0.0], [0.8, 0.6], [-1.0, 0.0]])}
+    query = {"feature": np.array([[0.0, 1.0]])}
+    found = expansion.database_augmentation(query, gallery, np.zeros((1, 3)), k=1, alpha=0)
+    pooled = np.array([1.8, 0.6]) / np.hypot(1.8, 0.6)
+    np.testing.assert_allclose(found[0, :2], 1 - pooled[1], atol=1e-6)
+    with pytest.raises(InputError, match="k is 3; it must be 1 to 2"):
+        expansion.database_augmentation(query, gallery, np.zeros((1, 3)), k=3)
+
+
+def people(seed=0, noise=1.5):
+    """Features of 12 persons, 5 images at each of 4 cameras."""
+    rng = np.random.default_rng(seed)
+    pid, camid, _ = (a.ravel() for a in np.mgrid[1:13, 1:5, :5])
+    centers = rng.normal(size=(13, 16))
+    feature = (centers[pid] + noise * rng.normal(size=(len(pid), 16))).astype(np.float32)
+    names = np.array([f"{i:04d}.jpg" for i in range(len(pid))])
+    return {"pid": pid, "camid": camid, "feature": feature, "name": names}
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [
+        reranking.k_reciprocal,
+        expansion.average_query_expansion,
+        expansion.alpha_query_expansion,
+        expansion.database_augmentation,
+        expansion.multi_query,
+    ],
+)
+def test_every_stage_helps_where_people_form_clusters(stage):
+    protocol = protocols.market(people())
+    far = distances.compute(protocol.query["feature"], protocol.gallery["feature"])
+    plain = ranking.evaluate(far, **protocol.labels).mAP
+    after = ranking.evaluate(stage(protocol.query, protocol.gallery, far), **protocol.labels).mAP
+    assert plain < 0.9
+    assert after > plain + 0.02
+
+
+def test_multi_query_takes_the_querys_own_camera_alone():
+    rows = people()
+    protocol = protocols.market(rows)
+    found = expansion.multi_query(protocol.query, protocol.gallery, np.zeros((48, 240)))
+    unit = distances.normalize(rows["feature"])
+    pid, camid = protocol.query["pid"][0], protocol.query["camid"][0]
+    own = unit[(rows["pid"] == pid) & (rows["camid"] == camid)].sum(axis=0)
+    own += distances.normalize(protocol.query["feature"][:1])[0]
+    np.testing.assert_allclose(found[0], 1 - unit @ own / np.linalg.norm(own), atol=1e-5)
+
+
+def visits(*rows):
+    names = ("pid", "camid", "sequence", "frame")
+    return dict(zip(names, np.array(rows, np.int64).T, strict=True))
+
+
+def test_travel_times_by_hand():
+    # two people take 1000 and 1200 frames from camera 1 to camera 2; one comes back in 3000
+    training = visits(
+        (1, 1, 1, 100), (1, 1, 1, 300), (1, 2, 1, 1200), (2, 1, 1, 0), (2, 2, 1, 1200),
+        (3, 2, 1, 0), (3, 1, 1, 3000), (0, 2, 1, 9000), (-1, 1, 1, 9000),
+    )  # fmt: skip
+    model = spatio_temporal.fit(training, bin_frames=100, bins=100, sigma=0.01)
+    np.testing.assert_array_equal(np.flatnonzero(model.share[2, 1]), [10, 12])
+    np.testing.assert_array_equal(np.flatnonzero(model.share[1, 2]), [30])
+    assert model.share[2, 1, 10] == 0.5
+    query, gallery = visits((1, 2, 1, 2050)), visits((1, 1, 1, 1000), (2, 1, 1, 2000))
+    np.testing.assert_allclose(spatio_temporal.probabilities(model, query, gallery), [[0.5, 0]])
+
+
+def test_frames_go_on_from_sequence_to_sequence():
+    training = visits((1, 1, 1, 500), (1, 1, 2, 10), (2, 2, 1, 900), (2, 2, 2, 30), (1, 2, 2, 40))
+    start = spatio_temporal.fit(training).start
+    frames = spatio_temporal.continuous_frames(training, start)
+    np.testing.assert_array_equal(frames, [500, 510, 900, 930, 940])
+
+
+def test_joined_score_is_as_published():
+    training = visits((1, 1, 1, 0), (1, 2, 1, 1000))
+    query, gallery = visits((9, 2, 1, 1010)), visits((9, 1, 1, 0), (9, 1, 1, 900))
+    found = spatio_temporal.spatio_temporal(
+        query, gallery, np.array([[0.4, 0.4]]), training=training, sigma=0.01
+    )
+    appearance = 1 / (1 + np.exp(-5 * 0.6))
+    expected = [1 - appearance / (1 + 2 * np.exp(-5)), 1 - appearance / (1 + 2)]
+    np.testing.assert_allclose(found[0], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("training", "query", "message"),
+    [
+        (visits((1, 1, 1, -1)), None, "every image's frame"),
+        (visits((1, 1, 1, 5), (2, 2, 1, 5)), None, "no person passes two cameras"),
+        (visits((0, 1, 1, 5)), None, "need training images of persons"),
+        (visits((1, 1, 1, 5), (1, 2, 1, 9)), visits((1, 3, 1, 5)), "camid 3 does not occur"),
+    ],
+)
+def test_spatio_temporal_names_what_is_missing(training, query, message):
+    side = query or training
+    with pytest.raises(InputError, match=message):
+        spatio_temporal.spatio_temporal(side, side, np.zeros((1, 1)), training=training)
