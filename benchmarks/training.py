@@ -13,12 +13,12 @@ over the rounds: milliseconds, images/s, the ratio to the faster PyTorch variant
 import json
 import os
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 
 from absl import app, flags
 
+from benchmarks.workers import Worker
 from market_jax.files import write_atomically
 from market_jax.report import tables
 
@@ -42,39 +42,14 @@ SECONDS = flags.DEFINE_float("seconds", 2.0, "Of each variant in a round, about.
 JSON = flags.DEFINE_string("json", None, "Where to keep every measured time.")
 
 
-class Worker:
-    """A process that trains one variant when it is told to."""
-
-    def __init__(self, case: dict):
-        ours = case["variant"] in OURS
-        side = "training_jax" if ours else "training_torch"
-        program = [sys.executable, "-m", f"benchmarks.{side}"]
-        if not ours:
-            program = [PEER.value, str(Path(__file__).parent / f"{side}.py")]
-        self._process = subprocess.Popen(
-            [*program, json.dumps(case)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.ready = self._read()
-
-    def _read(self):
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"{self._process.args} ended with {self._process.wait()}")
-        return json.loads(line)
-
-    def run(self, steps: int) -> float:
-        """Seconds for one of so many steps."""
-        self._process.stdin.write(f"{steps}\n")
-        self._process.stdin.flush()
-        return self._read()
-
-    def close(self) -> None:
-        """Ends the process."""
-        self._process.kill()
-        self._process.wait()
+def start(case: dict) -> Worker:
+    """The process of a case's variant."""
+    ours = case["variant"] in OURS
+    side = "training_jax" if ours else "training_torch"
+    program = [sys.executable, "-m", f"benchmarks.{side}"]
+    if not ours:
+        program = [PEER.value, str(Path(__file__).parent / f"{side}.py")]
+    return Worker(program, case)
 
 
 def measure(name: str, dtype: str) -> dict:
@@ -85,7 +60,7 @@ def measure(name: str, dtype: str) -> dict:
     try:
         for variant in VARIANTS.value:
             if variant in OURS or PEER.value:
-                workers[variant] = Worker(case | {"variant": variant})
+                workers[variant] = start(case | {"variant": variant})
         steps = {v: max(1, round(SECONDS.value / w.run(1))) for v, w in workers.items()}
         times = {variant: [] for variant in workers}
         for _ in range(ROUNDS.value):

@@ -42,19 +42,30 @@ def _rank_block(query, gallery, bias, true, removed):
     def at(positions):
         return jnp.take_along_axis(distances, jnp.maximum(positions, 0), axis=1)
 
-    # [B, P, G] is never made: XLA fuses the comparisons with the sum
-    position = jnp.arange(distances.shape[1], dtype=jnp.int32)
-    before = _comes_before(distances, position, at(true), true)
-    left_out = _comes_before(at(removed), removed, at(true), true) & (removed >= 0)[:, None]
-    ranks = 1 + jnp.sum(before, -1, jnp.int32) - jnp.sum(left_out, -1, jnp.int32)
-    return jnp.where(true >= 0, ranks, 0)
+    value, place = at(true)[:, :, None], true[:, :, None]
+    everyone = jnp.arange(distances.shape[1], dtype=jnp.int32)
+    before = _count_before(distances[:, None], everyone, value, place)
+    left_out = _count_before(
+        jnp.where(removed >= 0, at(removed), jnp.inf)[:, None], removed[:, None], value, place
+    )
+    return jnp.where(true >= 0, 1 + before - left_out, 0)
 
 
-def _comes_before(distances, positions, value, position):
-    """Whether [B, G] distances at positions come before [B, P] ones: [B, P, G]."""
-    distances, value, position = distances[:, None], value[..., None], position[..., None]
-    positions = jnp.broadcast_to(positions, distances.shape[:1] + positions.shape[-1:])[:, None]
-    return jnp.where(positions < position, distances <= value, distances < value)
+def _count_before(distances, places, value, place):
+    """How many of the distances on the last axis come before a value at a place.
+
+    One reduction of two sums: XLA fuses the comparisons into it, so that [B, P, G] is never made,
+    and on a CPU it vectorises this where it does not a single sum (30 times the time).
+    """
+    smaller, tied = distances < value, (distances == value) & (places < place)
+    zero = jnp.zeros((), jnp.int32)
+    sums = lax.reduce(
+        [smaller.astype(jnp.int32), tied.astype(jnp.int32)],
+        [zero, zero],
+        lambda a, b: [a[0] + b[0], a[1] + b[1]],
+        (2,),
+    )
+    return sums[0] + sums[1]
 
 
 def rank_features(
@@ -82,7 +93,7 @@ def rank_features(
     Returns:
       int64 [Q, P], 0 where `true` is -1.
     """
-    block = block or int(np.clip(_BYTES // (4 * max(len(gallery), 1)), 8, 1024))
+    block = block or even_block(len(query), len(gallery))
     counts = (true >= 0).sum(axis=1)
     order = np.argsort(counts, kind="stable")
     order = order[np.searchsorted(counts[order], 1) :]  # without the queries that have no match
@@ -101,6 +112,12 @@ def rank_features(
         width = min(ranks.shape[1], true.shape[1])
         result[rows, :width] = np.asarray(ranks)[: len(rows), :width]
     return result
+
+
+def even_block(queries: int, gallery: int) -> int:
+    """Queries at a time: blocks of one size, some 32 MiB of distances at most."""
+    most = int(np.clip(_BYTES // (4 * max(gallery, 1)), 8, 1024))
+    return -(-queries // max(-(-queries // most), 1))
 
 
 def _power_of_two(n: int) -> int:

@@ -1,0 +1,102 @@
+"""The retrieval benchmarks' own side, run by `benchmarks.retrieval` as a process."""
+
+import json
+import resource
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from market_jax import devices
+from market_jax.metrics import ranking
+from market_jax.retrieval import distances, reranking, search
+
+K = 50
+
+
+def judge(far, labels):
+    """The values that are compared."""
+    result = ranking.evaluate(far, **labels)
+    return {"mAP": result.mAP, "rank1": float(result.cmc[0])}
+
+
+def rank(query, gallery, labels):
+    """Metrics from features."""
+    result = ranking.evaluate_features(query, gallery, **labels)
+    return lambda: {"mAP": result.mAP, "rank1": float(result.cmc[0])}
+
+
+def rerank(query, gallery, labels):
+    """k-reciprocal re-ranking from features, with the reference code's two oddities."""
+    far = distances.compute(query, gallery, "cosine")
+    sides = {"feature": query}, {"feature": gallery}
+    far = reranking.k_reciprocal(*sides, far, one_more=True, squared=True)
+    return lambda: judge(far, labels)
+
+
+def find(query, gallery, labels):
+    """The nearest K."""
+    near, at = search.top_k(query, gallery, K)
+    return lambda: {"distance": float(near.mean()), "recall": search.recall(at, at)}
+
+
+def find_ivf(query, gallery, labels):
+    """Approximately, by faiss."""
+    index = search.build_index(gallery, "IVF256,Flat")
+    near, at = search.search_index(index, query, K)
+    exact = search.top_k(query, gallery, K)[1]
+    return lambda: {"distance": float(near.mean()), "recall": search.recall(at, exact)}
+
+
+TASKS = {"ranking": rank, "reranking": rerank, "search": find}
+VARIANTS = {"market_jax IVF256": find_ivf}
+
+
+def products(task, query, gallery):
+    """The matrix products that the task cannot do without: its physical limit."""
+    if task == "reranking":
+        query = gallery = np.concatenate([query, gallery])
+
+    @jax.jit
+    def product(a, b):
+        return jnp.max(a @ b.T, axis=1)
+
+    def run(query, gallery, labels):
+        for start in range(0, len(query), 512):
+            product(query[start : start + 512], gallery).block_until_ready()
+        return dict
+
+    return run, query, gallery
+
+
+def main():
+    """Runs the case once, says what it gave, then runs it for every line."""
+    case = json.loads(sys.argv[1])
+    devices.start()
+    arrays = dict(np.load(case["arrays"]))
+    query, gallery = arrays.pop("query"), arrays.pop("gallery")
+    task = VARIANTS.get(case["variant"], TASKS[case["task"]])
+    if case["variant"] == "matrix product":
+        task, query, gallery = products(case["task"], query, gallery)
+    task(
+        query[:64],
+        gallery[:1024],
+        {k: v[: 64 if "query" in k else 1024] for k, v in arrays.items()},
+    )
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    task(query, gallery, arrays)  # compiles
+    start = time.perf_counter()
+    values = task(query, gallery, arrays)
+    seconds = time.perf_counter() - start
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    print(json.dumps({"seconds": seconds, "values": values(), "bytes": 1024 * used}), flush=True)
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        task(query, gallery, arrays)
+        print(time.perf_counter() - start, flush=True)
+
+
+if __name__ == "__main__":
+    main()
