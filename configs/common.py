@@ -37,7 +37,7 @@ def get_config() -> ConfigDict:
                 "in_memory": True,
             },
             "retrieval": {
-                "name": "ranking",
+                "name": "ranking",  # or through clusters: "agglomerative", "kmeans soft=0.5", ...
                 "metric": "cosine",  # or euclidean
                 "stages": (),  # in order, each "name key=value ...": "k_reciprocal k1=20"
                 "flip": False,  # average the features of an image and its mirror image
@@ -55,6 +55,8 @@ def get_config() -> ConfigDict:
                 "warmup_epochs": 1.0,
                 "weight_decay": 5e-4,
                 "clip_norm": 0.0,
+                "plateau_factor": 1.0,  # below 1: of the rate, after so many evaluations
+                "plateau_every": 8,  # without a better validation loss
             },
         }
     )

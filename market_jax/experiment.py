@@ -21,9 +21,9 @@ from market_jax import checkpoints, devices, losses, models, settings, writers
 from market_jax.data import columns, pipeline, samplers, transforms
 from market_jax.files import write_atomically
 from market_jax.metrics.attributes import count_labels
-from market_jax.models import convolution
+from market_jax.models import convolution, efficientnet_lite, pretrained
 from market_jax.report import curves
-from market_jax.retrieval import expansion, reranking, spatio_temporal
+from market_jax.retrieval import centroids, expansion, reranking, spatio_temporal
 from market_jax.training import loop, optimizer, profile, step
 from market_jax.training.state import TrainState, create
 from market_jax.typing import Columns, InputError, choose
@@ -47,18 +47,32 @@ def make_model(config: ConfigDict):
     return module.Model(**fields, dtype=dtype)
 
 
+def make_pretrained():
+    """EfficientNet-Lite0 with ImageNet's weights: (model, variables).
+
+    Raises:
+      InputError: the package with the weights is not installed.
+    """
+    model = efficientnet_lite.Model(same_padding=True)
+    example = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    template = jax.eval_shape(model.init, jax.random.key(0), example)
+    path = pretrained.packaged()
+    return model, pretrained.load(path, template, efficientnet_lite.TORCH_NAMES)[0]
+
+
 def make_apply(config: ConfigDict, model) -> Callable:
     """`model.apply`, its convolutions computed as `config.convolution` says."""
     return convolution.applying(config.convolution, model.apply)
 
 
-def make_loss(config: ConfigDict) -> Callable:
+def make_loss(config: ConfigDict, total_steps: int = 1) -> Callable:
     """`config.losses` -> (outputs, batch) -> (scalar, metrics)."""
     known = {name: getattr(losses, name) for name in losses.__all__}
     terms = {}
     for name, spec in config.losses.to_dict().items():
-        term, weight = spec.pop("term"), spec.pop("weight")
-        terms[name] = (functools.partial(choose(term, known, "loss term"), **spec), weight)
+        term, weight, annealing = spec.pop("term"), spec.pop("weight"), spec.pop("anneal", None)
+        factor = losses.anneal(**annealing, total_steps=total_steps) if annealing else None
+        terms[name] = (functools.partial(choose(term, known, "loss term"), **spec), weight, factor)
     return functools.partial(losses.weighted_sum, terms)
 
 
@@ -117,6 +131,8 @@ def open_split(config: ConfigDict, split: str) -> Columns:
 
 def parse_stage(text: str) -> tuple[str, dict]:
     """A name and its arguments, "k_reciprocal k1=20 one_more=true", values as JSON has them."""
+    if not text.split():
+        raise InputError("a retrieval stage has no name")
     name, *words = text.split()
     arguments = {}
     for word in words:
@@ -128,24 +144,26 @@ def parse_stage(text: str) -> tuple[str, dict]:
     return name, arguments
 
 
+def make_stage(config: ConfigDict, text: str) -> Callable:
+    """A stage as `parse_stage` reads it -> (query, gallery, distances) -> distances."""
+    modules = (reranking, expansion, spatio_temporal, centroids)
+    known = {name: getattr(module, name) for module in modules for name in module.__all__}
+    name, arguments = parse_stage(text)
+    stage = choose(name, known, "retrieval stage")
+    accepted = set(inspect.signature(stage).parameters) - {"query", "gallery", "distances"}
+    if "metric" in accepted:
+        arguments = {"metric": config.retrieval.metric} | arguments
+    if "training" in accepted:
+        training = open_split(config, "train")
+        arguments["training"] = {k: v for k, v in training.items() if k != "image"}
+    for key in arguments:
+        choose(key, dict.fromkeys(accepted), f"argument of the stage {name}")
+    return functools.partial(stage, **arguments)
+
+
 def make_stages(config: ConfigDict) -> list[Callable]:
     """`config.retrieval.stages` -> [(query, gallery, distances) -> distances, ...]."""
-    modules = (reranking, expansion, spatio_temporal)
-    known = {name: getattr(module, name) for module in modules for name in module.__all__}
-    stages = []
-    for text in config.retrieval.stages:
-        name, arguments = parse_stage(text)
-        stage = choose(name, known, "retrieval stage")
-        accepted = set(inspect.signature(stage).parameters) - {"query", "gallery", "distances"}
-        if "metric" in accepted:
-            arguments = {"metric": config.retrieval.metric} | arguments
-        if "training" in accepted:
-            training = open_split(config, "train")
-            arguments["training"] = {k: v for k, v in training.items() if k != "image"}
-        for key in arguments:
-            choose(key, dict.fromkeys(accepted), f"argument of the stage {name}")
-        stages.append(functools.partial(stage, **arguments))
-    return stages
+    return [make_stage(config, text) for text in config.retrieval.stages]
 
 
 class Plan(NamedTuple):
@@ -172,6 +190,8 @@ def make_plan(config: ConfigDict, size: int) -> Plan:
 def make_optimizer(config: ConfigDict, plan: Plan):
     """`config.optimizer` -> an optax optimiser."""
     fields = config.optimizer.to_dict()
+    fields["plateau"] = fields.pop("plateau_factor") < 1
+    del fields["plateau_every"]
     schedule = optimizer.make_schedule(
         fields.pop("schedule"),
         learning_rate=fields.pop("learning_rate"),
@@ -179,6 +199,14 @@ def make_optimizer(config: ConfigDict, plan: Plan):
         total_steps=plan.total_steps,
     )
     return optimizer.make_optimizer(fields.pop("name"), schedule, **fields)
+
+
+def lower_on_plateau(config: ConfigDict, state: TrainState, progress: loop.Progress) -> TrainState:
+    """`config.optimizer.plateau_*`: the state with a lower rate, where the loss stands still."""
+    fields = config.optimizer
+    if fields.plateau_factor < 1 and progress.stale and progress.stale % fields.plateau_every == 0:
+        return state.replace(opt_state=optimizer.lower(state.opt_state, fields.plateau_factor))
+    return state
 
 
 def fresh_state(config: ConfigDict, model, tx) -> TrainState:
@@ -259,10 +287,11 @@ def fit(config: ConfigDict, workdir: Path) -> None:
     mesh = devices.make_mesh()
     devices.check_batch_size(config.batch_size, mesh, config.accumulate)
     place = functools.partial(devices.place_batch, mesh)
-    model, loss = make_model(config), make_loss(config)
+    model = make_model(config)
     apply = make_apply(config, model)
     train, val = open_training(config)
     plan = make_plan(config, len(train["pid"]))
+    loss = make_loss(config, plan.total_steps)
     tx = make_optimizer(config, plan)
     saved = {"config": settings.to_json(config), "label_counts": count_labels(train)}
 
@@ -307,6 +336,7 @@ def fit(config: ConfigDict, workdir: Path) -> None:
                 evaluate_every=plan.evaluate_every,
                 log_every=config.log_every,
                 patience=config.patience,
+                adjust_fn=functools.partial(lower_on_plateau, config),
             )
         except loop.NotFiniteError as error:
             raise explain(error, train, plan, manager) from None

@@ -3,7 +3,7 @@
 import json
 import os
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from market_jax import devices
 from market_jax.data import pipeline, samplers
-from market_jax.typing import Array, Columns, PyTree
+from market_jax.typing import Array, Columns, Outputs, PyTree
 
 
 def extract(
@@ -23,7 +23,7 @@ def extract(
     prepare: Callable[[Array], Array],
     mesh: Mesh,
     batch_size: int,
-    keys: Sequence[str] = (),
+    keep: Callable[[Outputs], Outputs] = lambda outputs: outputs,
 ) -> dict[str, np.ndarray]:
     """Runs the model, in evaluation mode, over all images.
 
@@ -34,7 +34,7 @@ def extract(
       prepare: uint8 [N, H, W, C] -> what the model takes.
       mesh: the devices.
       batch_size: a multiple of the number of devices.
-      keys: the outputs to keep; none keeps all.
+      keep: the model's outputs -> what is kept of them, or made of them.
 
     Returns:
       Output name -> [M, ...], in the order of the columns.
@@ -42,8 +42,7 @@ def extract(
 
     @jax.jit
     def predict(variables, images):
-        outputs = apply(variables, prepare(images))
-        return {key: outputs[key] for key in keys or outputs}
+        return keep(apply(variables, prepare(images)))
 
     size = len(columns["name"])
     order = samplers.sequential(size, batch_size)
@@ -65,10 +64,10 @@ def cached(path: Path, key: dict, make: Callable[[], Columns]) -> Columns:
     """
     path, text = Path(path), json.dumps(key, sort_keys=True)
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             if str(stored["key"]) == text:
                 return {name: stored[name] for name in stored.files if name != "key"}
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
         pass  # missing, or broken: it can be made again
     columns = make()
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,11 +8,20 @@ from collections.abc import Callable, Mapping
 import jax.numpy as jnp
 import optax
 
-from market_jax.typing import Array, Batch, Outputs
+from market_jax.typing import Array, Batch, Outputs, choose
 
-__all__ = ["cross_entropy", "accuracy"]
+__all__ = [
+    "cross_entropy",
+    "cross_entropies",
+    "accuracy",
+    "squared_error",
+    "kl",
+    "mmd",
+    "active_dimensions",
+]
 
-Term = tuple[Callable[[Outputs, Batch], Array], float]  # the term, its keywords bound; weight
+# the term, its keywords bound; its weight; in training a factor of the weight: step -> [0, 1]
+Term = tuple[Callable[[Outputs, Batch], Array], float, Callable[[Array], Array] | None]
 
 
 def cross_entropy(
@@ -28,10 +37,110 @@ def cross_entropy(
     return jnp.where(labels >= 0, optax.softmax_cross_entropy(logits, targets), 0.0)
 
 
+def cross_entropies(outputs: Outputs, batch: Batch, *, keys: tuple[str, ...]) -> Array:
+    """The mean of the named classifications' `cross_entropy`, [N]."""
+    return sum(cross_entropy(outputs, batch, key=key) for key in keys) / len(keys)
+
+
 def accuracy(outputs: Outputs, batch: Batch, *, keys: tuple[str, ...]) -> Array:
     """Share of the named classifications that are right, [N]; to be reported, not minimised."""
     right = [jnp.argmax(outputs[key], axis=-1) == batch[key] for key in keys]
     return jnp.mean(jnp.stack(right).astype(jnp.float32), axis=0)
+
+
+def squared_error(outputs: Outputs, batch: Batch, *, reduce: str) -> Array:
+    """Of "reconstruction" against "target", both [N, H, W, C].
+
+    Args:
+      outputs: of the model.
+      batch: not used.
+      reduce: "sum" or "mean", over pixels and channels. A KL term beside a mean drowns it: there
+        it takes the sum.
+    """
+    total = choose(reduce, {"sum": jnp.sum, "mean": jnp.mean}, "reduction")
+    return total(jnp.square(outputs["reconstruction"] - outputs["target"]), axis=(1, 2, 3))
+
+
+def _kl_of_dimensions(outputs: Outputs) -> Array:
+    """[N, D] nats."""
+    mean, logvar = outputs["mean"], outputs["logvar"]
+    return 0.5 * (jnp.exp(logvar) + jnp.square(mean) - 1.0 - logvar)
+
+
+def kl(outputs: Outputs, batch: Batch) -> Array:
+    """Divergence in nats of the Gaussian "mean", "logvar" [N, D] from the standard normal."""
+    return jnp.sum(_kl_of_dimensions(outputs), axis=1)
+
+
+def active_dimensions(outputs: Outputs, batch: Batch, *, threshold: float = 0.01) -> Array:
+    """Latent dimensions whose mean varies over the batch by more than the threshold, [N].
+
+    The same number for every image. None is active where the posterior has collapsed (Burda et
+    al. 2016).
+    """
+    mask = batch["mask"].astype(jnp.float32)[:, None]
+    count, mean = jnp.maximum(jnp.sum(mask), 1.0), outputs["mean"]
+    center = jnp.sum(mean * mask, axis=0) / count
+    variance = jnp.sum(jnp.square(mean - center) * mask, axis=0) / count
+    active = jnp.sum((variance > threshold).astype(jnp.float32))
+    return jnp.full(len(mean), active)
+
+
+def mmd(outputs: Outputs, batch: Batch) -> Array:
+    """Squared maximum mean discrepancy of the batch's posterior from the standard normal, [N].
+
+    The kernel is exp(-|x - y|^2 / 2D). Its expectations over the Gaussians "mean", "logvar"
+    [N, D] and over the prior are taken in closed form, so that nothing is drawn (InfoVAE: Zhao,
+    Song, Ermon 2019). The same number for every image; without bias, so that it may be below 0.
+    """
+    mean, variance = outputs["mean"], jnp.exp(outputs["logvar"])
+    mask = batch["mask"].astype(jnp.float32)
+    width = float(mean.shape[1])
+
+    def kernel(gap, spread):
+        """E exp(-|x - y|^2 / 2D), where x - y is normal with this mean and variance."""
+        ratio = width / (width + spread)
+        return jnp.exp(0.5 * jnp.sum(jnp.log(ratio) - jnp.square(gap) / (width + spread), axis=-1))
+
+    pairs = mask[:, None] * mask * (1 - jnp.eye(len(mean)))
+    among = kernel(mean[:, None] - mean, variance[:, None] + variance) * pairs
+    across = kernel(mean, variance + 1.0) * mask
+    prior = (width / (width + 2.0)) ** (width / 2)
+    count = jnp.sum(mask)
+    value = jnp.sum(among) / jnp.maximum(jnp.sum(pairs), 1.0)
+    value += prior - 2 * jnp.sum(across) / jnp.maximum(count, 1.0)
+    return jnp.full(len(mean), jnp.where(count > 1, value, 0.0))
+
+
+def anneal(
+    name: str, *, total_steps: int, share: float = 0.5, cycles: int = 4
+) -> Callable[[Array], Array]:
+    """A factor that grows from 0 to 1 with the step: step -> factor.
+
+    Args:
+      name: "linear", "logistic" (Bowman et al. 2016: one half in the middle of the rise) or
+        "cyclical" (Fu et al. 2019: a linear rise at the beginning of each cycle).
+      total_steps: of the training.
+      share: of the training, or of each cycle, in which it grows.
+      cycles: of "cyclical".
+    """
+
+    def linear(t):
+        return t / share
+
+    def logistic(t):
+        return 1 / (1 + jnp.exp(-10 * (2 * t / share - 1)))
+
+    def cyclical(t):
+        return t * cycles % 1.0 / share
+
+    known = {"linear": linear, "logistic": logistic, "cyclical": cyclical}
+    rise = choose(name, known, "annealing")
+
+    def at(step):
+        return jnp.clip(rise(step / max(total_steps, 1)), 0.0, 1.0)
+
+    return at
 
 
 def weighted_sum(
@@ -40,9 +149,10 @@ def weighted_sum(
     """Reduces every term to its mean over the images that are not padding, and adds them up.
 
     Args:
-      terms: name -> (term, weight).
+      terms: name -> (term, weight, factor or None).
       outputs: of the model.
-      batch: with "mask" bool [N].
+      batch: with "mask" bool [N]; in training also "step" int32 [N], the same in every row,
+        without which no factor is applied.
 
     Returns:
       (the loss, {"loss": ..., "loss/<name>": ... for a term with a weight,
@@ -51,8 +161,9 @@ def weighted_sum(
     mask = batch["mask"].astype(jnp.float32)
     count = jnp.maximum(jnp.sum(mask), 1.0)
     total, metrics = jnp.zeros(()), {}
-    for name, (term, weight) in terms.items():
+    for name, (term, weight, factor) in terms.items():
         mean = jnp.sum(term(outputs, batch) * mask) / count
-        total += weight * mean
+        scale = factor(batch["step"][0]) if factor and "step" in batch else 1.0
+        total += scale * weight * mean
         metrics[f"loss/{name}" if weight else name] = mean
     return total, {"loss": total} | metrics

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from market_jax import checkpoints, devices, experiment, features, settings
 from market_jax.data import descriptors, samplers, transforms
-from market_jax.typing import Columns, InputError, PyTree, choose
+from market_jax.typing import Columns, InputError, Outputs, PyTree, choose
 
 
 class Run(NamedTuple):
@@ -91,15 +91,24 @@ def restore(
     return Run(directory, found, config, model, state.variables, extra)
 
 
+def only(*names: str) -> Callable[[Outputs], Outputs]:
+    """What keeps the named outputs."""
+    return lambda outputs: {name: outputs[name] for name in names}
+
+
 def extract(
-    run: Run, rows: Columns, keys: Sequence[str] = (), *, mirrored: bool = False
+    run: Run,
+    rows: Columns,
+    keep: Callable[[Outputs], Outputs] = lambda outputs: outputs,
+    *,
+    mirrored: bool = False,
 ) -> dict[str, np.ndarray]:
     """Outputs of the run's model for every image: name -> [M, ...].
 
     Args:
       run: with a model.
       rows: the images.
-      keys: which outputs; none takes all.
+      keep: the model's outputs -> what is kept of them, or made of them.
       mirrored: of the images, left and right exchanged.
 
     Raises:
@@ -119,7 +128,7 @@ def extract(
             prepare=prepare,
             mesh=mesh,
             batch_size=-(-run.config.batch_size // mesh.size) * mesh.size,  # of fewer devices?
-            keys=keys,
+            keep=keep,
         )
     except KeyError as error:
         raise InputError(f"{run.workdir}: the model has no output {error}") from None
@@ -130,23 +139,27 @@ def embed(run: Run, source: str, rows: Columns, *, flip: bool) -> np.ndarray:
 
     Args:
       run: whose model is used; for a descriptor it needs none.
-      source: "model", its output "embedding"; or a descriptor of `market_jax.data.descriptors`.
+      source: "model", its output "embedding"; "imagenet", that of EfficientNet-Lite0 with published
+        weights; or a descriptor of `market_jax.data.descriptors`.
       rows: the images.
       flip: the mean with the mirrored image's.
 
     Raises:
       InputError: the source is unknown, or the run has no such model.
     """
-    if source == "model":
+    if source in ("model", "imagenet"):
+        if source == "imagenet":
+            model, variables = experiment.make_pretrained()
+            run = run._replace(model=model, variables=variables)
         if run.model is None:
             raise InputError("--features=model needs a trained run: --workdir, not --config")
 
         def describe(mirrored):
-            return extract(run, rows, ("embedding",), mirrored=mirrored)["embedding"]
+            return extract(run, rows, only("embedding"), mirrored=mirrored)["embedding"]
 
     else:
         known = {name: getattr(descriptors, name) for name in descriptors.__all__}
-        descriptor = choose(source, known | {"model": None}, "features")
+        descriptor = choose(source, known | dict.fromkeys(("model", "imagenet")), "features")
 
         def describe(mirrored):
             parts = np.array_split(np.arange(len(rows["image"])), -(-len(rows["image"]) // 1024))

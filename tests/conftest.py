@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 import data_prep
-from market_jax import devices
+from configs import attributes_cnn
+from market_jax import devices, experiment
 from market_jax.data import attributes, columns
 
 jax.config.update("jax_platforms", "cpu")
@@ -48,6 +49,18 @@ def write_picture(path: Path, color: int = 0) -> None:
     Image.fromarray(np.full((16, 8, 3), color, np.uint8)).save(path, "JPEG")
 
 
+def small(directory: Path, **changes):
+    """The attribute experiment at a size for tests."""
+    config = attributes_cnn.get_config()
+    config.data.dir = str(directory)
+    config.data.image_size = (32, 16)
+    config.model.widths = (4, 6, 8, 6)
+    config.model.final_pool = (4, 4)
+    config.batch_size, config.epochs, config.log_every = 16, 3, 2
+    config.update_from_flattened_dict(changes)
+    return config
+
+
 @pytest.fixture
 def unitn(tmp_path: Path) -> Path:
     """A raw folder like the course release: 3 identities, 6 training images."""
@@ -81,3 +94,11 @@ def synthetic(synthetic_raw: Path, tmp_path_factory) -> Path:
 def train_columns(synthetic: Path) -> columns.Columns:
     """Its training split in memory."""
     return columns.open_split(synthetic, "train", image_size=(128, 64))
+
+
+@pytest.fixture(scope="session")
+def workdir(synthetic: Path, tmp_path_factory) -> Path:
+    """A finished run."""
+    directory = tmp_path_factory.mktemp("runs") / "small"
+    experiment.fit(small(synthetic), directory)
+    return directory

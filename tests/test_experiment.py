@@ -11,31 +11,11 @@ from market_jax import checkpoints, experiment, runs, settings, tasks, writers
 from market_jax.data import attributes, columns
 from market_jax.report import predictions
 from market_jax.typing import InputError
-from tests.conftest import ROOT
+from tests.conftest import ROOT, small
 
 CONFIGS = sorted(
     p.stem for p in (ROOT / "configs").glob("*.py") if p.stem not in ("__init__", "common")
 )
-
-
-def small(directory, **changes):
-    """The attribute experiment at a size for tests."""
-    config = attributes_cnn.get_config()
-    config.data.dir = str(directory)
-    config.data.image_size = (32, 16)
-    config.model.widths = (4, 6, 8, 6)
-    config.model.final_pool = (4, 4)
-    config.batch_size, config.epochs, config.log_every = 16, 3, 2
-    config.update_from_flattened_dict(changes)
-    return config
-
-
-@pytest.fixture(scope="session")
-def workdir(synthetic, tmp_path_factory):
-    """A finished run."""
-    directory = tmp_path_factory.mktemp("runs") / "small"
-    experiment.fit(small(synthetic), directory)
-    return directory
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -49,6 +29,7 @@ def test_every_name_in_every_config_resolves(name):
     assert int(state.step) == 0
     for task in config.tasks:
         assert callable(experiment.find_module(tasks, task, "task").run)
+    experiment.make_stages(config)
     assert settings.from_json(settings.to_json(config)) == config
 
 
@@ -65,7 +46,7 @@ def test_a_run_leaves_what_people_look_at(workdir):
 def test_attribute_task(workdir, capsys):
     run = runs.restore("attributes", str(workdir), "best", None)
     task = experiment.find_module(tasks, "attributes", "task")
-    text = task.run(run, split="val", images=None, annotations=None, predict_for=None)
+    text = task.run(run)
     assert "mean of 12" in text
     result = json.loads((workdir / "evaluation" / "attributes.json").read_text())
     keys = {"accuracy", "balanced_accuracy", "f1", "majority", "accuracy_binary"}
@@ -86,20 +67,18 @@ def test_attribute_task_on_a_folder(workdir, synthetic_raw):
     run = runs.restore("attributes", str(workdir), "best", None)
     task = experiment.find_module(tasks, "attributes", "task")
     path = workdir / "evaluation" / "attributes.json"
-    task.run(run, split="test", images=None, annotations=None, predict_for=None)
+    task.run(run, split="test")
     split = json.loads(path.read_text())
     task.run(
         run,
-        split="val",
         images=str(synthetic_raw / "bounding_box_test"),
         annotations=str(synthetic_raw / "market_attribute.mat"),
-        predict_for=None,
     )
     folder = json.loads(path.read_text())
     assert folder["attributes"] == split["attributes"]
     assert folder["identities"] == split["identities"] == 2
     with pytest.raises(InputError, match="--images and --annotations go together"):
-        task.run(run, split="val", images="x", annotations=None, predict_for=None)
+        task.run(run, images="x")
 
 
 def test_predictions_for_a_split_and_a_folder(workdir, synthetic_raw):
@@ -108,7 +87,7 @@ def test_predictions_for_a_split_and_a_folder(workdir, synthetic_raw):
     path = workdir / "evaluation" / "classification_test.csv"
     texts = []
     for source in ("test", str(synthetic_raw / "bounding_box_test")):
-        said = task.run(run, split="val", images=None, annotations=None, predict_for=source)
+        said = task.run(run, predict=source)
         assert str(path) in said
         texts.append(path.read_text())
     assert texts[0] == texts[1]
@@ -147,8 +126,6 @@ def test_newest_run_is_found(workdir, tmp_path, monkeypatch):
 def test_restore_refuses(workdir, tmp_path):
     with pytest.raises(InputError, match="holds no checkpoint"):
         runs.restore("attributes", str(tmp_path), "best", None)
-    with pytest.raises(InputError, match="a run for attributes, not for 'reid'"):
-        runs.restore("reid", str(workdir), "best", None)
 
 
 @pytest.mark.parametrize(
@@ -237,6 +214,42 @@ def test_a_profile_is_written(synthetic, tmp_path):
     text = (tmp_path / "run" / "profile" / "summary.txt").read_text()
     assert "batch            16 images" in text
     assert "share of peak" in text
+
+
+def test_a_run_of_an_older_version_gets_the_settings_it_lacks(workdir):
+    saved = json.loads((workdir / "config.json").read_text())
+    del saved["retrieval"], saved["optimizer"]["clip_norm"]
+    config = settings.from_json(saved, attributes_cnn.get_config())
+    assert config.retrieval.metric == "cosine"
+    assert config.optimizer.clip_norm == 0.0
+    assert config.model.widths == (4, 6, 8, 6), "what was saved stands"
+
+
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [
+        ("k_reciprocol", "unknown retrieval stage 'k_reciprocol'; known: .*k_reciprocal"),
+        ("k_reciprocal k1", "'k1' is not KEY=NUMBER"),
+        ("k_reciprocal k1=twenty", "'k1=twenty' is not KEY=NUMBER, true or false"),
+        ("k_reciprocal k7=20", "unknown argument of the stage k_reciprocal 'k7'; known: k1, k2"),
+        ("k_reciprocal query=1", "unknown argument of the stage k_reciprocal 'query'"),
+        ("", "a retrieval stage has no name"),
+    ],
+)
+def test_stages_that_do_not_exist(stage, message):
+    config = attributes_cnn.get_config()
+    config.retrieval.stages = (stage,)
+    with pytest.raises(InputError, match=message):
+        experiment.make_stages(config)
+
+
+def test_stages_get_their_arguments():
+    config = attributes_cnn.get_config()
+    config.retrieval.metric = "euclidean"
+    config.retrieval.stages = ("k_reciprocal k1=7 one_more=true", "alpha_query_expansion")
+    first, second = experiment.make_stages(config)
+    assert first.keywords == {"metric": "euclidean", "k1": 7, "one_more": True}
+    assert second.func.__name__ == "alpha_query_expansion"
 
 
 def test_configs_are_not_shared():

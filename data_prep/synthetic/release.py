@@ -24,7 +24,7 @@ _SEQUENCE = 30_000  # frames
 _TRAINING = 0.75  # share of the identities: few people teach a network names, not attributes
 
 
-def _visits(rng: np.random.Generator) -> Iterator[tuple[int, int, int]]:
+def visits(rng: np.random.Generator) -> Iterator[tuple[int, int, int]]:
     """(camera, sequence, frame) of each camera that one person passes."""
     order = rng.permutation(list(cameras.CAMERAS))[: rng.integers(*_VISITS)]
     sequence, frame = int(rng.integers(1, 3)), float(rng.integers(100, _SEQUENCE // 2))
@@ -37,7 +37,7 @@ def _visits(rng: np.random.Generator) -> Iterator[tuple[int, int, int]]:
 def _walk(seed: int, pid: int, person: people.Person, in_train: bool) -> Iterator[tuple]:
     """(folder, name, bytes) of every picture of a person."""
     rng = np.random.default_rng([seed, 1, pid])
-    for camid, sequence, frame in _visits(rng):
+    for camid, sequence, frame in visits(rng):
         camera, turned = cameras.CAMERAS[camid], rng.random() < 0.25
         folder = FOLDERS["train" if in_train else "test"]
         for shot in range(rng.integers(*_SHOTS)):

@@ -9,11 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+MISSED = 2**40  # the rank of a match that is not in the answer
 _BYTES = 2**25  # of distances at a time, about
 
 
 def rank_row(distances: np.ndarray, true: np.ndarray, removed: np.ndarray) -> np.ndarray:
     """Ranks, from 1, of one query's true matches; ties are broken by position.
+
+    An infinite distance says that the image is not in the answer at all: its rank is `MISSED`.
 
     Args:
       distances: [G] of any ordered type, without NaN.
@@ -24,6 +27,9 @@ def rank_row(distances: np.ndarray, true: np.ndarray, removed: np.ndarray) -> np
     left_out = distances[removed]
     for i, position in enumerate(true):
         value = distances[position]
+        if value == np.inf:
+            ranks[i] = MISSED + i
+            continue
         ranks[i] = np.count_nonzero(distances < value) + 1
         ranks[i] += np.count_nonzero(distances[:position] == value)
         ranks[i] -= np.count_nonzero(left_out < value)

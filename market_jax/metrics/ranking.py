@@ -180,7 +180,9 @@ def evaluate(distances: Array, *, query_pids: Array, gallery_pids: Array, **came
     """Judges a ranking that is given as distances.
 
     Args:
-      distances: [Q, G], smaller is nearer, of any floating or integer type.
+      distances: [Q, G], smaller is nearer, of any floating or integer type. What is infinitely
+        far is not in the answer: it adds nothing to the average precision, which then is the
+        course's, of a list that ends before the gallery does.
       query_pids: [Q].
       gallery_pids: [G].
       **cameras: query_camids [Q] and gallery_camids [G], see `find_matches`; max_rank (50).

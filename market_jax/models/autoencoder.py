@@ -19,31 +19,51 @@ class Model(nn.Module):
     Attributes:
       widths: channels of the encoder's blocks, each of which halves the map; the decoder
         mirrors them.
+      switches: the decoder learns where each maximum was, so that detail gets past the innermost
+        map; without them it repeats pixels.
+      bottleneck: dimensions that all of the innermost map is squeezed through; 0 leaves it.
 
     Returns (from `__call__`):
-      {"reconstruction": [N, H, W, 3], "embedding": [N, D] the innermost map's mean}, float32.
+      {"reconstruction": [N, H, W, 3], "target": the crop, "embedding": [N, D] the bottleneck, or
+      the innermost map's mean}, float32.
     """
 
     widths: tuple[int, ...] = (64, 128, 256)
+    switches: bool = True
+    bottleneck: int = 0
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, image: Array, train: bool = False) -> dict[str, Array]:
-        x, switches = image.astype(self.dtype), []
+        x, pooled = image.astype(self.dtype), []
         for width in self.widths:
             for _ in range(2):
                 x = conv(width, 3, dtype=self.dtype)(x)
                 x = nn.relu(batch_norm(train, dtype=self.dtype)(x))
             shape = x.shape[1:3]
             x, indices = max_pool_with_indices(x, (2, 2))
-            switches.append((indices, shape))
+            pooled.append((indices, shape))
         embedding = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
+        if self.bottleneck:
+            shape = x.shape[1:]
+            code = nn.Dense(self.bottleneck, dtype=self.dtype, name="code")(x.reshape(len(x), -1))
+            embedding = code.astype(jnp.float32)
+            cells = shape[0] * shape[1] * shape[2]
+            x = nn.Dense(cells, dtype=self.dtype, name="decode")(code).reshape(-1, *shape)
         narrower = (image.shape[-1], *self.widths[:-1])
         for width, next_width in zip(self.widths[::-1], narrower[::-1], strict=True):
-            x = max_unpool(x, *switches.pop(), (2, 2))
+            indices, shape = pooled.pop()
+            x = max_unpool(x, indices, shape, (2, 2)) if self.switches else _repeat(x, shape)
             x = batch_norm(train, dtype=self.dtype)(nn.relu(x))
             x = conv_transpose(width, 3, dtype=self.dtype)(x)
             x = batch_norm(train, dtype=self.dtype)(nn.relu(x))
             x = conv_transpose(next_width, 3, dtype=self.dtype)(x)
         reconstruction = nn.sigmoid(x.astype(jnp.float32))
-        return {"reconstruction": reconstruction, "embedding": embedding}
+        return {"reconstruction": reconstruction, "target": image, "embedding": embedding}
+
+
+def _repeat(x: Array, shape: tuple[int, int]) -> Array:
+    """Every pixel twice along each axis; to the shape where it is odd."""
+    x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+    odd = ((0, 0), (0, shape[0] - x.shape[1]), (0, shape[1] - x.shape[2]), (0, 0))
+    return jnp.pad(x, odd, mode="edge")

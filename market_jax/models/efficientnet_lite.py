@@ -1,7 +1,7 @@
 """EfficientNet-Lite0: EfficientNet-B0 without squeeze-and-excitation, with ReLU6 (Tan & Le 2019).
 
-The stem and the last convolution keep their widths in all Lite variants. Padding is symmetric,
-as in the PyTorch ports.
+The stem and the last convolution keep their widths in all Lite variants. The published weights were
+trained with TensorFlow's padding, which is not symmetric where a stride is 2.
 """
 
 from collections.abc import Mapping
@@ -23,6 +23,48 @@ _STAGES = (
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
+_MEAN, _STD = 127 / 255, 128 / 255
+
+
+def _flat(match) -> str:
+    """A block's number where blocks are counted through all stages."""
+    stage, block = map(int, match.groups())
+    return f"_blocks.{sum(row[0] for row in _STAGES[:stage]) + block}"
+
+
+TORCH_NAMES = {
+    "efficientnet_lite_pytorch": (
+        (r"^stem\.conv", "_conv_stem"),
+        (r"^stem\.bn", "_bn0"),
+        (r"^head\.conv", "_conv_head"),
+        (r"^head\.bn", "_bn1"),
+        (r"^head_imagenet", "_fc"),
+        (r"^block(\d)_(\d)", _flat),
+        (r"expand\.conv", "_expand_conv"),
+        (r"expand\.bn", "_bn0"),
+        (r"filter\.conv", "_depthwise_conv"),
+        (r"filter\.bn", "_bn1"),
+        (r"project\.conv", "_project_conv"),
+        (r"project\.bn", "_bn2"),
+    ),
+    "timm": (
+        (r"^stem\.conv", "conv_stem"),
+        (r"^stem\.bn", "bn1"),
+        (r"^head\.conv", "conv_head"),
+        (r"^head\.bn", "bn2"),
+        (r"^head_imagenet", "classifier"),
+        (r"^block(\d)_(\d)", r"blocks.\1.\2"),
+        (r"(blocks\.0.*)filter\.bn", r"\1bn1"),
+        (r"(blocks\.0.*)project\.conv", r"\1conv_pw"),
+        (r"(blocks\.0.*)project\.bn", r"\1bn2"),
+        (r"expand\.conv", "conv_pw"),
+        (r"expand\.bn", "bn1"),
+        (r"filter\.conv", "conv_dw"),
+        (r"filter\.bn", "bn2"),
+        (r"project\.conv", "conv_pwl"),
+        (r"project\.bn", "bn3"),
+    ),
+}
 
 
 class Unit(nn.Module):
@@ -32,6 +74,7 @@ class Unit(nn.Module):
     kernel: int
     strides: int
     dtype: jnp.dtype
+    padding: str | None = None
     depthwise: bool = False
     activate: bool = True
 
@@ -39,6 +82,8 @@ class Unit(nn.Module):
     def __call__(self, x: Array, train: bool) -> Array:
         groups = x.shape[-1] if self.depthwise else 1
         settings = {"feature_group_count": groups, "bias": False, "dtype": self.dtype}
+        if self.padding:
+            settings["padding"] = self.padding
         x = conv(self.features, self.kernel, self.strides, **settings, name="conv")(x)
         x = batch_norm(train, epsilon=1e-3, dtype=self.dtype, name="bn")(x)
         return nn.relu6(x) if self.activate else x
@@ -52,14 +97,15 @@ class Block(nn.Module):
     strides: int
     expansion: int
     dtype: jnp.dtype
+    padding: str | None = None
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
-        inner, dtype, y = self.expansion * x.shape[-1], self.dtype, x
+        inner, ways, y = self.expansion * x.shape[-1], (self.dtype, self.padding), x
         if self.expansion > 1:
-            y = Unit(inner, 1, 1, dtype, name="expand")(y, train)
-        y = Unit(inner, self.kernel, self.strides, dtype, depthwise=True, name="filter")(y, train)
-        y = Unit(self.features, 1, 1, dtype, activate=False, name="project")(y, train)
+            y = Unit(inner, 1, 1, *ways, name="expand")(y, train)
+        y = Unit(inner, self.kernel, self.strides, *ways, depthwise=True, name="filter")(y, train)
+        y = Unit(self.features, 1, 1, *ways, activate=False, name="project")(y, train)
         return x + y if x.shape == y.shape else y
 
 
@@ -67,21 +113,26 @@ class Model(nn.Module):
     """RGB crops -> feature map, pooled features, and the logits of linear heads.
 
     Attributes:
-      classes: output name -> number of classes; one linear head each.
+      classes: output name -> number of classes; one linear head each. "imagenet": 1000 is the
+        published weights' own.
+      same_padding: TensorFlow's, for the published weights; else PyTorch's, the same on all sides.
 
     Returns (from `__call__`):
       {"map": [N, H/32, W/32, 1280], "embedding": [N, 1280], name: [N, K] logits}, float32.
     """
 
     classes: Mapping[str, int] | None = None
+    same_padding: bool = False
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, image: Array, train: bool = False) -> dict[str, Array]:
-        x = Unit(32, 3, 2, self.dtype, name="stem")(image.astype(self.dtype), train)
+        ways = (self.dtype, "SAME" if self.same_padding else None)
+        x = ((image - _MEAN) / _STD).astype(self.dtype)
+        x = Unit(32, 3, 2, *ways, name="stem")(x, train)
         for stage, (blocks, kernel, strides, expansion, width) in enumerate(_STAGES):
             for i in range(blocks):
-                settings = (width, kernel, strides if i == 0 else 1, expansion, self.dtype)
+                settings = (width, kernel, strides if i == 0 else 1, expansion, *ways)
                 x = Block(*settings, name=f"block{stage}_{i}")(x, train)
-        x = Unit(1280, 1, 1, self.dtype, name="head")(x, train)
+        x = Unit(1280, 1, 1, *ways, name="head")(x, train)
         return pool_and_classify(x, self.classes or {})

@@ -50,7 +50,7 @@ class Conv(nn.Conv):
 
 
 def conv(features: int, kernel: int, strides: int = 1, **kwargs) -> Conv:
-    """A square convolution with PyTorch's usual padding, (kernel - 1) // 2 on every side.
+    """A square convolution; unless given, padding is PyTorch's usual, (kernel - 1) // 2.
 
     Args:
       features: output channels.
@@ -58,8 +58,8 @@ def conv(features: int, kernel: int, strides: int = 1, **kwargs) -> Conv:
       strides: along both axes.
       **kwargs: of `Conv`.
     """
-    padding = (kernel - 1) // 2
-    return Conv(features, (kernel, kernel), strides=(strides,) * 2, padding=padding, **kwargs)
+    settings = {"padding": (kernel - 1) // 2} | kwargs
+    return Conv(features, (kernel, kernel), strides=(strides,) * 2, **settings)
 
 
 def conv_transpose(features: int, kernel: int, strides: int = 1, **kwargs) -> Conv:

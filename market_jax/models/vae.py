@@ -3,6 +3,8 @@
 The decoder ends in one more convolution, without an activation.
 """
 
+from collections.abc import Mapping
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -10,19 +12,65 @@ import jax.numpy as jnp
 from market_jax.models.layers import batch_norm, conv, conv_transpose
 from market_jax.typing import Array, InputError
 
+_CHANNELS = 3
+
+
+def _unit(layer, x: Array, train: bool, dtype: jnp.dtype) -> Array:
+    return nn.leaky_relu(batch_norm(train, dtype=dtype)(layer(x)), 0.01)
+
+
+class Encoder(nn.Module):
+    """[N, H, W, 3] -> mean and log variance [N, latent] of the posterior, float32."""
+
+    widths: tuple[int, ...]
+    latent: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> tuple[Array, Array]:
+        x = x.astype(self.dtype)
+        for width in self.widths:
+            x = _unit(conv(width, 3, 2, dtype=self.dtype), x, train, self.dtype)
+        x = x.reshape(len(x), -1)
+        mean, logvar = (
+            nn.Dense(self.latent, dtype=self.dtype, name=name)(x).astype(jnp.float32)
+            for name in ("mean", "logvar")
+        )
+        return mean, logvar
+
+
+class Decoder(nn.Module):
+    """[N, latent] -> [N, H, W, 3], float32."""
+
+    widths: tuple[int, ...]
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, latent: Array, image_size: tuple[int, int], train: bool) -> Array:
+        times = 2 ** len(self.widths)
+        shape = (image_size[0] // times, image_size[1] // times, self.widths[-1])
+        cells = shape[0] * shape[1] * shape[2]
+        x = nn.Dense(cells, dtype=self.dtype, name="latent")(latent.astype(self.dtype))
+        x = x.reshape(len(x), *shape)
+        for width in (*self.widths[-2::-1], self.widths[0]):
+            x = _unit(conv_transpose(width, 3, 2, dtype=self.dtype), x, train, self.dtype)
+        return conv(_CHANNELS, 3, dtype=self.dtype, name="last")(x).astype(jnp.float32)
+
 
 class Model(nn.Module):
-    """RGB crops in [-1, 1] -> their reconstructions, through a Gaussian latent.
+    """RGB crops in [0, 1] -> their reconstructions in the range [-1, 1], through a Gaussian latent.
 
     Attributes:
       widths: channels of the encoder's convolutions, each of which halves the map; the decoder
         mirrors them.
       latent: dimensions of the latent.
+      classes: output name -> number of classes; each gets a linear head on the latent.
 
     Returns (from `__call__`):
-      {"reconstruction": [N, H, W, 3], "mean": [N, D], "logvar": [N, D], "embedding": [N, D] the
-      mean}, float32. In training the decoder sees a draw of the latent (random stream "sample"),
-      otherwise its mean.
+      {"reconstruction": [N, H, W, 3], "target": [N, H, W, 3] the crop in [-1, 1], "mean": [N, D],
+      "logvar": [N, D], "embedding": [N, D] the mean, name: [N, K] logits}, float32. In training
+      the decoder and the heads see a draw of the latent (random stream "sample"), otherwise its
+      mean.
 
     Raises:
       InputError: the image cannot be halved so often.
@@ -30,35 +78,37 @@ class Model(nn.Module):
 
     widths: tuple[int, ...] = (32, 64, 128, 256)
     latent: int = 128
+    classes: Mapping[str, int] | None = None
     dtype: jnp.dtype = jnp.float32
 
-    @nn.compact
+    def setup(self):
+        """The parts, so that each can be called alone."""
+        self.encoder = Encoder(self.widths, self.latent, self.dtype)
+        self.decoder = Decoder(self.widths, self.dtype)
+        self.heads = {name: nn.Dense(k) for name, k in (self.classes or {}).items()}
+
     def __call__(self, image: Array, train: bool = False) -> dict[str, Array]:
-        n, h, w, channels = image.shape
-        if h % 2 ** len(self.widths) or w % 2 ** len(self.widths):
+        size = image.shape[1:3]
+        if any(side % 2 ** len(self.widths) for side in size):
             raise InputError(
-                f"an image of {h}x{w} cannot be halved {len(self.widths)} times; "
+                f"an image of {size[0]}x{size[1]} cannot be halved {len(self.widths)} times; "
                 "change data.image_size or model.widths"
             )
-
-        def unit(layer, x):
-            x = batch_norm(train, dtype=self.dtype)(layer(x))
-            return nn.leaky_relu(x, 0.01)
-
-        x = image.astype(self.dtype)
-        for width in self.widths:
-            x = unit(conv(width, 3, 2, dtype=self.dtype), x)
-        shape = x.shape[1:]
-        x = x.reshape(n, -1)
-        mean = nn.Dense(self.latent, dtype=self.dtype, name="mean")(x).astype(jnp.float32)
-        logvar = nn.Dense(self.latent, dtype=self.dtype, name="logvar")(x).astype(jnp.float32)
+        target = 2 * image - 1
+        mean, logvar = self.encoder(target, train)
         latent = mean
         if train:
             noise = jax.random.normal(self.make_rng("sample"), mean.shape)
             latent = mean + jnp.exp(0.5 * logvar) * noise
-        x = nn.Dense(x.shape[-1], dtype=self.dtype, name="decode")(latent.astype(self.dtype))
-        x = x.reshape(n, *shape)
-        for width in (*self.widths[-2::-1], self.widths[0]):
-            x = unit(conv_transpose(width, 3, 2, dtype=self.dtype), x)
-        x = conv(channels, 3, dtype=self.dtype, name="last")(x).astype(jnp.float32)
-        return {"reconstruction": x, "mean": mean, "logvar": logvar, "embedding": mean}
+        outputs = {
+            "reconstruction": self.decoder(latent, size, train),
+            "target": target,
+            "mean": mean,
+            "logvar": logvar,
+            "embedding": mean,
+        }
+        return outputs | {name: head(latent) for name, head in self.heads.items()}
+
+    def decode(self, latent: Array, image_size: tuple[int, int]) -> Array:
+        """[N, D] -> [N, *image_size, 3] in the range [-1, 1]; `apply(..., method="decode")`."""
+        return self.decoder(latent, image_size, False)

@@ -1,6 +1,5 @@
 """A page of its own that shows how a ranking went: metrics, CMC curves, ranked lists."""
 
-import base64
 import html
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -8,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
-from PIL import Image
 
 from market_jax.data.protocols import Protocol
+from market_jax.report.pictures import data_url
 
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; color: #1c1f23;
@@ -52,12 +51,9 @@ class Answer(NamedTuple):
 
 
 def _picture(answer: Answer) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(answer.picture).save(buffer, "JPEG", quality=90)
-    data = base64.b64encode(buffer.getvalue()).decode()
     name, caption = html.escape(answer.name), html.escape(answer.caption)
     return (
-        f'<figure class="{answer.kind}"><img src="data:image/jpeg;base64,{data}" alt="{name}" '
+        f'<figure class="{answer.kind}"><img src="{data_url(answer.picture)}" alt="{name}" '
         f'title="{name}"><figcaption>{caption}</figcaption></figure>'
     )
 

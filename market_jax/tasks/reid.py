@@ -1,12 +1,13 @@
 """--task=reid: how well queries find their matches, and answers to the release's queries."""
 
+import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from market_jax import experiment, galleries, runs
+from market_jax import experiment, galleries, runs, tuning
 from market_jax.data import columns
 from market_jax.data.protocols import Protocol
 from market_jax.files import write_atomically
@@ -16,6 +17,7 @@ from market_jax.retrieval import distances, search
 from market_jax.typing import Columns, InputError
 
 FILE, PAGE = "reid.json", "report.html"
+PLAIN = "ranking"  # the retrieval without clusters
 LISTED, SHOWN = 10, 5  # answers to a query of the page; queries of each kind
 
 
@@ -146,15 +148,41 @@ def write_report(
     write_atomically(path, ranked_lists.page(title, said, HEADER, rows, cmc, lists))
 
 
+def make_retrieval(found: runs.Run, source: str, count: int) -> tuple[list[Callable], dict]:
+    """`config.retrieval.name` as stages, none for plain ranking; and what was chosen for it.
+
+    Where a clustering is given neither a number of clusters nor a threshold, the images per
+    cluster are chosen on the training identities, for a gallery of `count` images.
+    """
+    config = found.config.retrieval
+    name, arguments = experiment.parse_stage(config.name)
+    if name == PLAIN:
+        return [], {}
+    stage = experiment.make_stage(found.config, config.name)
+    takes = inspect.signature(stage.func).parameters
+    if "clusters" not in takes or {"clusters", "threshold"} & arguments.keys():
+        return [stage], {}
+    training = galleries.read_split(found, source, "train")
+    size, judged = tuning.cluster_size(training, count, stage, config.metric)
+
+    def by_size(query: Columns, gallery: Columns, far: np.ndarray) -> np.ndarray:
+        return stage(query, gallery, far, clusters=max(round(len(gallery["pid"]) / size), 1))
+
+    return [by_size], {"images_per_cluster": size, "mAP_on_training": judged}
+
+
 def answer_release(found: runs.Run, source: str, stages: list[Callable], top_k: int) -> str:
     """Writes `evaluation/reid_test.txt`: every query of the release, answered from its gallery."""
     query, gallery = (galleries.read_split(found, source, split) for split in ("query", "test"))
     metric = found.config.retrieval.metric
+    stages = stages + make_retrieval(found, source, len(gallery["name"]))[0]
     if not 1 <= top_k <= len(gallery["name"]):
         raise InputError(f"top_k is {top_k}; it must be 1 to {len(gallery['name'])}, the gallery")
     if stages:
-        ordered = np.argsort(stage_distances(query, gallery, stages, metric), axis=1, kind="stable")
-        found_at = ordered[:, :top_k]
+        far = stage_distances(query, gallery, stages, metric)
+        found_at = np.argsort(far, axis=1, kind="stable")[:, :top_k]
+        # what is infinitely far is not in the answer
+        found_at = [row[np.isfinite(far[i, row])] for i, row in enumerate(found_at)]
     else:
         pair = query["feature"], gallery["feature"]
         found_at = search.top_k(*pair, top_k, metric=metric)[1]
@@ -162,11 +190,14 @@ def answer_release(found: runs.Run, source: str, stages: list[Callable], top_k: 
     names = gallery["name"].tolist()
     lists = [[names[i] for i in row] for row in found_at]
     write_atomically(path, predictions.reid_txt(query["name"].tolist(), lists, names))
-    said = f"{len(lists)} answers of {top_k} in {path}"
-    twins = query["digest"][:, None] == gallery["digest"][found_at]
+    said = f"{len(lists)} answers of at most {top_k} in {path}"
     has_twin = np.isin(query["digest"], gallery["digest"])
     if has_twin.any():
-        shares = (np.mean(twins[has_twin].any(axis=1)), np.mean(twins[has_twin, 0]))
+        twins = [
+            gallery["digest"][at] == own for at, own in zip(found_at, query["digest"], strict=True)
+        ]
+        twins = [hits for hits, has in zip(twins, has_twin, strict=True) if has]
+        shares = (np.mean([hits.any() for hits in twins]), np.mean([hits[0] for hits in twins]))
         said += (
             f"\nof {has_twin.sum()} queries with a twin in the gallery, "
             f"{tables.percent(shares[0])} % have it in the answer and "
@@ -186,6 +217,7 @@ def run(
     stage: list[str] | None = None,
     metric: str | None = None,
     flip: bool | None = None,
+    retrieval: str | None = None,
     exclude: str | None = None,
     top_k: int = 100,
     report: bool = False,
@@ -202,6 +234,7 @@ def run(
       stage: ranking stages, instead of the config's.
       metric: "cosine" or "euclidean", instead of the config's.
       flip: average with the mirror image, instead of the config's.
+      retrieval: "ranking", or through clusters, as a stage; instead of the config's name.
       exclude: a CSV whose column "name" says which images are left out.
       top_k: answers to each query of the release.
       report: write `evaluation/report.html`.
@@ -213,7 +246,7 @@ def run(
       InputError: what the data, the run or the arguments have wrong.
     """
     settings = found.config.retrieval
-    given = {"stages": stage and tuple(stage), "metric": metric, "flip": flip}
+    given = {"stages": stage and tuple(stage), "metric": metric, "flip": flip, "name": retrieval}
     settings.update({key: value for key, value in given.items() if value is not None})
     stages = experiment.make_stages(found.config)
     if predict:
@@ -221,10 +254,13 @@ def run(
             raise InputError(f"--predict is {predict!r}; --task=reid knows release")
         return answer_release(found, features, stages, top_k)
     made, images_of = galleries.read_protocols(found, features, split, images, annotations, exclude)
-    retrievals = {settings.name: []}
+    count = len(made["course"].gallery["pid"])
+    through, chosen = make_retrieval(found, features, count)
+    names = [experiment.parse_stage(text)[0] for text in (settings.name, *settings.stages)]
+    stages = stages + through
+    retrievals = {PLAIN: []}
     if stages:
-        names = [experiment.parse_stage(text)[0] for text in settings.stages]
-        retrievals["+".join((settings.name, *names))] = stages
+        retrievals["+".join(names)] = stages
         if "multi_query" in names:  # elsewhere the images that it takes count as matches
             made = {"market": made["market"]}
     ranked = {
@@ -243,15 +279,19 @@ def run(
         "identities": len(np.unique(gallery["pid"][gallery["pid"] > 0])),
         "features": features,
         "metric": settings.metric,
+        "retrieval": settings.name,
         "stages": list(settings.stages),
         "flip": settings.flip,
         "checkpoint": found.step,
-    }
+    } | chosen
     title = "{judged}: {images} images of {identities} identities; {features} features, {metric}"
     said = [title.format(**about), tables.align(HEADER, rows)]
     if "market" in made:
-        about["verification"] = verify(made["market"], settings.metric)
-        said.append(verification_text(about["verification"]))
+        try:
+            about["verification"] = verify(made["market"], settings.metric)
+            said.append(verification_text(about["verification"]))
+        except InputError as error:  # few identities
+            said.append(f"Pairs of images are not judged: {error}.")
     folder = found.workdir / "evaluation"
     write_atomically(folder / FILE, json.dumps(results | about, indent=2) + "\n")
     said.append(f"written to {folder / FILE}")

@@ -60,6 +60,7 @@ def run(
     evaluate_every: int,
     log_every: int,
     patience: int,
+    adjust_fn: Callable[[TrainState, Progress], TrainState] = lambda state, progress: state,
 ) -> TrainState:
     """Trains until `total_steps`, or until the validation loss has stood still.
 
@@ -77,6 +78,7 @@ def run(
       evaluate_every: steps between evaluations.
       log_every: steps whose metrics are averaged into one line of the log.
       patience: evaluations without a better loss after which training stops; 0 never stops.
+      adjust_fn: (state, progress) -> state, after every evaluation.
 
     Returns:
       The last state.
@@ -109,6 +111,7 @@ def run(
         if evaluate_now:
             values = evaluate_fn(state)
             progress.update(done, values["val/loss"])
+            state = adjust_fn(state, progress)
             write_fn(done, values)  # before it is saved: a restart drops what was not
             save_fn(done, state, progress, values)
             if 0 < patience <= progress.stale:

@@ -1,8 +1,10 @@
 """Optimisers and learning-rate schedules, by name."""
 
 import functools
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from market_jax.typing import InputError, PyTree, choose
@@ -20,7 +22,12 @@ def cosine(learning_rate: float, total_steps: int) -> optax.Schedule:
     return optax.cosine_decay_schedule(learning_rate, max(total_steps, 1))
 
 
-_SCHEDULES = {"constant": constant, "cosine": cosine}
+def exponential(learning_rate: float, total_steps: int) -> optax.Schedule:
+    """A decay by the same factor at every step, to a hundredth at `total_steps`."""
+    return optax.exponential_decay(learning_rate, max(total_steps, 1), 0.01)
+
+
+_SCHEDULES = {"constant": constant, "cosine": cosine, "exponential": exponential}
 
 
 def make_schedule(
@@ -41,12 +48,41 @@ def _kernels(params: PyTree) -> PyTree:
     return jax.tree.map(lambda p: p.ndim > 1, params)
 
 
+class Plateau(NamedTuple):
+    """The optimiser's state of a learning rate that is lowered where the loss stands still.
+
+    Attributes:
+      scale: factor of the scheduled rate.
+    """
+
+    scale: jax.Array
+
+
+def _scale_by_plateau() -> optax.GradientTransformation:
+    """Multiplies updates by the scale in its state, which `lower` changes from outside."""
+
+    def update(updates, state, params=None):
+        return jax.tree.map(lambda u: state.scale * u, updates), state
+
+    return optax.GradientTransformation(lambda params: Plateau(jnp.ones(())), update)
+
+
+def lower(opt_state: PyTree, factor: float) -> PyTree:
+    """The optimiser's state with its `Plateau` multiplied by the factor."""
+
+    def change(node):
+        return Plateau(node.scale * factor) if isinstance(node, Plateau) else node
+
+    return jax.tree.map(change, opt_state, is_leaf=lambda node: isinstance(node, Plateau))
+
+
 def make_optimizer(
     name: str,
     schedule: optax.Schedule,
     *,
     weight_decay: float = 0.0,
     clip_norm: float = 0.0,
+    plateau: bool = False,
 ) -> optax.GradientTransformation:
     """The named optimiser, with weight decay on kernels and clipping by the global norm.
 
@@ -56,12 +92,14 @@ def make_optimizer(
       schedule: step -> learning rate.
       weight_decay: factor on the kernels.
       clip_norm: largest norm of the gradient; 0 does not clip.
+      plateau: the rate can be lowered by `lower`.
     """
     factory = choose(name, _OPTIMIZERS, "optimizer")
     clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
     decay = optax.add_decayed_weights(weight_decay, mask=_kernels)
+    last = [_scale_by_plateau()] if plateau else []
     if name == "sgd":
-        return optax.chain(clip, decay, factory(schedule))
+        return optax.chain(clip, decay, factory(schedule), *last)
     scale = factory(1.0)  # minus the direction; decay is decoupled below
     decoupled = optax.add_decayed_weights(-weight_decay, mask=_kernels)
-    return optax.chain(clip, scale, decoupled, optax.scale_by_schedule(schedule))
+    return optax.chain(clip, scale, decoupled, optax.scale_by_schedule(schedule), *last)

@@ -77,7 +77,8 @@ def make_train_step(
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key_data), state.step)
         augment_key, model_key = jax.random.split(key)
-        batch = dict(batch) | {"image": augment(augment_key, batch["image"])}
+        image = augment(augment_key, batch["image"])
+        batch = dict(batch) | {"image": image, "step": jnp.full(len(image), state.step)}
         function = differentiate if accumulate == 1 else differentiate_in_parts
         gradients, batch_stats, metrics = function(
             state.params, state.batch_stats, batch, model_key

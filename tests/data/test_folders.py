@@ -68,3 +68,33 @@ def test_identity_without_a_row():
     assert [r["name"] for r in kept] == ["c"]
     assert set(kept[0]["attributes"].values()) == {-1}
     assert len(report.skipped) == 1
+
+
+def test_a_list_of_pictures(unitn):
+    table = unitn / "list.csv"
+    table.write_text("camid,name,pid\n2,000001.jpg,7\n1,000000.jpg,0\n")
+    records = folders.read_list(unitn / "test", table)
+    assert [(r["name"], r["pid"], r["camid"]) for r in records] == [
+        ("000000.jpg", 0, 1),
+        ("000001.jpg", 7, 2),
+    ]
+    assert folders.to_columns(records, (12, 6))["frame"].tolist() == [-1, -1]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name,pid\n000000.jpg,1\n", "list.csv: has no column camid"),
+        ("", "has no column name, pid, camid"),
+        ("name,pid,camid\n", "lists no picture"),
+        ("name,pid,camid\n000000.jpg,x,1\n", "row 2: pid 'x' and camid '1' must be integers"),
+        ("name,pid,camid\n000000.jpg,1\n", "row 2: .* camid None must be integers"),
+        ("name,pid,camid\n000000.jpg,1,1\n000000.jpg,1,1\n", "row 3: '000000.jpg' comes twice"),
+        ("name,pid,camid\nnobody.jpg,1,1\n", "row 2: there is no picture .*nobody.jpg"),
+    ],
+)
+def test_a_list_that_is_wrong(unitn, text, message):
+    table = unitn / "list.csv"
+    table.write_text(text)
+    with pytest.raises(InputError, match=message):
+        folders.read_list(unitn / "test", table)

@@ -1,11 +1,14 @@
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from market_jax.data import protocols
 from market_jax.data.attributes import CLASSES
-from market_jax.report import curves, predictions, tables
+from market_jax.report import curves, predictions, ranked_lists, tables
 from market_jax.typing import InputError
 
 NAMES = ["000002.jpg", "000000.jpg"]
@@ -78,3 +81,74 @@ def test_curves(tmp_path):
     curves.draw(lines, tmp_path / "curves.png")
     with Image.open(tmp_path / "curves.png") as image:
         assert np.asarray(image.convert("L")).std() > 5
+
+
+QUERIES, GALLERY = ["000001.jpg", "000000.jpg"], ["000007.jpg", "000008.jpg", "000009.jpg"]
+
+
+def test_answers_file():
+    text = predictions.reid_txt(QUERIES, [GALLERY[::-1], GALLERY[:1]], GALLERY)
+    assert text == "000000.jpg: 000007.jpg\n000001.jpg: 000009.jpg, 000008.jpg, 000007.jpg\n"
+    assert predictions.check_reid_txt(text, QUERIES, GALLERY) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("000000.jpg: 000007.jpg\n", "1 queries have no line, '000001.jpg' the first"),
+        ("000000.jpg 000007.jpg\n", "line 1: '000000.jpg 000007.jpg' is not"),
+        ("000000.jpg: \n", "line 1: .* is not 'query: name, name, ...'"),
+        ("000005.jpg: 000007.jpg\n", "line 1: '000005.jpg' is no query"),
+        ("000000.jpg: 000007.jpg\n" * 2, "line 2: '000000.jpg' is no query, or comes twice"),
+        ("000000.jpg: 000007.jpg, 000007.jpg\n", "line 1: .* names an image twice"),
+        ("000000.jpg: 000007.jpg, 000001.jpg\n", "line 1: '000001.jpg' is not in the gallery"),
+    ],
+)
+def test_answers_that_are_wrong(text, message):
+    with pytest.raises(InputError, match=message):
+        predictions.check_reid_txt(text, QUERIES, GALLERY)
+
+
+def test_queries_that_are_shown():
+    chosen = ranked_lists.choose_queries(np.array([0.5, np.nan, 0.1, 1.0, 0.2, 0.9]), 1)
+    assert {k: v.tolist() for k, v in chosen.items()} == {
+        "Worst queries": [2],
+        "Median queries": [0],
+        "Best queries": [3],
+    }
+    few = ranked_lists.choose_queries(np.array([np.nan, 0.3]), 5)
+    assert [v.tolist() for v in few.values()] == [[1], [1], [1]]
+
+
+def test_answers_of_the_page_say_what_counts():
+    rows = {
+        "pid": np.array([1, 1, 2, -1, 1]),
+        "camid": np.array([1, 1, 1, 1, 2]),
+        "name": np.array(["a&b.jpg", "b.jpg", "c.jpg", "d.jpg", "e.jpg"]),
+    }
+    protocol = protocols.Protocol(rows, rows, by_camera=True)
+    far = np.array([0.0, 0.1, 0.2, 0.05, 0.3])
+    pictures = []
+
+    def picture(name):
+        pictures.append(name)
+        return np.zeros((8, 4, 3), np.uint8)
+
+    shown = ranked_lists.answers(protocol, 0, far, picture, 3)
+    assert [a.kind for a in shown] == ["query", "left", "left", "wrong"]
+    assert [a.name for a in shown] == ["a&b.jpg", "a&b.jpg", "b.jpg", "c.jpg"], (
+        "junk is passed over"
+    )
+    text = ranked_lists.page(
+        "<title>",
+        ["said & done"],
+        ("a", "b"),
+        [("x", "1.0")],
+        {"ranking": np.array([0.5, 1.0])},
+        {"L": [shown]},
+    )
+    assert "&lt;title&gt;" in text
+    assert "said &amp; done" in text
+    assert text.count("data:image/jpeg;base64,") == 4
+    assert text.count("<svg") == 1
+    assert not re.search(r"""(src|href)=["']?(http|//)""", text), "all is in the page"

@@ -1,10 +1,14 @@
+import itertools
+
 import numpy as np
 import pytest
 
-from market_jax.data import protocols
+from data_prep.synthetic import cameras, release
+from market_jax.data import filenames, protocols
 from market_jax.metrics import ranking
 from market_jax.retrieval import distances, expansion, reranking, spatio_temporal
 from market_jax.typing import InputError
+from tests.conftest import real
 
 
 def reference(features, count, far, k1, k2, lambda_value, one_more, squared):
@@ -187,3 +191,34 @@ def test_spatio_temporal_names_what_is_missing(training, query, message):
     side = query or training
     with pytest.raises(InputError, match=message):
         spatio_temporal.spatio_temporal(side, side, np.zeros((1, 1)), training=training)
+
+
+NAMES = ("pid", "camid", "sequence", "frame")
+
+
+def test_recovers_the_travel_times_of_the_synthetic_cameras():
+    """People take `cameras.travel_frames`, give or take a tenth; the model has the walks alone."""
+    rng = np.random.default_rng(0)
+    walks = [(pid, *visit) for pid in range(1, 3000) for visit in release.visits(rng)]
+    training = {k: v[v[:, 2] == 1, i] for i, k in enumerate(NAMES) for v in [np.array(walks)]}
+    model = spatio_temporal.fit(training, bin_frames=10, bins=1000, sigma=8)
+    for a, b in itertools.permutations(cameras.CAMERAS, 2):
+        mode = 10 * np.argmax(model.share[b, a])
+        assert mode == pytest.approx(cameras.travel_frames(a, b), rel=0.1, abs=20), (a, b)
+
+
+def test_travel_times_tell_people_apart_on_the_official_lists():
+    """From training names alone; over the official queries and gallery, no picture is seen."""
+    sides = {}
+    for side in ("train", "val", "test"):
+        path = real(f"market1501-official/market_{side}.csv")
+        names = [line.split(",")[0].rsplit("/")[-1] for line in path.read_text().splitlines()[1:]]
+        rows = [filenames.parse(name, "market1501") for name in names]
+        sides[side] = {k: np.array([row[k] for row in rows]) for k in NAMES}
+    query, gallery = sides["val"], sides["test"]
+    assert (len(query["pid"]), len(gallery["pid"])) == (3368, 13115)
+    share = spatio_temporal.probabilities(spatio_temporal.fit(sides["train"]), query, gallery)
+    protocol = protocols.Protocol(query, gallery, by_camera=True)
+    found = ranking.evaluate(-share, **protocol.labels)
+    chance = np.random.default_rng(0).random(share.shape)
+    assert found.mAP > 5 * ranking.evaluate(chance, **protocol.labels).mAP

@@ -90,3 +90,14 @@ def test_a_loss_that_is_not_finite_stops_before_saving(bad, step):
     assert error.value.step == step
     saved, _ = run.last
     assert all(done <= step for done, _ in saved)
+
+
+def test_what_adjusts_the_state_sees_every_evaluation_before_it_is_saved():
+    seen = []
+
+    def adjust(state, progress):
+        seen.append((state.step, progress.stale))
+        return state
+
+    run([3, 4, 2, 5, 1, 6], adjust_fn=adjust)
+    assert seen == [(2, 0), (4, 1), (6, 0), (8, 1), (10, 0), (12, 1)]

@@ -60,3 +60,19 @@ def test_unknown_names_and_rates():
         optimizer.make_schedule("step", learning_rate=0.1, total_steps=3)
     with pytest.raises(InputError, match="learning_rate is 0"):
         optimizer.make_schedule("cosine", learning_rate=0, total_steps=3)
+
+
+@pytest.mark.parametrize("name", ["adam", "sgd"])
+def test_a_lowered_rate_moves_by_as_much_less(name):
+    def moved(lowered):
+        tx = optimizer.make_optimizer(name, optax.constant_schedule(0.1), plateau=True)
+        state = tx.init(PARAMS)
+        for _ in range(lowered):
+            state = optimizer.lower(state, 0.8)
+        return tx.update(GRADIENTS, state, PARAMS)[0]
+
+    for key in PARAMS:
+        np.testing.assert_allclose(moved(2)[key], 0.64 * moved(0)[key], rtol=1e-6)
+    tx = optimizer.make_optimizer(name, optax.constant_schedule(0.1))
+    plain = tx.update(GRADIENTS, tx.init(PARAMS), PARAMS)[0]
+    np.testing.assert_allclose(moved(0)["kernel"], plain["kernel"])

@@ -18,7 +18,10 @@ MODEL = Model(
 )
 LOSS = functools.partial(
     losses.weighted_sum,
-    {name: (functools.partial(losses.cross_entropy, key=name), 0.5) for name in ("hat", "age")},
+    {
+        name: (functools.partial(losses.cross_entropy, key=name), 0.5, None)
+        for name in ("hat", "age")
+    },
 )
 TX = optax.sgd(0.03, momentum=0.9)
 SLOW = optax.sgd(0.001)  # rounding does not grow in so few steps

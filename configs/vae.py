@@ -1,0 +1,39 @@
+"""Source A's variational autoencoder: a latent space to cluster the gallery in.
+
+python train.py --config=configs/vae.py
+python train.py --config=configs/vae.py --config.data.name=unitn --config.data.dir=DIR
+python train.py --config=configs/vae.py --config.losses.kl.weight=4. --config.model.latent=64
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config() -> ConfigDict:
+    """The experiment."""
+    config = common.get_config()
+    config.tasks = ("reid",)
+    config.epochs = 60
+    config.data.image_size = (64, 64)  # the height is halved; (128, 64) keeps the proportions
+    config.optimizer.schedule = "exponential"
+    config.optimizer.weight_decay = 0.0
+    config.model = {
+        "name": "vae",
+        "classes": {},
+        "widths": (32, 64, 128, 256),
+        "latent": 128,
+    }
+    config.losses = {
+        "reconstruction": {"term": "squared_error", "weight": 1.0, "reduce": "sum"},
+        # anneal.name may be logistic, linear or cyclical; share 0 is the whole weight at once
+        "kl": {
+            "term": "kl",
+            "weight": 1.0,
+            "anneal": {"name": "logistic", "share": 0.25, "cycles": 4},
+        },
+        "active": {"term": "active_dimensions", "weight": 0.0, "threshold": 0.01},
+        "mmd": {"term": "mmd", "weight": 0.0},
+    }
+    config.augmentation = {"flip": {"probability": 0.5}}
+    return config

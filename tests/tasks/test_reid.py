@@ -1,0 +1,206 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import attributes_cnn
+from market_jax import experiment, galleries, runs
+from market_jax.data import columns
+from market_jax.metrics import ranking
+from market_jax.retrieval import distances
+from market_jax.tasks import reid
+from market_jax.typing import InputError
+from tests.conftest import small
+
+
+@pytest.fixture
+def trained(workdir, tmp_path):
+    """A run of its own, restored."""
+    shutil.copytree(workdir, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "evaluation", ignore_errors=True)
+    return runs.restore("reid", str(tmp_path / "run"), "best", None)
+
+
+def result_of(found):
+    return json.loads((found.workdir / "evaluation" / reid.FILE).read_text())
+
+
+def baseline(synthetic, tmp_path):
+    return runs.without_model(small(synthetic), str(tmp_path / "baseline"))
+
+
+def test_held_out_identities_in_every_protocol(trained):
+    text = reid.run(trained)
+    result = result_of(trained)
+    assert list(result["ranking"]) == ["market", "course", "course_with_self"]
+    by_protocol = result["ranking"]
+    assert by_protocol["course_with_self"]["rank1"] == 1.0, "every query finds itself"
+    assert by_protocol["course_with_self"]["mAP"] > by_protocol["course"]["mAP"]
+    val = experiment.open_split(trained.config, "val")
+    assert result["images"] == len(val["pid"])
+    assert by_protocol["market"]["queries"] == len(set(zip(val["pid"], val["camid"], strict=True)))
+    # by hand: the same features, ranked by a sort
+    features = runs.extract(trained, val, runs.only("embedding"))["embedding"]
+    made, _ = galleries.read_protocols(trained, "model", "val", None, None, None)
+    at = {name: i for i, name in enumerate(val["name"])}
+    query = features[[at[name] for name in made["market"].query["name"]]]
+    far = distances.compute(query, features)
+    expected = ranking.evaluate(far, **made["market"].labels)
+    assert by_protocol["market"]["mAP"] == pytest.approx(expected.mAP, abs=1e-6)
+    low, high = by_protocol["market"]["mAP_interval"]
+    assert low <= by_protocol["market"]["mAP"] <= high
+    assert "ranking, course_with_self" in text
+    assert "Pairs of images are not judged: " in text, "two identities, one in each half"
+
+
+def test_features_are_extracted_once(trained, monkeypatch):
+    reid.run(trained)
+    stored = trained.workdir / "evaluation" / "features.npz"
+    with np.load(stored) as kept:
+        assert {"feature", "name", "pid", "camid", "sequence", "frame"} <= set(kept.files)
+    first = result_of(trained)
+    monkeypatch.setattr(runs, "extract", None)
+    reid.run(trained, metric="euclidean")
+    assert result_of(trained)["metric"] == "euclidean"
+    reid.run(trained, metric="cosine")
+    assert result_of(trained) == first
+    with pytest.raises(TypeError):  # another step's features are not these
+        reid.run(trained._replace(step=trained.step + 1))
+
+
+def test_stages_stand_beside_plain_ranking(trained):
+    reid.run(trained, stage=["k_reciprocal k1=4 k2=2 lambda_value=0.3"])
+    result = result_of(trained)
+    assert list(result)[:2] == ["ranking", "ranking+k_reciprocal"]
+    assert result["stages"] == ["k_reciprocal k1=4 k2=2 lambda_value=0.3"]
+    reid.run(trained, stage=["multi_query", "spatio_temporal alpha=5"])
+    result = result_of(trained)
+    assert list(result["ranking+multi_query+spatio_temporal"]) == ["market"]
+
+
+def test_flipped_features_are_the_mean(trained):
+    val = experiment.open_split(trained.config, "val")
+    mirrored = columns.select(val, np.arange(len(val["pid"])))
+    mirrored["image"] = val["image"][:, :, ::-1]
+    for source in ("model", "pixels"):
+        both = runs.embed(trained, source, val, flip=True)
+        parts = [runs.embed(trained, source, rows, flip=False) for rows in (val, mirrored)]
+        np.testing.assert_allclose(both, sum(parts) / 2, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(both, both.reshape(-1, 32, 16, 3)[:, :, ::-1].reshape(both.shape))
+
+
+@pytest.mark.parametrize("features", ["pixels", "color_histogram"])
+def test_what_needs_no_training_beats_chance(synthetic, tmp_path, features):
+    found = baseline(synthetic, tmp_path)
+    reid.run(found, features=features, split="test")
+    result = result_of(found)
+    rows = experiment.open_split(found.config, "test")
+    query = experiment.open_split(found.config, "query")
+    assert result["ranking"]["market"]["queries"] == len(query["pid"]), "the release's own queries"
+    assert result["images"] == len(rows["pid"])
+    kept = result["verification"]["on_other_identities"]
+    assert 0 <= kept["precision"] <= 1
+    rng = np.random.default_rng(0)
+    labels = {f"{s}_{k}s": side[k] for s, side in (("query", query), ("gallery", rows))
+              for k in ("pid", "camid")}  # fmt: skip
+    chance = np.mean(
+        [ranking.evaluate(rng.random((len(query["pid"]), len(rows["pid"]))), **labels).mAP
+         for _ in range(20)]
+    )  # fmt: skip
+    assert result["ranking"]["market"]["mAP"] > 1.1 * chance
+
+
+def test_a_folder_and_a_list_give_what_the_split_gives(synthetic, synthetic_raw, tmp_path):
+    found = baseline(synthetic, tmp_path)
+    folder = synthetic_raw / "bounding_box_test"
+    reid.run(found, features="pixels", images=str(folder))
+    by_name = result_of(found)
+    rows = experiment.open_split(found.config, "test")
+    lines = [
+        f"{n},{p},{c}" for n, p, c in zip(rows["name"], rows["pid"], rows["camid"], strict=True)
+    ]
+    table = tmp_path / "list.csv"
+    table.write_text("\n".join(["name,pid,camid", *lines[::-1]]) + "\n")
+    reid.run(found, features="pixels", images=str(folder), annotations=str(table))
+    assert result_of(found)["ranking"] == by_name["ranking"]
+
+
+def test_excluded_images_are_gone(synthetic, tmp_path):
+    found = baseline(synthetic, tmp_path)
+    reid.run(found, features="pixels", split="test")
+    everything = result_of(found)
+    rows = experiment.open_split(found.config, "test")
+    junk = rows["name"][rows["pid"] == -1]
+    table = tmp_path / "junk.csv"
+    kept = rows["name"][rows["pid"] > 0][0]
+    table.write_text("name,rejected\n" + "".join(f"{n},1\n" for n in junk) + f"{kept},0\n")
+    reid.run(found, features="pixels", split="test", exclude=str(table))
+    assert result_of(found)["images"] == everything["images"] - len(junk)
+    market = [r["ranking"]["market"] for r in (everything, result_of(found))]
+    assert market[0]["mAP"] == pytest.approx(market[1]["mAP"], abs=1e-9), "junk never counted"
+    table.write_text("name\nnobody.jpg\n")
+    with pytest.raises(InputError, match=r"junk.csv: 'nobody.jpg' is none of the images"):
+        reid.run(found, features="pixels", split="test", exclude=str(table))
+    table.write_text("image\nnobody.jpg\n")
+    with pytest.raises(InputError, match=r"junk.csv: has no column name"):
+        reid.run(found, features="pixels", split="test", exclude=str(table))
+
+
+def test_the_page_is_whole(trained):
+    text = reid.run(trained, report=True, stage=["average_query_expansion k=2"])
+    page = trained.workdir / "evaluation" / reid.PAGE
+    assert str(page) in text
+    content = page.read_text()
+    for heading in ("Worst queries", "Median queries", "Best queries"):
+        assert f"{heading}: ranking+average_query_expansion, market" in content
+    assert content.count('class="query"') == 15
+    assert content.count("<figure") == 15 * 11
+    assert result_of(trained)["ranking"]["market"]["mAP"] > 0
+
+
+@pytest.fixture
+def release(unitn, tmp_path):
+    """A run over a raw course release whose queries are copies of test images."""
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        image = Image.fromarray(rng.integers(0, 256, (128, 64, 3), np.uint8))
+        image.save(unitn / "test" / f"{i:06d}.jpg")
+    for i in range(4):
+        shutil.copyfile(unitn / "test" / f"{2 * i + 1:06d}.jpg", unitn / "queries" / f"{i:06d}.jpg")
+    config = attributes_cnn.get_config()
+    config.data.name, config.data.dir = "unitn", str(unitn)
+    return runs.without_model(config, str(tmp_path / "answers"))
+
+
+@pytest.mark.parametrize("stage", [None, ["k_reciprocal k1=3 k2=1"]])
+def test_answers_to_the_release(release, stage, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    text = reid.run(release, features="pixels", predict="release", top_k=5, stage=stage)
+    lines = (release.workdir / "evaluation" / "reid_test.txt").read_text().splitlines()
+    assert [line.split(": ")[0] for line in lines] == [f"{i:06d}.jpg" for i in range(4)]
+    for i, line in enumerate(lines):
+        names = line.split(": ")[1].split(", ")
+        assert names[0] == f"{2 * i + 1:06d}.jpg"
+        assert len(set(names)) == 5
+    assert "of 4 queries with a twin in the gallery, 100.00 % have it in the answer" in text
+    assert "100.00 % at rank 1" in text
+
+
+def test_mistakes_end_in_a_message(release, trained, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    cases = [
+        (release, {"split": "test", "features": "pixels"}, "--predict=release answers them"),
+        (release, {"predict": "release", "features": "pixels", "top_k": 13}, "top_k is 13; .* 12"),
+        (release, {"predict": "queries", "features": "pixels"}, "--task=reid knows release"),
+        (release, {"features": "pixel"}, "unknown features 'pixel'; known: .*imagenet, model"),
+        (release, {}, "--features=model needs a trained run"),
+        (trained, {"split": "test2"}, "there is no split 'test2'"),
+        (trained, {"annotations": "x.csv"}, "--annotations goes with --images"),
+        (trained, {"stage": ["rerank"]}, "unknown retrieval stage 'rerank'"),
+    ]
+    for found, arguments, message in cases:
+        with pytest.raises(InputError, match=message):
+            reid.run(found, **arguments)
+        assert not (found.workdir / "evaluation" / reid.FILE).exists()
