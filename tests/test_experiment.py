@@ -137,7 +137,7 @@ def test_restore_refuses(workdir, tmp_path):
         ({"data.name": "unitn", "data.dir": ""}, "data.dir is empty; it must name the folder"),
         ({"model.name": "resnet99"}, "unknown model 'resnet99'; known: attributes_cnn, "),
         ({"model.name": "layers"}, "that file defines no Model"),
-        ({"losses.hat.term": "hinge"}, "unknown loss term 'hinge'; known: accuracy, cross_entropy"),
+        ({"losses.hat.term": "hinge"}, "unknown loss term 'hinge'; known: accuracy, active_dim"),
         ({"batch_size": 12}, "batch_size is 12; it must be a multiple of the 8"),
         ({"batch_size": 8000}, "batch_size is 8000, but the training split has"),
         ({"optimizer.name": "lion"}, "unknown optimizer 'lion'"),

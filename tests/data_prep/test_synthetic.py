@@ -64,7 +64,7 @@ def test_travel_times_follow_the_map():
     """Mean frames between two cameras are those of the map, to a few percent."""
     times = {}
     for seed in range(400):
-        visits = list(release._visits(np.random.default_rng(seed)))
+        visits = list(release.visits(np.random.default_rng(seed)))
         assert len({camid for camid, _, _ in visits}) == len(visits) >= 3
         assert len({sequence for _, sequence, _ in visits}) == 1
         for (a, _, start), (b, _, end) in itertools.pairwise(visits):

@@ -198,6 +198,9 @@ def test_files_that_are_something_else(tmp_path):
         torch_files.read(tmp_path / "w.pth")
 
 
+# of efficientnet_lite_pytorch 0.1.0 under PyTorch 2.13, on images in (255 x - 127) / 128
+LOGITS = [[8.3807, 8.1287, 0.1822, 0.3940], [-0.7445, -1.3155, 6.9817, 6.1116]]
+MEANS = [0.19785924, 0.18061264]
 MODEL = efficientnet_lite.Model(classes={"imagenet": 1000, "hat": 2}, same_padding=True)
 
 
@@ -258,15 +261,19 @@ def test_weights_that_do_not_fit(template, tmp_path, name, change, message):
 
 
 def test_published_weights_know_photographs(template):
-    """EfficientNet-Lite0 names what two photographs show."""
+    """A palace and a daisy; logits and features are those of the package's own PyTorch model."""
     variables, unused = pretrained.load(
         pretrained.packaged(), template, efficientnet_lite.TORCH_NAMES
     )
     assert all(name.endswith("num_batches_tracked") for name in unused)
-    images = np.stack(load_sample_images().images)[:, :, 106:533]  # a temple; a dahlia
+    images = np.stack(load_sample_images().images)[:, :, 106:533]
     images = jax.image.resize(images / 255, (2, 224, 224, 3), "linear")
     outputs = jax.jit(MODEL.apply)(variables, images)
-    print(np.argsort(-outputs["imagenet"], axis=1)[:, :5])
+    palace, bell_cote, daisy, mushroom = 698, 442, 985, 947
+    assert np.argmax(outputs["imagenet"], axis=1).tolist() == [palace, daisy]
+    found = outputs["imagenet"][:, np.array([palace, bell_cote, daisy, mushroom])]
+    np.testing.assert_allclose(found, LOGITS, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(outputs["embedding"].mean(axis=1), MEANS, rtol=1e-4)
 
 
 def test_without_the_package(monkeypatch):

@@ -1,0 +1,31 @@
+import numpy as np
+
+from market_jax import tuning
+from market_jax.retrieval import centroids
+
+
+def people(count=60, images=6, noise=0.5, seed=0):
+    rng = np.random.default_rng(seed)
+    pid = np.repeat(np.arange(1, count + 1), images)
+    feature = rng.normal(size=(count + 1, 12))[pid] + noise * rng.normal(size=(len(pid), 12))
+    names = np.array([f"{i:06d}.jpg" for i in range(len(pid))])
+    return {"pid": pid, "feature": feature.astype(np.float32), "name": names}
+
+
+def test_a_sample_is_of_whole_identities():
+    rows = people() | {}
+    rows["pid"] = np.where(np.arange(360) % 50 == 0, 0, rows["pid"])
+    chosen = tuning.sample_identities(rows, 100)
+    assert 90 <= len(chosen["pid"]) <= 110
+    assert 0 not in chosen["pid"]
+    for pid in np.unique(chosen["pid"]):
+        assert np.sum(chosen["pid"] == pid) == np.sum(rows["pid"] == pid)
+
+
+def test_finds_about_as_many_images_as_people_have():
+    """A fifth of each person's 6 images asks, so that about 5 are left to be found."""
+    size, judged = tuning.cluster_size(people(), 300, centroids.agglomerative, "cosine")
+    assert size in (4.0, 6.0)
+    assert judged[size] == max(judged.values())
+    assert judged[size] > judged[2.0] + 0.1
+    assert judged[size] > judged[40.0] + 0.05
