@@ -17,7 +17,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 import data_prep
-from market_jax import checkpoints, devices, losses, models, settings, writers
+from market_jax import checkpoints, devices, losses, models, reconstructions, settings, writers
 from market_jax.data import columns, pipeline, samplers, transforms
 from market_jax.files import write_atomically
 from market_jax.metrics.attributes import count_labels
@@ -293,6 +293,8 @@ def fit(config: ConfigDict, workdir: Path) -> None:
     plan = make_plan(config, len(train["pid"]))
     loss = make_loss(config, plan.total_steps)
     tx = make_optimizer(config, plan)
+    reconstructs = any(spec.term == "squared_error" for spec in config.losses.values())
+    draw = reconstructions.make(apply, model, val) if reconstructs else lambda *_: None
     saved = {"config": settings.to_json(config), "label_counts": count_labels(train)}
 
     with contextlib.ExitStack() as stack:
@@ -306,6 +308,7 @@ def fit(config: ConfigDict, workdir: Path) -> None:
             checkpoints.save(manager, done, state, metrics, saved | {"progress": vars(progress)})
             if leader:
                 curves.draw(writers.read_metrics(workdir), workdir / "curves.png")
+                draw(state.variables, workdir)
 
         logging.info(
             "%d training and %d validation images, %d parameters, %d steps of %d images",
