@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import importlib
-import inspect
 import json
 import pkgutil
 from collections.abc import Callable
@@ -23,7 +22,7 @@ from market_jax.files import write_atomically
 from market_jax.metrics.attributes import count_labels
 from market_jax.models import convolution, efficientnet_lite, pretrained
 from market_jax.report import curves
-from market_jax.retrieval import centroids, expansion, reranking, spatio_temporal
+from market_jax.retrieval import stages
 from market_jax.training import loop, optimizer, profile, step
 from market_jax.training.state import TrainState, create
 from market_jax.typing import Columns, InputError, choose
@@ -129,36 +128,13 @@ def open_split(config: ConfigDict, split: str) -> Columns:
     return open_stored(config, split)
 
 
-def parse_stage(text: str) -> tuple[str, dict]:
-    """A name and its arguments, "k_reciprocal k1=20 one_more=true", values as JSON has them."""
-    if not text.split():
-        raise InputError("a retrieval stage has no name")
-    name, *words = text.split()
-    arguments = {}
-    for word in words:
-        key, _, value = word.partition("=")
-        try:
-            arguments[key] = json.loads(value)
-        except json.JSONDecodeError:
-            raise InputError(f"stage {text!r}: {word!r} is not KEY=NUMBER, true or false") from None
-    return name, arguments
-
-
 def make_stage(config: ConfigDict, text: str) -> Callable:
-    """A stage as `parse_stage` reads it -> (query, gallery, distances) -> distances."""
-    modules = (reranking, expansion, spatio_temporal, centroids)
-    known = {name: getattr(module, name) for module in modules for name in module.__all__}
-    name, arguments = parse_stage(text)
-    stage = choose(name, known, "retrieval stage")
-    accepted = set(inspect.signature(stage).parameters) - {"query", "gallery", "distances"}
-    if "metric" in accepted:
-        arguments = {"metric": config.retrieval.metric} | arguments
-    if "training" in accepted:
-        training = open_split(config, "train")
-        arguments["training"] = {k: v for k, v in training.items() if k != "image"}
-    for key in arguments:
-        choose(key, dict.fromkeys(accepted), f"argument of the stage {name}")
-    return functools.partial(stage, **arguments)
+    """A stage in words, for the config's metric and training images; see `retrieval.stages`."""
+
+    def training() -> Columns:
+        return {k: v for k, v in open_split(config, "train").items() if k != "image"}
+
+    return stages.make(text, metric=config.retrieval.metric, training=training)
 
 
 def make_stages(config: ConfigDict) -> list[Callable]:

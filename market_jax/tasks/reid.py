@@ -14,6 +14,7 @@ from market_jax.files import write_atomically
 from market_jax.metrics import confidence, ranking, verification
 from market_jax.report import predictions, ranked_lists, tables
 from market_jax.retrieval import distances, search
+from market_jax.retrieval import stages as stages_
 from market_jax.typing import Columns, InputError
 
 FILE, PAGE = "reid.json", "report.html"
@@ -155,7 +156,7 @@ def make_retrieval(found: runs.Run, source: str, count: int) -> tuple[list[Calla
     cluster are chosen on the training identities, for a gallery of `count` images.
     """
     config = found.config.retrieval
-    name, arguments = experiment.parse_stage(config.name)
+    name, arguments = stages_.parse(config.name)
     if name == PLAIN:
         return [], {}
     stage = experiment.make_stage(found.config, config.name)
@@ -256,7 +257,7 @@ def run(
     made, images_of = galleries.read_protocols(found, features, split, images, annotations, exclude)
     count = len(made["course"].gallery["pid"])
     through, chosen = make_retrieval(found, features, count)
-    names = [experiment.parse_stage(text)[0] for text in (settings.name, *settings.stages)]
+    names = [stages_.parse(text)[0] for text in (settings.name, *settings.stages)]
     stages = stages + through
     retrievals = {PLAIN: []}
     if stages:

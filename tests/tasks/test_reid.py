@@ -80,6 +80,22 @@ def test_stages_stand_beside_plain_ranking(trained):
     assert list(result["ranking+multi_query+spatio_temporal"]) == ["market"]
 
 
+def test_clusters_answer_beside_plain_ranking(trained):
+    reid.run(trained, retrieval="kmeans clusters=4")
+    result = result_of(trained)
+    assert list(result)[:2] == ["ranking", "kmeans"]
+    assert list(result["kmeans"]) == ["market", "course", "course_with_self"]
+    assert result["kmeans"]["course"]["mAP"] < result["ranking"]["course"]["mAP"] + 0.2
+    assert "images_per_cluster" not in result
+    text = reid.run(trained, retrieval="agglomerative method=average soft=0.5")
+    result = result_of(trained)
+    assert result["agglomerative"]["course_with_self"]["rank1"] == 1.0
+    assert result["mAP_on_training"][str(result["images_per_cluster"])] == max(
+        result["mAP_on_training"].values()
+    )
+    assert "agglomerative, market" in text
+
+
 def test_flipped_features_are_the_mean(trained):
     val = experiment.open_split(trained.config, "val")
     mirrored = columns.select(val, np.arange(len(val["pid"])))
@@ -174,10 +190,17 @@ def release(unitn, tmp_path):
     return runs.without_model(config, str(tmp_path / "answers"))
 
 
-@pytest.mark.parametrize("stage", [None, ["k_reciprocal k1=3 k2=1"]])
-def test_answers_to_the_release(release, stage, monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    "ranked_by",
+    [
+        {},
+        {"stage": ["k_reciprocal k1=3 k2=1"]},
+        {"retrieval": "agglomerative clusters=4 soft=0.5"},
+    ],
+)
+def test_answers_to_the_release(release, ranked_by, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    text = reid.run(release, features="pixels", predict="release", top_k=5, stage=stage)
+    text = reid.run(release, features="pixels", predict="release", top_k=5, **ranked_by)
     lines = (release.workdir / "evaluation" / "reid_test.txt").read_text().splitlines()
     assert [line.split(": ")[0] for line in lines] == [f"{i:06d}.jpg" for i in range(4)]
     for i, line in enumerate(lines):
@@ -186,6 +209,13 @@ def test_answers_to_the_release(release, stage, monkeypatch, tmp_path):
         assert len(set(names)) == 5
     assert "of 4 queries with a twin in the gallery, 100.00 % have it in the answer" in text
     assert "100.00 % at rank 1" in text
+
+
+def test_a_cluster_is_a_shorter_answer(release, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    reid.run(release, features="pixels", predict="release", retrieval="kmeans clusters=12")
+    lines = (release.workdir / "evaluation" / "reid_test.txt").read_text().splitlines()
+    assert lines == [f"{i:06d}.jpg: {2 * i + 1:06d}.jpg" for i in range(4)]
 
 
 def test_mistakes_end_in_a_message(release, trained, monkeypatch, tmp_path):
