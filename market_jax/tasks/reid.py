@@ -19,6 +19,7 @@ from market_jax.typing import Columns, InputError
 
 FILE, PAGE = "reid.json", "report.html"
 PLAIN = "ranking"  # the retrieval without clusters
+LENGTH = 100  # answers to a query of the release
 LISTED, SHOWN = 10, 5  # answers to a query of the page; queries of each kind
 
 
@@ -172,13 +173,15 @@ def make_retrieval(found: runs.Run, source: str, count: int) -> tuple[list[Calla
     return [by_size], {"images_per_cluster": size, "mAP_on_training": judged}
 
 
-def answer_release(found: runs.Run, source: str, stages: list[Callable], top_k: int) -> str:
+def answer_release(found: runs.Run, source: str, stages: list[Callable], top_k: int | None) -> str:
     """Writes `evaluation/reid_test.txt`: every query of the release, answered from its gallery."""
     query, gallery = (galleries.read_split(found, source, split) for split in ("query", "test"))
     metric = found.config.retrieval.metric
-    stages = stages + make_retrieval(found, source, len(gallery["name"]))[0]
-    if not 1 <= top_k <= len(gallery["name"]):
-        raise InputError(f"top_k is {top_k}; it must be 1 to {len(gallery['name'])}, the gallery")
+    size = len(gallery["name"])
+    top_k = min(LENGTH, size) if top_k is None else top_k
+    if not 1 <= top_k <= size:
+        raise InputError(f"top_k is {top_k}; it must be 1 to {size}, the gallery")
+    stages = stages + make_retrieval(found, source, size)[0]
     if stages:
         far = stage_distances(query, gallery, stages, metric)
         found_at = np.argsort(far, axis=1, kind="stable")[:, :top_k]
@@ -220,7 +223,7 @@ def run(
     flip: bool | None = None,
     retrieval: str | None = None,
     exclude: str | None = None,
-    top_k: int = 100,
+    top_k: int | None = None,
     report: bool = False,
 ) -> str:
     """Judges a ranking in every protocol that the data allow, or answers the release's queries.
@@ -237,7 +240,7 @@ def run(
       flip: average with the mirror image, instead of the config's.
       retrieval: "ranking", or through clusters, as a stage; instead of the config's name.
       exclude: a CSV whose column "name" says which images are left out.
-      top_k: answers to each query of the release.
+      top_k: answers to each query of the release; by default 100, or all of a smaller gallery.
       report: write `evaluation/report.html`.
 
     Returns:
