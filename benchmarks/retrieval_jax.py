@@ -8,10 +8,12 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.cluster import hierarchy
+from sklearn.metrics import adjusted_rand_score
 
 from market_jax import devices
 from market_jax.metrics import ranking
-from market_jax.retrieval import distances, reranking, search
+from market_jax.retrieval import clustering, distances, reranking, search
 
 K = 50
 
@@ -50,14 +52,36 @@ def find_ivf(query, gallery, labels):
     return lambda: {"distance": float(near.mean()), "recall": search.recall(at, exact)}
 
 
-TASKS = {"ranking": rank, "reranking": rerank, "search": find}
-VARIANTS = {"market_jax IVF256": find_ivf}
+def cluster(query, gallery, labels):
+    """Ward's tree."""
+    tree = clustering.linkage(gallery)
+    return lambda: {"height": float(tree[:, 2].mean())}
+
+
+def cluster_neighbours(query, gallery, labels):
+    """Ward's tree over nearest neighbours alone, and its agreement with the exact one."""
+    tree = clustering.neighbour_linkage(gallery)
+
+    def judge():
+        cuts = [
+            hierarchy.cut_tree(t, n_clusters=750)[:, 0] for t in (tree, clustering.linkage(gallery))
+        ]
+        height = float(tree[:, 2].mean())
+        return {"height": height, "adjusted Rand index": adjusted_rand_score(*cuts)}
+
+    return judge
+
+
+TASKS = {"ranking": rank, "reranking": rerank, "search": find, "clustering": cluster}
+VARIANTS = {"market_jax IVF256": find_ivf, "market_jax neighbours": cluster_neighbours}
 
 
 def products(task, query, gallery):
     """The matrix products that the task cannot do without: its physical limit."""
     if task == "reranking":
         query = gallery = np.concatenate([query, gallery])
+    if task == "clustering":
+        query = gallery
 
     @jax.jit
     def product(a, b):

@@ -1,6 +1,7 @@
 """The retrieval benchmarks' peers, run by `benchmarks.retrieval` as a process in their own Python.
 
-python -m venv peers && peers/bin/pip install torch numpy scikit-learn faiss-cpu cython setuptools
+python -m venv peers && peers/bin/pip install torch numpy scikit-learn faiss-cpu fastcluster cython
+    setuptools
 peers/bin/pip install open-metric-learning omegaconf
 peers/bin/pip install --no-deps torchreid==0.2.5 fastreid==1.4.0
 (cd peers/lib/python3.11/site-packages/fastreid/evaluation/rank_cylib &&
@@ -148,7 +149,50 @@ def numpy_partition(query, gallery, labels):
     return lambda: {"distance": float(near.mean()), "recall": 1.0}
 
 
+def by_tree(make):
+    """Ward's tree of the gallery, in SciPy's form."""
+
+    def run(query, gallery, labels):
+        tree = make(np.asarray(gallery, np.float64))
+        return lambda: {"height": float(tree[:, 2].mean())}
+
+    return run
+
+
+def scipy_ward(gallery):
+    """Distances and linkage."""
+    from scipy.cluster.hierarchy import linkage
+
+    return linkage(gallery, "ward")
+
+
+def fastcluster_ward(gallery):
+    """Distances by SciPy, linkage by fastcluster."""
+    import fastcluster
+    from scipy.spatial.distance import pdist
+
+    return fastcluster.linkage(pdist(gallery), "ward", preserve_input=False)
+
+
+def fastcluster_vectors(gallery):
+    """Without a matrix of distances."""
+    import fastcluster
+
+    return fastcluster.linkage_vector(gallery, "ward")
+
+
+def scikit_learn_ward(gallery):
+    """Its unconnected Ward tree."""
+    from sklearn.cluster import ward_tree
+
+    return np.asarray(ward_tree(gallery, return_distance=True)[4])[:, None] * np.ones(3)
+
+
 VARIANTS = {
+    "scipy": by_tree(scipy_ward),
+    "fastcluster": by_tree(fastcluster_ward),
+    "fastcluster vectors": by_tree(fastcluster_vectors),
+    "scikit-learn ward": by_tree(scikit_learn_ward),
     "fast-reid compiled": fastreid_compiled,
     "torchreid Python": torchreid_python,
     "scikit-learn": scikit_learn,
