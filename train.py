@@ -39,6 +39,7 @@ def main(_) -> None:
     handler.addFilter(lambda r: r.levelno > INFO or "market_jax" in Path(r.pathname).parts)
     try:
         devices.start()
+        devices.keep_memory()
         experiment.fit(CONFIG.value, Path(WORKDIR.value or f"runs/{config_file().stem}"))
     except (InputError, OSError) as error:
         sys.exit(f"train.py: {error}")

@@ -42,6 +42,7 @@ def cases(config, mesh) -> tuple[dict[str, Iterator], experiment.Plan]:
 def main(_) -> None:
     """Measures and prints a table."""
     devices.start()
+    devices.keep_memory()
     config, mesh = CONFIG.value, devices.make_mesh()
     feeds, plan = cases(config, mesh)
     model = experiment.make_model(config)

@@ -84,7 +84,8 @@ def main():
     if case["variant"] == "plain":  # as XLA comes
         devices.cpu_flags = lambda flags, version: flags
         devices.compiler_options = lambda backend, version: {}
-        devices.keep_memory = lambda: False
+    else:
+        devices.keep_memory()
     devices.start()
     run = make_step(case["network"], case["dtype"], case["variant"], case["shape"])
     ready = {"loss": run(), "parameters": run.parameters, "flops": run.flops}

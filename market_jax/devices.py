@@ -41,7 +41,9 @@ def keep_memory() -> bool:
 
     XLA allocates a step's buffers on a CPU anew at every step. Given back to the system in
     between, every page of them is faulted in and cleared again, a third of a small network's
-    step. glibc alone is asked, and not where its `MALLOC_` or `GLIBC_TUNABLES` variables are set.
+    step. For training alone: what is not the same at every step, as in evaluation, leaves gaps
+    that add up. glibc alone is asked, and not where its `MALLOC_` or `GLIBC_TUNABLES` variables
+    are set.
     """
     if "GLIBC_TUNABLES" in os.environ or any(k.startswith("MALLOC_") for k in os.environ):
         return False
@@ -60,7 +62,6 @@ def start() -> None:
     Call it before the first computation: XLA reads its flags once. The cache is in
     `JAX_COMPILATION_CACHE_DIR`, or else in `~/.cache/market_jax/xla`.
     """
-    keep_memory()
     os.environ["XLA_FLAGS"] = cpu_flags(os.environ.get("XLA_FLAGS", ""), jaxlib.__version__)
     if not jax.config.jax_compilation_cache_dir:
         cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()

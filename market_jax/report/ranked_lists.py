@@ -107,14 +107,14 @@ def answers(
     Args:
       protocol: of the query.
       row: of the query.
-      far: [G], its distances.
+      far: [G], its distances; what is infinitely far is not in the answer.
       picture: name -> uint8 [H, W, 3].
       count: how many of the gallery; junk is passed over.
     """
     query, gallery = protocol.query, protocol.gallery
     pid, camid, name = query["pid"][row], query["camid"][row], str(query["name"][row])
     shown = [Answer(picture(name), "query", f"{pid}, camera {camid}", name)]
-    counted = np.flatnonzero(gallery["pid"] >= 0)
+    counted = np.flatnonzero((gallery["pid"] >= 0) & np.isfinite(far))
     for at in counted[np.argsort(far[counted], kind="stable")[:count]]:
         right = gallery["pid"][at] == pid
         own = protocol.by_camera and right and gallery["camid"][at] == camid

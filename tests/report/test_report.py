@@ -139,6 +139,8 @@ def test_answers_of_the_page_say_what_counts():
     assert [a.name for a in shown] == ["a&b.jpg", "a&b.jpg", "b.jpg", "c.jpg"], (
         "junk is passed over"
     )
+    near = ranked_lists.answers(protocol, 0, np.array([0, 1, np.inf, 0, np.inf]), picture, 3)
+    assert [a.name for a in near[1:]] == ["a&b.jpg", "b.jpg"], "the answer ends there"
     text = ranked_lists.page(
         "<title>",
         ["said & done"],
