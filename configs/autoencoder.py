@@ -1,4 +1,4 @@
-"""Source A's autoencoder with max-unpooling, which reconstructs people better than junk.
+"""Source A's autoencoder with max-unpooling: its error on an image is a score of junk.
 
 python train.py --config=configs/autoencoder.py --config.data.name=unitn --config.data.dir=DIR
 python train.py --config=configs/autoencoder.py --config.model.switches=False

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import jax.numpy as jnp
 import optax
 
-from market_jax.typing import Array, Batch, Outputs, choose
+from market_jax.typing import Array, Batch, InputError, Outputs, choose
 
 __all__ = [
     "cross_entropy",
@@ -61,15 +61,15 @@ def squared_error(outputs: Outputs, batch: Batch, *, reduce: str) -> Array:
     return total(jnp.square(outputs["reconstruction"] - outputs["target"]), axis=(1, 2, 3))
 
 
-def _kl_of_dimensions(outputs: Outputs) -> Array:
-    """[N, D] nats."""
+def kl_of_dimensions(outputs: Outputs) -> Array:
+    """`kl` of each latent dimension: [N, D] nats."""
     mean, logvar = outputs["mean"], outputs["logvar"]
     return 0.5 * (jnp.exp(logvar) + jnp.square(mean) - 1.0 - logvar)
 
 
 def kl(outputs: Outputs, batch: Batch) -> Array:
     """Divergence in nats of the Gaussian "mean", "logvar" [N, D] from the standard normal."""
-    return jnp.sum(_kl_of_dimensions(outputs), axis=1)
+    return jnp.sum(kl_of_dimensions(outputs), axis=1)
 
 
 def active_dimensions(outputs: Outputs, batch: Batch, *, threshold: float = 0.01) -> Array:
@@ -121,9 +121,16 @@ def anneal(
       name: "linear", "logistic" (Bowman et al. 2016: one half in the middle of the rise) or
         "cyclical" (Fu et al. 2019: a linear rise at the beginning of each cycle).
       total_steps: of the training.
-      share: of the training, or of each cycle, in which it grows.
+      share: of the training, or of each cycle, in which it grows; 0 is the whole weight at once.
       cycles: of "cyclical".
+
+    Raises:
+      InputError: the name is unknown, share outside [0, 1], or cycles below 1.
     """
+    if not 0 <= share <= 1:
+        raise InputError(f"the annealing's share is {share}; it must be 0 to 1")
+    if cycles < 1:
+        raise InputError(f"the annealing's cycles is {cycles}; it must be 1 or more")
 
     def linear(t):
         return t / share
@@ -138,6 +145,8 @@ def anneal(
     rise = choose(name, known, "annealing")
 
     def at(step):
+        if share == 0:
+            return jnp.ones(())
         return jnp.clip(rise(step / max(total_steps, 1)), 0.0, 1.0)
 
     return at

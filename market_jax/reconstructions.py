@@ -1,5 +1,6 @@
 """What people look at while an autoencoder trains: reconstructions, draws, interpolations."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from market_jax import losses
 from market_jax.data import columns, transforms
 from market_jax.report import curves, pictures
 from market_jax.typing import Array, Columns, PyTree
@@ -40,29 +42,25 @@ def make(apply: Callable, model, rows: Columns, seed: int = 0) -> Callable[[PyTr
     def decode(variables: PyTree, latent: Array) -> Array:
         return apply(variables, latent, image_size, method="decode")
 
-    def shown(values: Array, outputs: dict[str, np.ndarray]) -> np.ndarray:
-        """From the range of the targets to [0, 1]."""
-        low = min(float(np.min(outputs["target"])), 0.0)
-        return np.clip((np.asarray(values) - round(low)) / (1 - round(low)), 0, 1)
-
     def draw(variables: PyTree, folder: Path) -> None:
         outputs = jax.device_get(run(variables, images))
-        both = [shown(outputs[key], outputs) for key in ("target", "reconstruction")]
+        shown = functools.partial(pictures.to_unit_range, target=outputs["target"])
+        both = [shown(outputs[key]) for key in ("target", "reconstruction")]
         _save(pictures.grid(both), folder / "reconstructions.png")
         if not hasattr(model, "decode"):
             return
         mean = outputs["mean"]
         draws = np.random.default_rng(seed).normal(size=(2 * _SHOWN, mean.shape[1]))
-        samples = shown(decode(variables, jnp.asarray(draws, jnp.float32)), outputs)
+        samples = shown(decode(variables, jnp.asarray(draws, jnp.float32)))
         _save(pictures.grid([samples[:_SHOWN], samples[_SHOWN:]]), folder / "samples.png")
         ways = []
         for a, b in list(zip(mean[::2], mean[1::2], strict=False))[:_PAIRS]:
             share = np.linspace(0, 1, _STEPS, dtype=np.float32)[:, None]
-            ways.append(shown(decode(variables, (1 - share) * a + share * b), outputs))
+            ways.append(shown(decode(variables, (1 - share) * a + share * b)))
         if ways:
             _save(pictures.grid(ways), folder / "interpolations.png")
-        kl = 0.5 * (np.exp(outputs["logvar"]) + mean**2 - 1 - outputs["logvar"])
-        curves.draw_dimensions(kl.mean(axis=0), folder / "latent.png")
+        kl = np.asarray(losses.kl_of_dimensions(outputs)).mean(axis=0)
+        curves.draw_dimensions(kl, folder / "latent.png")
 
     return draw
 

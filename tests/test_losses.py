@@ -157,8 +157,21 @@ def test_annealing_rises_from_nothing_to_the_whole(name):
         assert np.all(np.diff(values) >= 0)
         assert values[250] == pytest.approx(0.5, abs=0.01)
         assert values[500] > 0.99
-    with pytest.raises(InputError, match="unknown annealing 'stairs'"):
-        losses.anneal("stairs", total_steps=9)
+    at_once = losses.anneal(name, total_steps=1000, share=0.0)
+    assert [float(at_once(step)) for step in (0, 1, 999)] == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "stairs"}, "unknown annealing 'stairs'"),
+        ({"name": "linear", "share": 1.5}, "share is 1.5; it must be 0 to 1"),
+        ({"name": "cyclical", "cycles": 0}, "cycles is 0; it must be 1 or more"),
+    ],
+)
+def test_annealing_that_does_not_exist(settings, message):
+    with pytest.raises(InputError, match=message):
+        losses.anneal(**settings, total_steps=9)
 
 
 def test_annealed_weights_count_in_training_and_whole_in_evaluation():

@@ -28,7 +28,7 @@ def rank_row(distances: np.ndarray, true: np.ndarray, removed: np.ndarray) -> np
     for i, position in enumerate(true):
         value = distances[position]
         if value == np.inf:
-            ranks[i] = MISSED + i
+            ranks[i] = MISSED + i  # ranks of a query are all different
             continue
         ranks[i] = np.count_nonzero(distances < value) + 1
         ranks[i] += np.count_nonzero(distances[:position] == value)

@@ -19,6 +19,12 @@ def to_uint8(images: np.ndarray) -> np.ndarray:
     return np.round(np.clip(images, 0, 1) * 255).astype(np.uint8)
 
 
+def to_unit_range(values: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """A model's images to [0, 1], from there or from [-1, 1], as its targets say."""
+    low = -1.0 if np.min(target) < 0 else 0.0
+    return np.clip((np.asarray(values) - low) / (1 - low), 0, 1)
+
+
 def grid(rows: list[np.ndarray], gap: int = 2) -> np.ndarray:
     """Rows of pictures, each float [n, H, W, 3] in [0, 1] -> one picture, uint8, white between."""
     lines = []

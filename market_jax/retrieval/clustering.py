@@ -124,7 +124,7 @@ class Agglomerative:
 
     def fit(self, features: Array) -> "Agglomerative":
         """[M, D]."""
-        if bool(self.clusters) == bool(self.threshold):
+        if bool(self.clusters) == bool(self.threshold) or self.threshold < 0:
             raise InputError("either clusters or threshold must be given, above 0")
         features = _check(features, self.clusters or 1)
         if len(features) == 1:

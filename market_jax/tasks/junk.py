@@ -69,9 +69,9 @@ def write_review(
     order = np.argsort(-values, kind="stable")[: max(flagged.sum(), LEAST)]
     chosen = columns.select(rows, order)
     outputs = runs.extract(found, chosen, runs.only("target", "reconstruction"))
-    low = min(float(outputs["target"].min()), 0.0)  # some models see [-1, 1]
     images, remade = (
-        np.clip((outputs[key] - low) / (1 - low), 0, 1) for key in ("target", "reconstruction")
+        pictures.to_unit_range(outputs[key], outputs["target"])
+        for key in ("target", "reconstruction")
     )
     candidates = [
         review_page.Candidate(

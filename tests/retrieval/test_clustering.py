@@ -103,6 +103,7 @@ def test_one_image():
     [
         (clustering.Agglomerative(), "either clusters or threshold"),
         (clustering.Agglomerative(2, 1.0), "either clusters or threshold"),
+        (clustering.Agglomerative(threshold=-1.0), "either clusters or threshold"),
         (clustering.Agglomerative(7), "clusters is 7; it must be 1 to 6"),
         (clustering.Agglomerative(2, method="single"), "unknown linkage 'single'"),
         (clustering.KMeans(0), "clusters is 0"),

@@ -229,6 +229,8 @@ def test_mistakes_end_in_a_message(release, trained, monkeypatch, tmp_path):
         (trained, {"split": "test2"}, "there is no split 'test2'"),
         (trained, {"annotations": "x.csv"}, "--annotations goes with --images"),
         (trained, {"stage": ["rerank"]}, "unknown retrieval stage 'rerank'"),
+        (trained, {"stage": ["kmeans"]}, "clusters is 0; it must be 1 to"),
+        (trained, {"retrieval": "kmeans clusters=0"}, "clusters is 0; it must be 1 to"),
     ]
     for found, arguments, message in cases:
         with pytest.raises(InputError, match=message):
