@@ -6,10 +6,8 @@ import numpy as np
 
 from market_jax.data import columns, protocols
 from market_jax.metrics import ranking
-from market_jax.retrieval import distances
+from market_jax.retrieval import centroids, clustering, distances
 from market_jax.typing import Columns
-
-SIZES = (2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 40.0)  # images of a cluster that are tried
 
 
 def sample_identities(rows: Columns, count: int, seed: int = 0) -> Columns:
@@ -38,8 +36,27 @@ def cluster_size(
     query, gallery = protocol.query, protocol.gallery
     far = distances.compute(query["feature"], gallery["feature"], metric)
     judged = {}
-    for size in SIZES:
-        clusters = max(round(len(gallery["pid"]) / size), 1)
+    for size in centroids.SIZES:
+        clusters = centroids.count_clusters(len(gallery["pid"]), size)
         found = stage(query, gallery, far, clusters=clusters)
         judged[size] = ranking.evaluate(found, **protocol.labels).mAP
     return max(judged, key=judged.get), judged
+
+
+def threshold(
+    training: Columns, count: int, size: float, metric: str, method: str = "ward"
+) -> float:
+    """The linkage's distance at which the training identities fall into clusters of that size.
+
+    Args:
+      training: as for `cluster_size`.
+      count: as for `cluster_size`.
+      size: images per cluster.
+      metric: of the distances.
+      method: of the linkage.
+    """
+    gallery = protocols.course(sample_identities(training, count)).gallery
+    heights = clustering.linkage(centroids.prepare(gallery, metric), method)[:, 2]
+    joined = len(gallery["pid"]) - centroids.count_clusters(len(gallery["pid"]), size)
+    around = heights[max(joined - 1, 0) : joined + 1]  # the last that is joined, the next
+    return float(np.mean(around))

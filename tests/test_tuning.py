@@ -1,7 +1,9 @@
 import numpy as np
+import pytest
 
 from market_jax import tuning
-from market_jax.retrieval import centroids
+from market_jax.data import protocols
+from market_jax.retrieval import centroids, clustering
 
 
 def people(count=60, images=6, noise=0.5, seed=0):
@@ -29,3 +31,19 @@ def test_finds_about_as_many_images_as_people_have():
     assert judged[size] == max(judged.values())
     assert judged[size] > judged[2.0] + 0.1
     assert judged[size] > judged[40.0] + 0.05
+
+
+@pytest.mark.parametrize("method", ["ward", "average", "complete"])
+def test_threshold_cuts_the_training_identities_into_clusters_of_that_size(method):
+    rows = people()
+    threshold = tuning.threshold(rows, 300, 6.0, "cosine", method)
+    sample = protocols.course(tuning.sample_identities(rows, 300)).gallery
+    feature = centroids.prepare(sample, "cosine")
+    model = clustering.Agglomerative(threshold=threshold, method=method).fit(feature)
+    assert len(model.centroids_) == round(len(feature) / 6)
+
+
+def test_threshold_of_one_cluster():
+    threshold = tuning.threshold(people(2, 5), 10, 40.0, "cosine")
+    assert np.isfinite(threshold)
+    assert threshold > 0

@@ -14,8 +14,16 @@ from market_jax.typing import Array, Columns, InputError
 
 __all__ = ["agglomerative", "gaussian_mixture", "kmeans"]
 
+SIZES = (2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 40.0)  # images of a cluster that are tried
 
-def _features(columns: Columns, metric: str) -> np.ndarray:
+
+def count_clusters(images: int, size: float) -> int:
+    """How many clusters so many images make, at so many images each."""
+    return max(round(images / size), 1)
+
+
+def prepare(columns: Columns, metric: str) -> np.ndarray:
+    """What is clustered: the features [M, D], for "cosine" of length one."""
     feature = np.asarray(columns["feature"], np.float32)
     return distances_.normalize(feature) if metric == "cosine" else feature
 
@@ -38,8 +46,8 @@ def _through(far: np.ndarray, labels: np.ndarray, distances: Array, soft: float)
 
 
 def _by_centroids(query, gallery, distances, model, metric, soft):
-    model.fit(_features(gallery, metric))
-    far = distances_.compute(_features(query, metric), model.centroids_, metric)
+    model.fit(prepare(gallery, metric))
+    far = distances_.compute(prepare(query, metric), model.centroids_, metric)
     return _through(far, model.labels_, distances, soft)
 
 
@@ -93,14 +101,21 @@ def gaussian_mixture(
     *,
     clusters: int = 0,
     covariance: str = "diag",
+    bic: bool = False,
     seed: int = 0,
     soft: float = 0.0,
     metric: str = "cosine",
 ) -> np.ndarray:
     """Through `clustering.GaussianMixture`: a cluster is as far as it is improbable.
 
-    Arguments as `agglomerative`; covariance is "diag" or "tied".
+    Arguments as `agglomerative`; covariance is "diag" or "tied", and bic has the Bayesian
+    information criterion of the gallery, no label, choose how many clusters there are.
     """
-    model = GaussianMixture(clusters, covariance, seed).fit(_features(gallery, metric))
-    far = 1 - model.posterior(_features(query, metric))
+    feature = prepare(gallery, metric)
+    if bic and clusters:
+        raise InputError(f"clusters is {clusters}, and bic would choose it; give one of them")
+    if bic:
+        clusters = sorted({count_clusters(len(feature), size) for size in SIZES})
+    model = GaussianMixture(clusters, covariance, seed).fit(feature)
+    far = 1 - model.posterior(prepare(query, metric))
     return _through(far, model.labels_, distances, soft)

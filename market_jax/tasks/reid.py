@@ -1,5 +1,6 @@
 """--task=reid: how well queries find their matches, and answers to the release's queries."""
 
+import functools
 import inspect
 import json
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from market_jax.data.protocols import Protocol
 from market_jax.files import write_atomically
 from market_jax.metrics import confidence, ranking, verification
 from market_jax.report import predictions, ranked_lists, tables
-from market_jax.retrieval import distances, search
+from market_jax.retrieval import centroids, distances, search
 from market_jax.retrieval import stages as stages_
 from market_jax.typing import Columns, InputError
 
@@ -153,24 +154,36 @@ def write_report(
 def make_retrieval(found: runs.Run, source: str, count: int) -> tuple[list[Callable], dict]:
     """`config.retrieval.name` as stages, none for plain ranking; and what was chosen for it.
 
-    Where a clustering is given neither a number of clusters nor a threshold, the images per
-    cluster are chosen on the training identities, for a gallery of `count` images.
+    Where a clustering is told neither how many clusters there are nor the linkage's threshold,
+    the images per cluster are chosen on the training identities, for a gallery of `count` images;
+    `learn=threshold` takes the threshold that cuts these identities so.
     """
     config = found.config.retrieval
     name, arguments = stages_.parse(config.name)
     if name == PLAIN:
         return [], {}
-    stage = experiment.make_stage(found.config, config.name)
+    text = " ".join(word for word in config.name.split() if not word.startswith("learn="))
+    stage = experiment.make_stage(found.config, text)
     takes = inspect.signature(stage.func).parameters
-    if "clusters" not in takes or {"clusters", "threshold"} & arguments.keys():
+    given = {"clusters", "threshold", "bic"} & arguments.keys()
+    learn = arguments.get("learn", "clusters")
+    if "learn" in arguments and (given or learn not in {"clusters", "threshold"} & takes.keys()):
+        raise InputError(f"{config.name!r} cannot learn {learn!r}; see README's table")
+    if "clusters" not in takes or given:
         return [stage], {}
     training = galleries.read_split(found, source, "train")
     size, judged = tuning.cluster_size(training, count, stage, config.metric)
+    chosen = {"images_per_cluster": size, "mAP_on_training": judged}
+    if learn == "threshold":
+        method = arguments.get("method", "ward")
+        limit = tuning.threshold(training, count, size, config.metric, method)
+        return [functools.partial(stage, threshold=limit)], chosen | {"threshold": limit}
 
     def by_size(query: Columns, gallery: Columns, far: np.ndarray) -> np.ndarray:
-        return stage(query, gallery, far, clusters=max(round(len(gallery["pid"]) / size), 1))
+        clusters = centroids.count_clusters(len(gallery["pid"]), size)
+        return stage(query, gallery, far, clusters=clusters)
 
-    return [by_size], {"images_per_cluster": size, "mAP_on_training": judged}
+    return [by_size], chosen
 
 
 def answer_release(found: runs.Run, source: str, stages: list[Callable], top_k: int | None) -> str:

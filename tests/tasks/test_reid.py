@@ -96,6 +96,16 @@ def test_clusters_answer_beside_plain_ranking(trained):
     assert "agglomerative, market" in text
 
 
+def test_a_clustering_learns_its_threshold_or_asks_the_bic(trained):
+    reid.run(trained, retrieval="agglomerative learn=threshold")
+    learned = result_of(trained)
+    assert learned["threshold"] > 0
+    reid.run(trained, retrieval=f"agglomerative threshold={learned['threshold']}")
+    assert result_of(trained)["agglomerative"] == learned["agglomerative"]
+    reid.run(trained, retrieval="gaussian_mixture bic=true")
+    assert "images_per_cluster" not in result_of(trained)
+
+
 def test_flipped_features_are_the_mean(trained):
     val = experiment.open_split(trained.config, "val")
     mirrored = columns.select(val, np.arange(len(val["pid"])))
@@ -228,9 +238,12 @@ def test_mistakes_end_in_a_message(release, trained, monkeypatch, tmp_path):
         (release, {}, "--features=model needs a trained run"),
         (trained, {"split": "test2"}, "there is no split 'test2'"),
         (trained, {"annotations": "x.csv"}, "--annotations goes with --images"),
+        (trained, {"retrieval": "gaussian_mixture clusters=3 bic=true"}, "give one of them"),
         (trained, {"stage": ["rerank"]}, "unknown retrieval stage 'rerank'"),
         (trained, {"stage": ["kmeans"]}, "clusters is 0; it must be 1 to"),
         (trained, {"retrieval": "kmeans clusters=0"}, "clusters is 0; it must be 1 to"),
+        (trained, {"retrieval": "kmeans learn=threshold"}, "cannot learn 'threshold'"),
+        (trained, {"retrieval": "agglomerative clusters=3 learn=threshold"}, "cannot learn"),
     ]
     for found, arguments, message in cases:
         with pytest.raises(InputError, match=message):
