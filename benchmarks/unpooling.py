@@ -24,7 +24,7 @@ SHAPES = ((32, 128, 64, 64), (32, 64, 32, 128), (32, 32, 16, 256))
 
 
 def with_gradient(function):
-    """The values' pull-back of a cotangent, compiled: forward and backward."""
+    """(x, cotangent) -> value and gradient, compiled."""
 
     @jax.jit
     def run(x, cotangent):
@@ -35,7 +35,7 @@ def with_gradient(function):
 
 
 def variants(x: jax.Array) -> dict:
-    """Name -> () -> arrays, compiled and run once."""
+    """Name -> () -> arrays."""
     pooled, indices = max_pool_with_indices(x, WINDOW)
     calls = {
         "nn.max_pool": (with_gradient(lambda x: nn.max_pool(x, WINDOW, WINDOW)), x, pooled),
@@ -61,7 +61,7 @@ def main(_) -> None:
         for dtype in (jnp.float32, jnp.bfloat16):
             calls = variants(jax.random.normal(jax.random.key(0), shape, dtype))
             times = {name: [] for name in calls}
-            for _ in range(ROUNDS.value + 1):
+            for _ in range(ROUNDS.value + 1):  # the first compiles
                 for name, call in calls.items():
                     begin = time.perf_counter()
                     jax.block_until_ready(call())

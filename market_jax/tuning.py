@@ -44,7 +44,12 @@ def cluster_size(
 
 
 def threshold(
-    training: Columns, count: int, size: float, metric: str, method: str = "ward"
+    training: Columns,
+    count: int,
+    size: float,
+    metric: str = "cosine",
+    method: str = "ward",
+    neighbours: int = 0,
 ) -> float:
     """The linkage's distance at which the training identities fall into clusters of that size.
 
@@ -52,11 +57,13 @@ def threshold(
       training: as for `cluster_size`.
       count: as for `cluster_size`.
       size: images per cluster.
-      metric: of the distances.
-      method: of the linkage.
+      metric: as for `centroids.agglomerative`.
+      method: the same.
+      neighbours: the same.
     """
     gallery = protocols.course(sample_identities(training, count)).gallery
-    heights = clustering.linkage(centroids.prepare(gallery, metric), method)[:, 2]
+    feature = centroids.prepare(gallery, metric)
+    heights = np.sort(clustering.tree(feature, method, neighbours)[:, 2])
     joined = len(gallery["pid"]) - centroids.count_clusters(len(gallery["pid"]), size)
     around = heights[max(joined - 1, 0) : joined + 1]  # the last that is joined, the next
     return float(np.mean(around))

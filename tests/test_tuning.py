@@ -33,13 +33,15 @@ def test_finds_about_as_many_images_as_people_have():
     assert judged[size] > judged[40.0] + 0.05
 
 
+@pytest.mark.parametrize("neighbours", [0, 30])
 @pytest.mark.parametrize("method", ["ward", "average", "complete"])
-def test_threshold_cuts_the_training_identities_into_clusters_of_that_size(method):
+def test_threshold_cuts_the_training_identities_into_clusters_of_that_size(method, neighbours):
     rows = people()
-    threshold = tuning.threshold(rows, 300, 6.0, "cosine", method)
+    threshold = tuning.threshold(rows, 300, 6.0, "cosine", method, neighbours)
     sample = protocols.course(tuning.sample_identities(rows, 300)).gallery
     feature = centroids.prepare(sample, "cosine")
-    model = clustering.Agglomerative(threshold=threshold, method=method).fit(feature)
+    model = clustering.Agglomerative(threshold=threshold, method=method, neighbours=neighbours)
+    model.fit(feature)
     assert len(model.centroids_) == round(len(feature) / 6)
 
 

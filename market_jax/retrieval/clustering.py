@@ -73,6 +73,13 @@ def neighbour_linkage(features: Array, method: str = "ward", *, neighbours: int 
     return np.column_stack([model.children_, model.distances_, sizes[size:]]).astype(np.float64)
 
 
+def tree(features: Array, method: str = "ward", neighbours: int = 0) -> np.ndarray:
+    """`linkage`, or with neighbours above 0 `neighbour_linkage`."""
+    if neighbours:
+        return neighbour_linkage(features, method, neighbours=neighbours)
+    return linkage(features, method)
+
+
 def _connect(neighbours: np.ndarray) -> sparse.csr_matrix:
     """[M, k] -> a symmetric graph; its parts are chained by their first images."""
     size, k = neighbours.shape
@@ -130,19 +137,14 @@ class Agglomerative:
         if len(features) == 1:
             self.labels_ = np.zeros(1, np.int64)
         else:
-            tree = (
-                neighbour_linkage(features, self.method, neighbours=self.neighbours)
-                if self.neighbours
-                else linkage(features, self.method)
-            )
-            self.labels_ = self._cut(tree)
+            self.labels_ = self._cut(tree(features, self.method, self.neighbours))
         self.centroids_ = _centroids(features, self.labels_)
         return self
 
-    def _cut(self, tree: np.ndarray) -> np.ndarray:
+    def _cut(self, joined: np.ndarray) -> np.ndarray:
         if self.clusters:
-            return hierarchy.cut_tree(tree, n_clusters=self.clusters)[:, 0].astype(np.int64)
-        return hierarchy.fcluster(tree, self.threshold, "distance").astype(np.int64) - 1
+            return hierarchy.cut_tree(joined, n_clusters=self.clusters)[:, 0].astype(np.int64)
+        return hierarchy.fcluster(joined, self.threshold, "distance").astype(np.int64) - 1
 
 
 @dataclasses.dataclass

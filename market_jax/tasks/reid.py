@@ -21,6 +21,7 @@ from market_jax.typing import Columns, InputError
 FILE, PAGE = "reid.json", "report.html"
 PLAIN = "ranking"  # the retrieval without clusters
 LENGTH = 100  # answers to a query of the release
+_OF_LINKAGE = {"metric", "method", "neighbours"}  # what a threshold is learned for
 LISTED, SHOWN = 10, 5  # answers to a query of the page; queries of each kind
 
 
@@ -165,7 +166,7 @@ def make_retrieval(found: runs.Run, source: str, count: int) -> tuple[list[Calla
     text = " ".join(word for word in config.name.split() if not word.startswith("learn="))
     stage = experiment.make_stage(found.config, text)
     takes = inspect.signature(stage.func).parameters
-    given = {"clusters", "threshold", "bic"} & arguments.keys()
+    given = {"clusters", "threshold"} & arguments.keys() or arguments.get("bic")
     learn = arguments.get("learn", "clusters")
     if "learn" in arguments and (given or learn not in {"clusters", "threshold"} & takes.keys()):
         raise InputError(f"{config.name!r} cannot learn {learn!r}; see README's table")
@@ -175,8 +176,8 @@ def make_retrieval(found: runs.Run, source: str, count: int) -> tuple[list[Calla
     size, judged = tuning.cluster_size(training, count, stage, config.metric)
     chosen = {"images_per_cluster": size, "mAP_on_training": judged}
     if learn == "threshold":
-        method = arguments.get("method", "ward")
-        limit = tuning.threshold(training, count, size, config.metric, method)
+        linkage = {key: stage.keywords[key] for key in _OF_LINKAGE & stage.keywords.keys()}
+        limit = tuning.threshold(training, count, size, **linkage)
         return [functools.partial(stage, threshold=limit)], chosen | {"threshold": limit}
 
     def by_size(query: Columns, gallery: Columns, far: np.ndarray) -> np.ndarray:

@@ -102,6 +102,8 @@ def test_a_clustering_learns_its_threshold_or_asks_the_bic(trained):
     assert learned["threshold"] > 0
     reid.run(trained, retrieval=f"agglomerative threshold={learned['threshold']}")
     assert result_of(trained)["agglomerative"] == learned["agglomerative"]
+    reid.run(trained, retrieval="agglomerative neighbours=3 method=average learn=threshold")
+    assert result_of(trained)["threshold"] != learned["threshold"]
     reid.run(trained, retrieval="gaussian_mixture bic=true")
     assert "images_per_cluster" not in result_of(trained)
 
