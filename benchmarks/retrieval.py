@@ -112,7 +112,7 @@ def run(task: str, variants: Sequence[str], largest: dict[str, float]) -> None:
     """Measures and prints.
 
     Args:
-      task: "ranking", "reranking" or "search".
+      task: "ranking", "reranking", "search", or a linkage.
       variants: besides ours and the matrix product.
       largest: variant -> the largest scale that it is run at; it would take too much beyond.
     """

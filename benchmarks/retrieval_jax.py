@@ -1,5 +1,6 @@
 """The retrieval benchmarks' own side, run by `benchmarks.retrieval` as a process."""
 
+import functools
 import json
 import resource
 import sys
@@ -16,6 +17,7 @@ from market_jax.metrics import ranking
 from market_jax.retrieval import clustering, distances, reranking, search
 
 K = 50
+IDENTITIES = 750  # that the made galleries hold
 
 
 def judge(far, labels):
@@ -52,35 +54,39 @@ def find_ivf(query, gallery, labels):
     return lambda: {"distance": float(near.mean()), "recall": search.recall(at, exact)}
 
 
-def cluster(query, gallery, labels):
-    """Ward's tree."""
-    tree = clustering.linkage(gallery)
+def cluster(query, gallery, labels, *, method):
+    """The tree of a linkage."""
+    tree = clustering.linkage(gallery, method)
     return lambda: {"height": float(tree[:, 2].mean())}
 
 
-def cluster_neighbours(query, gallery, labels):
-    """Ward's tree over nearest neighbours alone, and its agreement with the exact one."""
-    tree = clustering.neighbour_linkage(gallery)
+def cluster_neighbours(query, gallery, labels, *, method):
+    """The tree over nearest neighbours alone, and its agreement with the exact one."""
+    tree = clustering.neighbour_linkage(gallery, method)
 
     def judge():
-        cuts = [
-            hierarchy.cut_tree(t, n_clusters=750)[:, 0] for t in (tree, clustering.linkage(gallery))
-        ]
+        both = tree, clustering.linkage(gallery, method)
+        cuts = [hierarchy.cut_tree(t, n_clusters=IDENTITIES)[:, 0] for t in both]
         height = float(tree[:, 2].mean())
         return {"height": height, "adjusted Rand index": adjusted_rand_score(*cuts)}
 
     return judge
 
 
-TASKS = {"ranking": rank, "reranking": rerank, "search": find, "clustering": cluster}
-VARIANTS = {"market_jax IVF256": find_ivf, "market_jax neighbours": cluster_neighbours}
+METHODS = ("ward", "average", "complete")
+LINKAGES = {method: functools.partial(cluster, method=method) for method in METHODS}
+TASKS = {"ranking": rank, "reranking": rerank, "search": find} | LINKAGES
+VARIANTS = {"market_jax IVF256": find_ivf} | {
+    f"market_jax neighbours, {method}": functools.partial(cluster_neighbours, method=method)
+    for method in METHODS
+}
 
 
 def products(task, query, gallery):
     """The matrix products that the task cannot do without: its physical limit."""
     if task == "reranking":
         query = gallery = np.concatenate([query, gallery])
-    if task == "clustering":
+    if task in METHODS:
         query = gallery
 
     @jax.jit

@@ -11,6 +11,7 @@ torchreid's evaluator in Cython is in fast-reid's wheel (and not in torchreid's 
 are loaded a file at a time: they import much that they do not need here.
 """
 
+import functools
 import importlib.util
 import json
 import resource
@@ -150,49 +151,54 @@ def numpy_partition(query, gallery, labels):
 
 
 def by_tree(make):
-    """Ward's tree of the gallery, in SciPy's form."""
+    """A linkage's tree of the gallery, in SciPy's form."""
 
-    def run(query, gallery, labels):
-        tree = make(np.asarray(gallery, np.float64))
+    def run(query, gallery, labels, *, method):
+        tree = make(np.asarray(gallery, np.float64), method)
         return lambda: {"height": float(tree[:, 2].mean())}
 
     return run
 
 
-def scipy_ward(gallery):
+def scipy_linkage(gallery, method):
     """Distances and linkage."""
     from scipy.cluster.hierarchy import linkage
 
-    return linkage(gallery, "ward")
+    return linkage(gallery, method)
 
 
-def fastcluster_ward(gallery):
+def fastcluster_linkage(gallery, method):
     """Distances by SciPy, linkage by fastcluster."""
     import fastcluster
     from scipy.spatial.distance import pdist
 
-    return fastcluster.linkage(pdist(gallery), "ward", preserve_input=False)
+    return fastcluster.linkage(pdist(gallery), method, preserve_input=False)
 
 
-def fastcluster_vectors(gallery):
+def fastcluster_vectors(gallery, method):
     """Without a matrix of distances."""
     import fastcluster
 
-    return fastcluster.linkage_vector(gallery, "ward")
+    return fastcluster.linkage_vector(gallery, method)
 
 
-def scikit_learn_ward(gallery):
-    """Its unconnected Ward tree."""
-    from sklearn.cluster import ward_tree
+def scikit_learn_tree(gallery, method):
+    """Its tree without connections."""
+    from sklearn.cluster import linkage_tree, ward_tree
 
-    return np.asarray(ward_tree(gallery, return_distance=True)[4])[:, None] * np.ones(3)
+    if method == "ward":
+        far = ward_tree(gallery, return_distance=True)[4]
+    else:
+        far = linkage_tree(gallery, linkage=method, return_distance=True)[4]
+    return np.asarray(far)[:, None] * np.ones(3)
 
 
+METHODS = ("ward", "average", "complete")
 VARIANTS = {
-    "scipy": by_tree(scipy_ward),
-    "fastcluster": by_tree(fastcluster_ward),
+    "scipy": by_tree(scipy_linkage),
+    "fastcluster": by_tree(fastcluster_linkage),
     "fastcluster vectors": by_tree(fastcluster_vectors),
-    "scikit-learn ward": by_tree(scikit_learn_ward),
+    "scikit-learn tree": by_tree(scikit_learn_tree),
     "fast-reid compiled": fastreid_compiled,
     "torchreid Python": torchreid_python,
     "scikit-learn": scikit_learn,
@@ -209,6 +215,8 @@ def main():
     arrays = dict(np.load(case["arrays"]))
     query, gallery = arrays.pop("query"), arrays.pop("gallery")
     task = VARIANTS[case["variant"]]
+    if case["task"] in METHODS:
+        task = functools.partial(task, method=case["task"])
     few = {k: v[: 64 if "query" in k else 1024] for k, v in arrays.items()}
     task(query[:64], gallery[:1024], few)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
