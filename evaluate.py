@@ -7,8 +7,8 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from configs import common
-from market_jax import devices, experiment, runs, tasks
-from market_jax.typing import InputError
+from market_jax import devices, runs, tasks
+from market_jax.typing import InputError, find_module
 
 TASK = flags.DEFINE_string("task", None, "What to evaluate: a file in market_jax/tasks.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Of the run; by default the newest that can.")
@@ -55,7 +55,7 @@ def main(_) -> None:
     logging.set_verbosity(logging.WARNING)
     try:
         devices.start()
-        task = experiment.find_module(tasks, TASK.value, "task")
+        task = find_module(tasks, TASK.value, "task")
         given = arguments(task)
         if CONFIG.value:
             run = runs.without_model(CONFIG.value, WORKDIR.value)

@@ -10,7 +10,9 @@ from ml_collections import config_flags
 from market_jax import devices, experiment
 from market_jax.typing import InputError
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: a file in configs/.")
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "The experiment: a file in configs/, and :VARIANT."
+)
 WORKDIR = flags.DEFINE_string("workdir", None, "Of the run; by default runs/<config name>.")
 
 
@@ -20,6 +22,8 @@ def parse(argv: list[str]) -> list[str]:
         rest = flags.FLAGS(argv)
     except (KeyError, AttributeError, TypeError, ValueError, flags.Error) as error:
         message = str(error.args[0] if error.args else error)  # quoted twice by ml_collections
+        if "Traceback" in message:  # of the config's own file
+            message = message.strip().splitlines()[-1]
         sys.exit("train.py: " + message.replace("\\n", ": ").replace("\\'", "'").strip("'"))
     if not config_file().is_file():
         sys.exit(f"train.py: --config={config_file()}: there is no such file")
@@ -27,8 +31,14 @@ def parse(argv: list[str]) -> list[str]:
 
 
 def config_file() -> Path:
-    """The file that --config names."""
-    return Path(config_flags.get_config_filename(flags.FLAGS["config"]))
+    """The file that --config names, without the variant after a colon."""
+    return Path(config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0])
+
+
+def default_workdir() -> Path:
+    """runs/, and the names of the config and its variant."""
+    _, *variant = config_flags.get_config_filename(flags.FLAGS["config"]).split(":")
+    return Path("runs", "-".join([config_file().stem, *variant]))
 
 
 def main(_) -> None:
@@ -40,7 +50,7 @@ def main(_) -> None:
     try:
         devices.start()
         devices.keep_memory()
-        experiment.fit(CONFIG.value, Path(WORKDIR.value or f"runs/{config_file().stem}"))
+        experiment.fit(CONFIG.value, Path(WORKDIR.value or default_workdir()))
     except (InputError, OSError) as error:
         sys.exit(f"train.py: {error}")
     except KeyboardInterrupt:

@@ -55,6 +55,7 @@ def get_config() -> ConfigDict:
                 "warmup_epochs": 1.0,
                 "weight_decay": 5e-4,
                 "clip_norm": 0.0,
+                "rates": (),  # ((regular expression, factor of the rate), ...) of parameters
                 "plateau_factor": 1.0,  # below 1: of the rate, after so many evaluations
                 "plateau_every": 8,  # without a better validation loss
             },

@@ -2,25 +2,22 @@
 
 import contextlib
 import functools
-import importlib
 import json
-import pkgutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
 import data_prep
-from market_jax import checkpoints, devices, losses, models, reconstructions, settings, writers
+from market_jax import checkpoints, devices, losses, networks, reconstructions, settings, writers
 from market_jax.data import columns, pipeline, samplers, transforms
 from market_jax.files import write_atomically
 from market_jax.metrics.attributes import count_labels
-from market_jax.models import convolution, efficientnet_lite, pretrained
+from market_jax.models import convolution
 from market_jax.report import curves
 from market_jax.retrieval import stages
 from market_jax.training import loop, optimizer, profile, step
@@ -30,33 +27,9 @@ from market_jax.typing import Columns, InputError, choose
 CACHE_DIR = Path("data")  # where raw folders are prepared
 
 
-def find_module(package, name: str, what: str):
-    """The module `name` of a package; an unknown name's error lists the known ones."""
-    known = {m.name: f"{package.__name__}.{m.name}" for m in pkgutil.iter_modules(package.__path__)}
-    return importlib.import_module(choose(name, known, what))
-
-
 def make_model(config: ConfigDict):
-    """`config.model.name` is a file of `market_jax.models`; the rest are its fields."""
-    fields = config.model.to_dict()
-    module = find_module(models, fields.pop("name"), "model")
-    if not hasattr(module, "Model"):
-        raise InputError(f"model.name is {config.model.name!r}; that file defines no Model")
-    dtype = choose(config.dtype, {"float32": jnp.float32, "bfloat16": jnp.bfloat16}, "dtype")
-    return module.Model(**fields, dtype=dtype)
-
-
-def make_pretrained():
-    """EfficientNet-Lite0 with ImageNet's weights: (model, variables).
-
-    Raises:
-      InputError: the package with the weights is not installed.
-    """
-    model = efficientnet_lite.Model(same_padding=True)
-    example = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
-    template = jax.eval_shape(model.init, jax.random.key(0), example)
-    path = pretrained.packaged()
-    return model, pretrained.load(path, template, efficientnet_lite.TORCH_NAMES)[0]
+    """`config.model`, see `networks.build`."""
+    return networks.build(config.model.to_dict(), config.dtype)
 
 
 def make_apply(config: ConfigDict, model) -> Callable:
@@ -128,18 +101,25 @@ def open_split(config: ConfigDict, split: str) -> Columns:
     return open_stored(config, split)
 
 
-def make_stage(config: ConfigDict, text: str) -> Callable:
-    """A stage in words, for the config's metric and training images; see `retrieval.stages`."""
+def make_stage(config: ConfigDict, text: str, features: Callable[[], Columns]) -> Callable:
+    """A stage in words, see `retrieval.stages`; it may learn from the training split.
+
+    Args:
+      config: whose metric and data it takes.
+      text: the stage.
+      features: () -> the training split's columns with its features.
+    """
 
     def training() -> Columns:
         return {k: v for k, v in open_split(config, "train").items() if k != "image"}
 
-    return stages.make(text, metric=config.retrieval.metric, training=training)
+    metric = config.retrieval.metric
+    return stages.make(text, metric=metric, training=training, training_features=features)
 
 
-def make_stages(config: ConfigDict) -> list[Callable]:
+def make_stages(config: ConfigDict, features: Callable[[], Columns]) -> list[Callable]:
     """`config.retrieval.stages` -> [(query, gallery, distances) -> distances, ...]."""
-    return [make_stage(config, text) for text in config.retrieval.stages]
+    return [make_stage(config, text, features) for text in config.retrieval.stages]
 
 
 class Plan(NamedTuple):
@@ -191,8 +171,14 @@ def fresh_state(config: ConfigDict, model, tx) -> TrainState:
     return create(model, example, tx, seed=config.seed)
 
 
+def first_state(config: ConfigDict, model, tx) -> TrainState:
+    """The fresh state, with `config.model.pretrained`'s weights."""
+    state = fresh_state(config, model, tx)
+    return state.replace(**networks.with_weights(config.model.to_dict(), state.variables))
+
+
 def restore_latest(manager, state: TrainState) -> tuple[TrainState, loop.Progress]:
-    """The latest checkpoint's state and progress, or the fresh ones where there is none."""
+    """The latest checkpoint's state and progress, or the first ones where there is none."""
     latest = checkpoints.find(manager)
     if latest is None:
         return state, loop.Progress()
@@ -276,7 +262,7 @@ def fit(config: ConfigDict, workdir: Path) -> None:
     with contextlib.ExitStack() as stack:
         manager = checkpoints.open_manager(workdir / "checkpoints")
         stack.callback(manager.close)
-        state = devices.replicate(mesh, fresh_state(config, model, tx))
+        state = devices.replicate(mesh, first_state(config, model, tx))
         state, progress = restore_latest(manager, state)
         first = int(state.step)
 

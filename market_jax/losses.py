@@ -13,6 +13,7 @@ from market_jax.typing import Array, Batch, InputError, Outputs, choose
 __all__ = [
     "cross_entropy",
     "cross_entropies",
+    "uncertain_cross_entropies",
     "accuracy",
     "squared_error",
     "kl",
@@ -40,6 +41,17 @@ def cross_entropy(
 def cross_entropies(outputs: Outputs, batch: Batch, *, keys: tuple[str, ...]) -> Array:
     """The mean of the named classifications' `cross_entropy`, [N]."""
     return sum(cross_entropy(outputs, batch, key=key) for key in keys) / len(keys)
+
+
+def uncertain_cross_entropies(
+    outputs: Outputs, batch: Batch, *, keys: tuple[str, ...], group: str
+) -> Array:
+    """`cross_entropies` over a variance that is learned, and its price: exp(-s) x + s / 2, [N].
+
+    s is `outputs["log_variance_<group>"]` (Kendall, Gal & Cipolla 2018, for classification).
+    """
+    s = outputs[f"log_variance_{group}"]
+    return jnp.exp(-s) * cross_entropies(outputs, batch, keys=keys) + 0.5 * s
 
 
 def accuracy(outputs: Outputs, batch: Batch, *, keys: tuple[str, ...]) -> Array:

@@ -11,9 +11,12 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from market_jax import checkpoints, devices, experiment, features, settings
+from market_jax import checkpoints, devices, experiment, features, networks, settings
 from market_jax.data import descriptors, samplers, transforms
 from market_jax.typing import Columns, InputError, Outputs, PyTree, choose
+
+# --features -> the model's output
+_OUTPUTS = {"model": "embedding", "imagenet": "embedding", "predictions": "predictions"}
 
 
 class Run(NamedTuple):
@@ -139,7 +142,8 @@ def embed(run: Run, source: str, rows: Columns, *, flip: bool) -> np.ndarray:
 
     Args:
       run: whose model is used; for a descriptor it needs none.
-      source: "model", its output "embedding"; "imagenet", that of EfficientNet-Lite0 with published
+      source: "model", its output "embedding"; "predictions", its output of that name; both side by
+        side, "model+predictions"; "imagenet", EfficientNet-Lite0's embedding with published
         weights; or a descriptor of `market_jax.data.descriptors`.
       rows: the images.
       flip: the mean with the mirrored image's.
@@ -147,19 +151,21 @@ def embed(run: Run, source: str, rows: Columns, *, flip: bool) -> np.ndarray:
     Raises:
       InputError: the source is unknown, or the run has no such model.
     """
-    if source in ("model", "imagenet"):
+    names = [_OUTPUTS.get(part) for part in source.split("+")]
+    if all(names) and (source == "imagenet" or "imagenet" not in source):
         if source == "imagenet":
-            model, variables = experiment.make_pretrained()
+            model, variables = networks.make_pretrained()
             run = run._replace(model=model, variables=variables)
         if run.model is None:
             raise InputError("--features=model needs a trained run: --workdir, not --config")
 
         def describe(mirrored):
-            return extract(run, rows, only("embedding"), mirrored=mirrored)["embedding"]
+            found = extract(run, rows, only(*names), mirrored=mirrored)
+            return np.concatenate([found[name] for name in names], axis=1)
 
     else:
         known = {name: getattr(descriptors, name) for name in descriptors.__all__}
-        descriptor = choose(source, known | dict.fromkeys(("model", "imagenet")), "features")
+        descriptor = choose(source, known | dict.fromkeys(_OUTPUTS), "features")
 
         def describe(mirrored):
             parts = np.array_split(np.arange(len(rows["image"])), -(-len(rows["image"]) // 1024))

@@ -6,6 +6,9 @@ N batch, M images of a split, H height, W width, C channels, D embedding,
 K classes, P identities, Q queries, G gallery.
 """
 
+import importlib
+import json
+import pkgutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,3 +34,34 @@ def choose(name, known, what: str):
     if name not in known:
         raise InputError(f"unknown {what} {name!r}; known: {', '.join(map(str, sorted(known)))}")
     return known[name]
+
+
+def find_module(package, name: str, what: str):
+    """The module `name` of a package; an unknown name's error lists the known ones."""
+    known = {m.name: f"{package.__name__}.{m.name}" for m in pkgutil.iter_modules(package.__path__)}
+    return importlib.import_module(choose(name, known, what))
+
+
+def parse(text: str, what: str) -> tuple[str, dict]:
+    """A name and its arguments: "k_reciprocal k1=20" -> ("k_reciprocal", {"k1": 20}).
+
+    Args:
+      text: the name, then KEY=VALUE, between blanks; a value is JSON, or else itself.
+      what: for the error's text.
+
+    Raises:
+      InputError: there is no name, or a word has no "=".
+    """
+    if not text.split():
+        raise InputError(f"a {what} has no name")
+    name, *words = text.split()
+    arguments = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or not value:
+            raise InputError(f"{what} {text!r}: {word!r} is not KEY=VALUE")
+        try:
+            arguments[key] = json.loads(value)
+        except json.JSONDecodeError:
+            arguments[key] = value
+    return name, arguments

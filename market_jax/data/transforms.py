@@ -53,11 +53,14 @@ def jitter(
     saturation: float = 0.2,
     probability: float = 1.0,
 ) -> Array:
-    """Scales brightness, contrast and saturation by factors uniform in 1 -+ the given amount."""
+    """Scales brightness, contrast and saturation by factors uniform in 1 -+ the given amount.
+
+    A factor is never below 0.
+    """
     key_apply, *keys = jax.random.split(key, 4)
     amounts = (brightness, contrast, saturation)
     b, c, s = (
-        jax.random.uniform(k, minval=1 - a, maxval=1 + a)
+        jax.random.uniform(k, minval=max(1 - a, 0), maxval=1 + a)
         for k, a in zip(keys, amounts, strict=True)
     )
     luma = jnp.array([0.299, 0.587, 0.114], image.dtype)
@@ -84,17 +87,28 @@ def erase(
     area: tuple[float, float] = (0.02, 0.4),
     aspect: float = 0.3,
     fill: float = 0.45,
+    times: int = 1,
 ) -> Array:
     """Random erasing: fills a rectangle (Zhong et al., 2020).
 
     Args:
+      probability: of each rectangle.
       area: smallest and largest share of the image.
       aspect: height over width is log-uniform in [aspect, 1 / aspect].
       fill: the value of an erased pixel.
+      times: how many rectangles are drawn.
 
     A rectangle that does not fit is cut to the image.
     """
-    height, width, _ = image.shape
+    for i in range(times):
+        own = key if i == 0 else jax.random.fold_in(key, i)
+        image = jnp.where(_rectangle(own, image.shape, probability, area, aspect), fill, image)
+    return image
+
+
+def _rectangle(key, shape, probability, area, aspect) -> Array:
+    """[H, W, 1] bool: inside a rectangle, which is nowhere in the other cases."""
+    height, width, _ = shape
     key_apply, key_area, key_aspect, key_y, key_x = jax.random.split(key, 5)
     share = jax.random.uniform(key_area, minval=area[0], maxval=area[1]) * height * width
     ratio = jnp.exp(jax.random.uniform(key_aspect, minval=jnp.log(aspect), maxval=-jnp.log(aspect)))
@@ -105,7 +119,7 @@ def erase(
     y = jnp.arange(height)[:, None, None]
     x = jnp.arange(width)[None, :, None]
     inside = (y >= top) & (y < top + h) & (x >= left) & (x < left + w)
-    return jnp.where(inside & jax.random.bernoulli(key_apply, probability), fill, image)
+    return inside & jax.random.bernoulli(key_apply, probability)
 
 
 def to_float(images: Array) -> Array:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import flax.linen as nn
 import jax.numpy as jnp
 
+from market_jax.models.attention import attend
 from market_jax.models.heads import pool_and_classify
 from market_jax.models.layers import batch_norm, conv
 from market_jax.typing import Array
@@ -110,11 +111,13 @@ class Block(nn.Module):
 
 
 class Model(nn.Module):
-    """RGB crops -> feature map, pooled features, and the logits of linear heads.
+    """RGB crops in [0, 1] -> feature map, pooled features, and the logits of linear heads.
 
     Attributes:
       classes: output name -> number of classes; one linear head each. "imagenet": 1000 is the
         published weights' own.
+      pooling: of the map, "average", "max" or "gem".
+      attention: stages, 1 to 7, after which a mask weighs the map.
       same_padding: TensorFlow's, for the published weights; else PyTorch's, the same on all sides.
 
     Returns (from `__call__`):
@@ -122,6 +125,8 @@ class Model(nn.Module):
     """
 
     classes: Mapping[str, int] | None = None
+    pooling: str = "average"
+    attention: tuple[int, ...] = ()
     same_padding: bool = False
     dtype: jnp.dtype = jnp.float32
 
@@ -134,5 +139,6 @@ class Model(nn.Module):
             for i in range(blocks):
                 settings = (width, kernel, strides if i == 0 else 1, expansion, *ways)
                 x = Block(*settings, name=f"block{stage}_{i}")(x, train)
+            x = attend(x, stage + 1, self.attention, train, self.dtype)
         x = Unit(1280, 1, 1, *ways, name="head")(x, train)
-        return pool_and_classify(x, self.classes or {})
+        return pool_and_classify(x, self.classes or {}, self.pooling)

@@ -1,11 +1,49 @@
-"""Heads: pooled features [N, D] -> logits."""
+"""Pooling and heads: a backbone's map [N, H, W, D] -> features [N, D] -> logits."""
 
 from collections.abc import Mapping
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from market_jax.typing import Array, Outputs
+from market_jax.models.layers import batch_norm
+from market_jax.typing import Array, Outputs, choose
+
+
+class GeM(nn.Module):
+    """Generalised mean over the map, its power learned from 3 on (Radenovic et al. 2019)."""
+
+    epsilon: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        power = self.param("power", nn.initializers.constant(3.0), (1,))
+        x = jnp.maximum(x, self.epsilon) ** power
+        return jnp.mean(x, axis=(1, 2)) ** (1 / power)
+
+
+POOLINGS = {
+    "average": lambda x: jnp.mean(x, axis=(1, 2)),
+    "max": lambda x: jnp.max(x, axis=(1, 2)),
+    "gem": lambda x: GeM(name="gem")(x),
+}
+
+
+def pool(x: Array, pooling: str) -> Array:
+    """[N, H, W, D] -> [N, D] float32, by "average", "max" or "gem"; within a `__call__`."""
+    return choose(pooling, POOLINGS, "pooling")(x.astype(jnp.float32))
+
+
+class LinearHead(nn.Module):
+    """One dense layer after dropout: [N, D] -> [N, classes] logits."""
+
+    classes: int
+    dropout: float = 0.0
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        return nn.Dense(self.classes, dtype=self.dtype)(x).astype(jnp.float32)
 
 
 class DenseHead(nn.Module):
@@ -23,17 +61,37 @@ class DenseHead(nn.Module):
         return nn.Dense(self.classes, dtype=self.dtype)(x).astype(jnp.float32)
 
 
-def pool_and_classify(x: Array, classes: Mapping[str, int]) -> Outputs:
+class NormalizedHead(nn.Module):
+    """Source B's: dense, BatchNorm, ReLU, dropout, dense: [N, D] -> [N, classes] logits."""
+
+    classes: int
+    width: int = 256
+    dropout: float = 0.5
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        x = nn.Dense(self.width, dtype=self.dtype)(x)
+        x = nn.relu(batch_norm(train, dtype=self.dtype)(x))
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        return nn.Dense(self.classes, dtype=self.dtype)(x).astype(jnp.float32)
+
+
+HEADS = {"linear": LinearHead, "dense": DenseHead, "normalized": NormalizedHead}
+
+
+def pool_and_classify(x: Array, classes: Mapping[str, int], pooling: str = "average") -> Outputs:
     """A backbone's outputs; called within its `__call__`.
 
     Args:
       x: [N, H, W, D], its last map.
       classes: output name -> number of classes; each gets a linear head named after it.
+      pooling: see `pool`.
 
     Returns:
-      {"map": x, "embedding": [N, D] its mean over the map, name: [N, K] logits, ...}, float32.
+      {"map": x, "embedding": [N, D] it pooled, name: [N, K] logits, ...}, float32.
     """
     x = x.astype(jnp.float32)
-    embedding = jnp.mean(x, axis=(1, 2))
+    embedding = pool(x, pooling)
     logits = {name: nn.Dense(k, name=f"head_{name}")(embedding) for name, k in classes.items()}
     return {"map": x, "embedding": embedding} | logits

@@ -26,7 +26,16 @@ __all__ = [
     "max_pool_with_indices",
     "max_unpool",
     "mean_pool",
+    "normalize",
 ]
+
+_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and deviation of its channels
+
+
+def normalize(image: Array) -> Array:
+    """[N, H, W, 3] in [0, 1] -> as torchvision's networks take it."""
+    mean, deviation = map(jnp.asarray, _IMAGENET)
+    return (image - mean) / deviation
 
 
 class Conv(nn.Conv):

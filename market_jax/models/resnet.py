@@ -5,8 +5,9 @@ from collections.abc import Mapping
 import flax.linen as nn
 import jax.numpy as jnp
 
+from market_jax.models.attention import attend
 from market_jax.models.heads import pool_and_classify
-from market_jax.models.layers import batch_norm, conv, max_pool
+from market_jax.models.layers import batch_norm, conv, max_pool, normalize
 from market_jax.typing import Array, InputError, choose
 
 # depth -> (blocks of each stage, whether they have bottlenecks)
@@ -15,6 +16,15 @@ _DEPTHS = {
     34: ((3, 4, 6, 3), False),
     50: ((3, 4, 6, 3), True),
     101: ((3, 4, 23, 3), True),
+}
+
+TORCH_NAMES = {  # timm's too
+    "torchvision": (
+        (r"^layer(\d)_(\d+)", r"layer\1.\2"),
+        (r"downsample_bn$", "downsample.1"),
+        (r"downsample$", "downsample.0"),
+        (r"^head_imagenet", "fc"),
+    ),
 }
 
 
@@ -46,20 +56,25 @@ class Block(nn.Module):
 
 
 class Model(nn.Module):
-    """RGB crops -> feature map, pooled features, and the logits of linear heads.
+    """RGB crops in [0, 1] -> feature map, pooled features, and the logits of linear heads.
 
     Attributes:
       depth: 18, 34, 50 or 101.
       last_stride: of the last stage; 1 keeps a larger map, as re-identification likes it.
-      classes: output name -> number of classes; one linear head each.
+      classes: output name -> number of classes; one linear head each. "imagenet": 1000 is the
+        published weights' own.
+      pooling: of the map, "average", "max" or "gem".
+      attention: stages, 1 to 4, after which a mask weighs the map.
 
     Returns (from `__call__`):
-      {"map": [N, H/32, W/32, D], "embedding": [N, D] its mean, float32, name: [N, K] logits}.
+      {"map": [N, H/32, W/32, D], "embedding": [N, D], name: [N, K] logits}, float32.
     """
 
     depth: int = 50
     last_stride: int = 2
     classes: Mapping[str, int] | None = None
+    pooling: str = "average"
+    attention: tuple[int, ...] = ()
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -67,7 +82,7 @@ class Model(nn.Module):
         stages, bottleneck = choose(self.depth, _DEPTHS, "model.depth")
         if self.last_stride not in (1, 2):
             raise InputError(f"model.last_stride is {self.last_stride}; it must be 1 or 2")
-        x = image.astype(self.dtype)
+        x = normalize(image).astype(self.dtype)
         x = conv(64, 7, 2, bias=False, dtype=self.dtype, name="conv1")(x)
         x = nn.relu(batch_norm(train, dtype=self.dtype, name="bn1")(x))
         x = max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
@@ -76,4 +91,5 @@ class Model(nn.Module):
             for i in range(blocks):
                 settings = (64 * 2**stage, strides if i == 0 else 1, bottleneck, self.dtype)
                 x = Block(*settings, name=f"layer{stage + 1}_{i}")(x, train)
-        return pool_and_classify(x, self.classes or {})
+            x = attend(x, stage + 1, self.attention, train, self.dtype)
+        return pool_and_classify(x, self.classes or {}, self.pooling)

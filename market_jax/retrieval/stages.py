@@ -2,12 +2,12 @@
 
 import functools
 import inspect
-import json
 from collections.abc import Callable
 
-from market_jax.retrieval import centroids, expansion, reranking, spatio_temporal
-from market_jax.typing import Columns, InputError, choose
+from market_jax.retrieval import centroids, expansion, mahalanobis, reranking, spatio_temporal
+from market_jax.typing import Columns, InputError, choose, parse
 
+WHAT = "retrieval stage"  # in errors
 _GIVEN = {"query", "gallery", "distances"}
 _KINDS = {
     bool: ("true or false", lambda v: isinstance(v, bool)),
@@ -17,51 +17,32 @@ _KINDS = {
 }
 
 
-def parse(text: str) -> tuple[str, dict]:
-    """A name and its arguments: KEY=VALUE each, a number, true, false or a name.
-
-    Raises:
-      InputError: there is no name, or a word has no "=".
-    """
-    if not text.split():
-        raise InputError("a retrieval stage has no name")
-    name, *words = text.split()
-    arguments = {}
-    for word in words:
-        key, equals, value = word.partition("=")
-        if not equals or not value:
-            raise InputError(f"stage {text!r}: {word!r} is not KEY=VALUE")
-        try:
-            arguments[key] = json.loads(value)
-        except json.JSONDecodeError:
-            arguments[key] = value
-    return name, arguments
-
-
-def make(text: str, *, metric: str, training: Callable[[], Columns]) -> Callable:
+def make(text: str, *, metric: str, **learned_from: Callable[[], Columns]) -> Callable:
     """The stage (query, gallery, distances) -> distances that the text names.
 
     Args:
-      text: as `parse` reads it.
+      text: see `market_jax.typing.parse`.
       metric: for stages that compute distances of their own.
-      training: () -> columns of the training images, for stages that learn from them.
+      **learned_from: for stages that learn: "training", () -> columns of the training images,
+        and "training_features", the same with their features.
 
     Raises:
       InputError: the stage or an argument does not exist, or the argument is of another kind.
     """
-    modules = (reranking, expansion, spatio_temporal, centroids)
+    modules = (reranking, expansion, spatio_temporal, mahalanobis, centroids)
     known = {name: getattr(module, name) for module in modules for name in module.__all__}
-    name, arguments = parse(text)
-    stage = choose(name, known, "retrieval stage")
+    name, arguments = parse(text, WHAT)
+    stage = choose(name, known, WHAT)
     parameters = inspect.signature(stage).parameters
     accepted = {key: p.annotation for key, p in parameters.items() if key not in _GIVEN}
     settable = {key: kind for key, kind in accepted.items() if kind in _KINDS}
     for key, value in arguments.items():
         kind, fits = _KINDS[choose(key, settable, f"argument of the stage {name}")]
         if not fits(value):
-            raise InputError(f"stage {text!r}: {key} is {value!r}; it must be {kind}")
+            raise InputError(f"{WHAT} {text!r}: {key} is {value!r}; it must be {kind}")
     if "metric" in accepted:
         arguments = {"metric": metric} | arguments
-    if "training" in accepted:
-        arguments["training"] = training()
+    arguments |= {key: make() for key, make in learned_from.items() if key in accepted}
+    if missing := {"training", "training_features"} & accepted.keys() - arguments.keys():
+        raise InputError(f"{WHAT} {name} needs the {min(missing).replace('_', ' ')}")
     return functools.partial(stage, **arguments)

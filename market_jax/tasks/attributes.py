@@ -21,10 +21,7 @@ def classify(run: runs.Run, columns: Columns) -> dict[str, np.ndarray]:
     """Attribute -> the most likely class of every image, int [M]."""
     if run.model is None:
         raise InputError("--task=attributes needs a trained run: --workdir instead of --config")
-    outputs = runs.extract(run, columns)
-    missing = [name for name in attributes.ATTRIBUTES if name not in outputs]
-    if missing:
-        raise InputError(f"{run.workdir}: the model has no output {', '.join(missing)}")
+    outputs = runs.extract(run, columns, runs.only(*attributes.ATTRIBUTES))
     return {name: np.argmax(outputs[name], axis=-1) for name in attributes.ATTRIBUTES}
 
 

@@ -15,8 +15,8 @@ from market_jax.files import write_atomically
 from market_jax.metrics import confidence, ranking, verification
 from market_jax.report import predictions, ranked_lists, tables
 from market_jax.retrieval import centroids, distances, search
-from market_jax.retrieval import stages as stages_
-from market_jax.typing import Columns, InputError
+from market_jax.retrieval.stages import WHAT
+from market_jax.typing import Columns, InputError, parse
 
 FILE, PAGE = "reid.json", "report.html"
 PLAIN = "ranking"  # the retrieval without clusters
@@ -152,6 +152,11 @@ def write_report(
     write_atomically(path, ranked_lists.page(title, said, HEADER, rows, cmc, lists))
 
 
+def training_of(found: runs.Run, source: str) -> Callable[[], Columns]:
+    """() -> the training identities' columns, with features."""
+    return functools.partial(galleries.read_split, found, source, "train")
+
+
 def make_retrieval(found: runs.Run, source: str, count: int) -> tuple[list[Callable], dict]:
     """`config.retrieval.name` as stages, none for plain ranking; and what was chosen for it.
 
@@ -160,11 +165,11 @@ def make_retrieval(found: runs.Run, source: str, count: int) -> tuple[list[Calla
     `learn=threshold` takes the threshold that cuts these identities so.
     """
     config = found.config.retrieval
-    name, arguments = stages_.parse(config.name)
+    name, arguments = parse(config.name, WHAT)
     if name == PLAIN:
         return [], {}
     text = " ".join(word for word in config.name.split() if not word.startswith("learn="))
-    stage = experiment.make_stage(found.config, text)
+    stage = experiment.make_stage(found.config, text, training_of(found, source))
     takes = inspect.signature(stage.func).parameters
     given = {"clusters", "threshold"} & arguments.keys() or arguments.get("bic")
     learn = arguments.get("learn", "clusters")
@@ -172,7 +177,7 @@ def make_retrieval(found: runs.Run, source: str, count: int) -> tuple[list[Calla
         raise InputError(f"{config.name!r} cannot learn {learn!r}; see README's table")
     if "clusters" not in takes or given:
         return [stage], {}
-    training = galleries.read_split(found, source, "train")
+    training = training_of(found, source)()
     size, judged = tuning.cluster_size(training, count, stage, config.metric)
     chosen = {"images_per_cluster": size, "mAP_on_training": judged}
     if learn == "threshold":
@@ -248,7 +253,8 @@ def run(
       images: a folder of crops that is judged instead of a split.
       annotations: a CSV of name, pid and camid that lists the folder's pictures.
       predict: "release" answers the data set's queries from its test images; nothing is judged.
-      features: "model", or a descriptor that needs no training.
+      features: "model", "predictions" or both, "model+predictions"; or a descriptor that needs no
+        training.
       stage: ranking stages, instead of the config's.
       metric: "cosine" or "euclidean", instead of the config's.
       flip: average with the mirror image, instead of the config's.
@@ -266,7 +272,7 @@ def run(
     settings = found.config.retrieval
     given = {"stages": stage and tuple(stage), "metric": metric, "flip": flip, "name": retrieval}
     settings.update({key: value for key, value in given.items() if value is not None})
-    stages = experiment.make_stages(found.config)
+    stages = experiment.make_stages(found.config, training_of(found, features))
     if predict:
         if predict != "release":
             raise InputError(f"--predict is {predict!r}; --task=reid knows release")
@@ -274,7 +280,7 @@ def run(
     made, images_of = galleries.read_protocols(found, features, split, images, annotations, exclude)
     count = len(made["course"].gallery["pid"])
     through, chosen = make_retrieval(found, features, count)
-    names = [stages_.parse(text)[0] for text in (settings.name, *settings.stages)]
+    names = [parse(text, WHAT)[0] for text in (settings.name, *settings.stages)]
     stages = stages + through
     retrievals = {PLAIN: []}
     if stages:

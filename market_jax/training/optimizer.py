@@ -1,6 +1,8 @@
 """Optimisers and learning-rate schedules, by name."""
 
 import functools
+import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -76,6 +78,36 @@ def lower(opt_state: PyTree, factor: float) -> PyTree:
     return jax.tree.map(change, opt_state, is_leaf=lambda node: isinstance(node, Plateau))
 
 
+def _scale_by_group(rates: Sequence[tuple[str, float]]) -> optax.GradientTransformation:
+    """Multiplies the updates of the parameters that a pattern finds; the first that does counts."""
+
+    def factors(params):
+        found = set()
+
+        def factor(path, _):
+            name = "/".join(str(key.key) for key in path)
+            for pattern, value in rates:
+                if re.search(pattern, name):
+                    found.add(pattern)
+                    return value
+            return 1.0
+
+        tree = jax.tree_util.tree_map_with_path(factor, params)
+        for pattern, _ in rates:
+            if pattern not in found:
+                raise InputError(f"optimizer.rates: {pattern!r} finds no parameter of its own")
+        return tree
+
+    def update(updates, state, params=None):
+        return jax.tree.map(lambda f, u: f * u, factors(updates), updates), state
+
+    def init(params):
+        factors(params)
+        return optax.EmptyState()
+
+    return optax.GradientTransformation(init, update)
+
+
 def make_optimizer(
     name: str,
     schedule: optax.Schedule,
@@ -83,6 +115,7 @@ def make_optimizer(
     weight_decay: float = 0.0,
     clip_norm: float = 0.0,
     plateau: bool = False,
+    rates: Sequence[tuple[str, float]] = (),
 ) -> optax.GradientTransformation:
     """The named optimiser, with weight decay on kernels and clipping by the global norm.
 
@@ -93,11 +126,17 @@ def make_optimizer(
       weight_decay: factor on the kernels.
       clip_norm: largest norm of the gradient; 0 does not clip.
       plateau: the rate can be lowered by `lower`.
+      rates: (regular expression, factor of the rate) for parameters by their path,
+        "backbone/stem/conv/kernel"; the first that is found in it counts, and 0 trains nothing.
+
+    Raises:
+      InputError: the name is unknown, or a pattern finds no parameter (when the state is made).
     """
     factory = choose(name, _OPTIMIZERS, "optimizer")
     clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
     decay = optax.add_decayed_weights(weight_decay, mask=_kernels)
     last = [_scale_by_plateau()] if plateau else []
+    last += [_scale_by_group(rates)] if rates else []
     if name == "sgd":
         return optax.chain(clip, decay, factory(schedule), *last)
     scale = factory(1.0)  # minus the direction; decay is decoupled below

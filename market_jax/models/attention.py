@@ -1,0 +1,86 @@
+"""Masks that a map is weighed with: x * (1 + mask)."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from market_jax.models.layers import batch_norm, conv, conv_transpose, max_pool
+from market_jax.typing import Array, choose
+
+MASKS = {
+    # source B's own: one sum over all cells, which leaves each mask near 0
+    "softmax_all": lambda x: jax.nn.softmax(x.reshape(len(x), -1)).reshape(x.shape),
+    "softmax": lambda x: jax.nn.softmax(x, axis=(1, 2)),  # of each channel, over the places
+    "sigmoid": jax.nn.sigmoid,
+}
+
+
+class ResidualAttention(nn.Module):
+    """Source B's: transposed convolutions, convolutions back, a mask (after Wang et al. 2017).
+
+    Attributes:
+      mask: "softmax_all", "softmax" or "sigmoid".
+      widths: channels of the transposed convolutions; the convolutions go back to the input's.
+    """
+
+    mask: str = "sigmoid"
+    widths: tuple[int, int] = (256, 128)
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> tuple[Array, Array]:
+        """[N, H, W, C] -> the same, weighed; and the mask [N, H, W, C]."""
+        outer, inner = self.widths
+        layers = [conv_transpose(w, 3, dtype=self.dtype) for w in (outer, inner)]
+        layers += [conv(w, 3, dtype=self.dtype) for w in (outer, x.shape[-1])]
+        y = x
+        for layer in layers:
+            y = jnp.tanh(batch_norm(train, dtype=self.dtype)(layer(y)))
+        mask = choose(self.mask, MASKS, "attention mask")(y.astype(jnp.float32))
+        return (x * (1 + mask)).astype(self.dtype), mask
+
+
+class StageAttention(nn.Module):
+    """Between a backbone's stages: down, up again, a sigmoid (Wang et al. 2017, shortened).
+
+    The last layer begins at zero with a bias of -3, so that the mask begins at 0.05 everywhere
+    and published weights still see what they know.
+    """
+
+    reduction: int = 4
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        """[N, H, W, C] -> the same, weighed."""
+        channels = x.shape[-1]
+        y = conv(max(channels // self.reduction, 8), 1, bias=False, dtype=self.dtype)(x)
+        y = nn.relu(batch_norm(train, dtype=self.dtype)(y))
+        down = max_pool(y, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        down = conv(y.shape[-1], 3, bias=False, dtype=self.dtype)(down)
+        down = nn.relu(batch_norm(train, dtype=self.dtype)(down))
+        y = y + jax.image.resize(down, y.shape, "linear")
+        y = conv(
+            channels,
+            1,
+            dtype=self.dtype,
+            kernel_init=nn.initializers.zeros,
+            bias_init=nn.initializers.constant(-3.0),
+            name="mask",
+        )(y)
+        return x * (1 + nn.sigmoid(y))
+
+
+def attend(x: Array, stage: int, attention: tuple[int, ...], train: bool, dtype) -> Array:
+    """A backbone's map after a stage; within its `__call__`.
+
+    Args:
+      x: [N, H, W, C].
+      stage: that it comes from, counted from 1.
+      attention: the stages after which there is a mask; elsewhere x is left.
+      train: of the call.
+      dtype: of the computation.
+    """
+    if stage not in attention:
+        return x
+    return StageAttention(dtype=dtype, name=f"attention{stage}")(x, train)

@@ -1,0 +1,93 @@
+"""Any backbone with any heads; source B's networks among them.
+
+Attributes with two classes share a head that gives one logit each, and every other attribute has
+its own: on Market-1501 four heads and 32 outputs (Cunegatti, Diprima & Farina).
+"""
+
+from collections.abc import Callable, Mapping
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from market_jax.models.attention import ResidualAttention
+from market_jax.models.heads import LinearHead, pool
+from market_jax.typing import Array, choose
+
+BINARIES = "binaries"  # the group of the attributes with two classes
+
+
+def group(classes: Mapping[str, int]) -> dict[str, tuple[str, ...]]:
+    """Group -> its attributes: those with two classes together, each other one alone."""
+    binaries = tuple(name for name, k in classes.items() if k == 2)
+    others = {name: (name,) for name, k in classes.items() if k > 2}
+    return others | ({BINARIES: binaries} if binaries else {})
+
+
+class Model(nn.Module):
+    """RGB crops in [0, 1] -> the logits of every attribute, through a backbone.
+
+    Attributes:
+      classes: attribute name -> number of classes, 2 or more.
+      backbone: a model with the outputs "map" [N, h, w, D] and "embedding" [N, D].
+      head: of `heads.HEADS`, its keywords but classes, dropout and dtype bound.
+      dropout: group -> rate in its head.
+      attention: group -> mask, see `attention.ResidualAttention`: its head reads the map weighed
+        by it, and averaged, instead of the embedding.
+      squash: a sigmoid before the cross-entropy, as in source B's code.
+      frozen: the backbone is not trained, its running statistics neither.
+      uncertainty: a weight of each group's loss is learned (Kendall, Gal & Cipolla 2018).
+
+    Returns (from `__call__`):
+      {attribute: [N, K] logits, "embedding": [N, D] of the backbone, "predictions": [N, sum of the
+      groups' logits] probabilities; for a group with attention "attention_<group>": [N, h, w], the
+      mask's mean over channels; with uncertainty "log_variance_<group>": [N]}, float32.
+    """
+
+    classes: Mapping[str, int]
+    backbone: nn.Module
+    head: Callable[..., nn.Module] = LinearHead
+    dropout: Mapping[str, float] | None = None
+    attention: Mapping[str, str] | None = None
+    squash: bool = False
+    frozen: bool = False
+    uncertainty: bool = False
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, image: Array, train: bool = False) -> dict[str, Array]:
+        seen = self.backbone(image, train and not self.frozen)
+        if self.frozen:
+            seen = jax.lax.stop_gradient(seen)
+        outputs, predictions = {"embedding": seen["embedding"]}, []
+        groups = group(self.classes)
+        attention, dropout = self.attention or {}, self.dropout or {}
+        for name in (*attention, *dropout):
+            choose(name, groups, "group of attributes")
+        for name, members in groups.items():
+            feature = seen["embedding"]
+            if attention.get(name):
+                block = ResidualAttention(attention[name], dtype=self.dtype, name=f"mask_{name}")
+                weighed, mask = block(seen["map"], train)
+                feature = pool(weighed, "average")
+                outputs[f"attention_{name}"] = jnp.mean(mask, axis=-1)
+            size = len(members) if name == BINARIES else self.classes[name]
+            rate = dropout.get(name, 0.0)
+            head = self.head(classes=size, dropout=rate, dtype=self.dtype, name=f"head_{name}")
+            logits, probabilities = self._read(head(feature, train), members)
+            outputs |= logits
+            predictions.append(probabilities)
+            if self.uncertainty:
+                value = self.param(f"log_variance_{name}", nn.initializers.zeros, ())
+                outputs[f"log_variance_{name}"] = jnp.broadcast_to(value, len(image))
+        return outputs | {"predictions": jnp.concatenate(predictions, axis=-1)}
+
+    def _read(self, x: Array, members: tuple[str, ...]) -> tuple[dict[str, Array], Array]:
+        """A head's outputs: attribute -> logits; probabilities."""
+        if self.classes[members[0]] == 2:
+            # softmax([0, x]) is sigmoid(x), so that cross-entropy is the binary one
+            pairs = jnp.stack([jnp.zeros_like(x), x], axis=-1)
+            return {name: pairs[:, i] for i, name in enumerate(members)}, nn.sigmoid(x)
+        if self.squash:
+            return {members[0]: nn.sigmoid(x)}, nn.sigmoid(x)
+        return {members[0]: x}, nn.softmax(x)

@@ -1,0 +1,143 @@
+"""A learned weighting of features, as a ranking stage (source B's third improvement).
+
+The distance is the root of (q - g)^T (diag(w) + L^T L) (q - g); w and L are learned from triplets
+of the training identities, and nothing else.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from market_jax.retrieval import distances as distances_
+from market_jax.typing import Array, Columns, InputError
+
+__all__ = ["mahalanobis"]
+
+_PEOPLE, _EACH = 24, 4  # of a batch
+_HELD_OUT = 0.2  # of the training identities, which say when to stop
+_EVERY = 25  # steps between looks at them
+
+
+def _scaled(features: Array, metric: str) -> np.ndarray:
+    features = np.asarray(features, np.float32)
+    return distances_.normalize(features) if metric == "cosine" else features
+
+
+def transform(weights: dict, features: Array) -> jax.Array:
+    """[M, D] -> [M, D + rank], whose Euclidean distances are the learned ones."""
+    diagonal = features * jnp.sqrt(jax.nn.softplus(weights["diagonal"]))
+    return jnp.concatenate([diagonal, features @ weights["low_rank"].T], axis=1)
+
+
+def _triplet_loss(weights: dict, features: Array) -> jax.Array:
+    """Soft margin of the hardest triplets; features [people * each, D], a person's in a row."""
+    z = transform(weights, features)
+    squares = jnp.sum(jnp.square(z), axis=1)
+    far = jnp.maximum(squares[:, None] + squares - 2 * z @ z.T, 0)
+    person = jnp.arange(len(z)) // _EACH
+    same = person[:, None] == person
+    farthest = jnp.max(jnp.where(same, far, 0), axis=1)
+    nearest = jnp.min(jnp.where(same, jnp.inf, far), axis=1)
+    unit = jnp.mean(far)
+    return jnp.mean(jax.nn.softplus(4 * (farthest - nearest) / unit))
+
+
+def _draw(rng: np.random.Generator, rows_of: list[np.ndarray]) -> np.ndarray:
+    """Rows of a batch: so many people, so many images of each."""
+    people = rng.choice(len(rows_of), _PEOPLE, replace=len(rows_of) < _PEOPLE)
+    return np.concatenate([rng.choice(rows_of[i], _EACH, replace=False) for i in people])
+
+
+def learn(
+    features: Array, pids: Array, *, rank: int = 0, steps: int = 500, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """Learns the weights; a part of the identities is held out and says after which step.
+
+    Args:
+      features: [M, D].
+      pids: int [M]; 0 and below are nobody.
+      rank: rows of L.
+      steps: at most.
+      seed: of the batches and of L's beginning.
+
+    Returns:
+      {"diagonal": [D], "low_rank": [rank, D]}, for `transform`.
+
+    Raises:
+      InputError: fewer than ten persons have four images.
+    """
+    rng = np.random.default_rng(seed)
+    known = [np.flatnonzero(pids == pid) for pid in np.unique(pids[pids > 0])]
+    rows_of = [rows for rows in known if len(rows) >= _EACH]
+    if len(rows_of) < 10:
+        raise InputError(
+            f"mahalanobis learns from persons with {_EACH} images or more; "
+            f"only {len(rows_of)} of the training identities have so many, and 10 are needed"
+        )
+    order = rng.permutation(len(rows_of))
+    cut = max(round(_HELD_OUT * len(rows_of)), 2)
+    parts = [[rows_of[i] for i in part] for part in (order[cut:], order[:cut])]
+    dimensions = features.shape[1]
+    # softplus(0.5413) is 1: it begins as the plain distance
+    weights = {
+        "diagonal": jnp.full(dimensions, 0.5413),
+        "low_rank": jnp.asarray(0.1 * rng.normal(size=(rank, dimensions)), jnp.float32),
+    }
+    optimizer = optax.adam(0.02)
+    state, loss = optimizer.init(weights), jax.jit(_triplet_loss)
+
+    @jax.jit
+    def step(weights, state, batch):
+        gradients = jax.grad(_triplet_loss)(weights, batch)
+        updates, state = optimizer.update(gradients, state)
+        return optax.apply_updates(weights, updates), state
+
+    judged = [features[_draw(rng, parts[1])] for _ in range(20)]
+    best, least = weights, np.inf
+    for i in range(steps + 1):
+        if i % _EVERY == 0:
+            value = float(np.mean([loss(weights, batch) for batch in judged]))
+            if value < least:
+                best, least = weights, value
+        weights, state = step(weights, state, features[_draw(rng, parts[0])])
+    return jax.device_get(best)
+
+
+def mahalanobis(
+    query: Columns,
+    gallery: Columns,
+    distances: Array,
+    *,
+    training_features: Columns,
+    rank: int = 0,
+    steps: int = 500,
+    seed: int = 0,
+    metric: str = "cosine",
+) -> np.ndarray:
+    """Distances [Q, G] by a weighting that is learned on the training identities.
+
+    Args:
+      query: "feature" [Q, D].
+      gallery: "feature" [G, D].
+      distances: [Q, G]; not used.
+      training_features: "feature" [M, D] and "pid" of the training split.
+      rank: 0 weighs each dimension; above it, so many directions too.
+      steps: of the learning, at most.
+      seed: of the learning.
+      metric: "cosine" takes features of length one.
+    """
+    if rank < 0 or steps < 0:
+        raise InputError(f"rank is {rank} and steps is {steps}; they must be 0 or more")
+    scaled = functools.partial(_scaled, metric=metric)
+    weights = learn(
+        scaled(training_features["feature"]),
+        np.asarray(training_features["pid"]),
+        rank=rank,
+        steps=steps,
+        seed=seed,
+    )
+    sides = (np.asarray(transform(weights, scaled(side["feature"]))) for side in (query, gallery))
+    return distances_.compute(*sides, "euclidean")
