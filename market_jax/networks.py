@@ -3,8 +3,8 @@
 import functools
 import inspect
 from collections.abc import Callable
+from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from absl import logging
@@ -32,7 +32,7 @@ def _bind(make: Callable, what: str, fields: dict) -> Callable:
     return functools.partial(make, **fields)
 
 
-def build(fields: dict, dtype: str) -> nn.Module:
+def build(fields: dict, dtype: str):
     """The network of a config.
 
     Args:
@@ -92,7 +92,7 @@ def with_weights(fields: dict, variables: PyTree) -> PyTree:
     return {kind: tree | {"backbone": loaded[kind]} for kind, tree in variables.items()}
 
 
-def make_pretrained() -> tuple[nn.Module, PyTree]:
+def make_pretrained() -> tuple[Any, PyTree]:
     """EfficientNet-Lite0 with ImageNet's weights: (model, variables).
 
     Raises:

@@ -10,7 +10,7 @@ from configs import attributes_cnn
 from market_jax import checkpoints, experiment, runs, settings, tasks, writers
 from market_jax.data import attributes, columns
 from market_jax.report import predictions
-from market_jax.typing import InputError
+from market_jax.typing import InputError, find_module
 from tests.conftest import ROOT, small
 
 CONFIGS = sorted(
@@ -28,8 +28,8 @@ def test_every_name_in_every_config_resolves(name):
     state = experiment.fresh_state(config, model, experiment.make_optimizer(config, plan))
     assert int(state.step) == 0
     for task in config.tasks:
-        assert callable(experiment.find_module(tasks, task, "task").run)
-    experiment.make_stages(config)
+        assert callable(find_module(tasks, task, "task").run)
+    experiment.make_stages(config, dict)
     assert settings.from_json(settings.to_json(config)) == config
 
 
@@ -45,7 +45,7 @@ def test_a_run_leaves_what_people_look_at(workdir):
 
 def test_attribute_task(workdir, capsys):
     run = runs.restore("attributes", str(workdir), "best", None)
-    task = experiment.find_module(tasks, "attributes", "task")
+    task = find_module(tasks, "attributes", "task")
     text = task.run(run)
     assert "mean of 12" in text
     result = json.loads((workdir / "evaluation" / "attributes.json").read_text())
@@ -65,7 +65,7 @@ def test_attribute_task(workdir, capsys):
 def test_attribute_task_on_a_folder(workdir, synthetic_raw):
     """The folder of the test split gives what the split gives."""
     run = runs.restore("attributes", str(workdir), "best", None)
-    task = experiment.find_module(tasks, "attributes", "task")
+    task = find_module(tasks, "attributes", "task")
     path = workdir / "evaluation" / "attributes.json"
     task.run(run, split="test")
     split = json.loads(path.read_text())
@@ -83,7 +83,7 @@ def test_attribute_task_on_a_folder(workdir, synthetic_raw):
 
 def test_predictions_for_a_split_and_a_folder(workdir, synthetic_raw):
     run = runs.restore("attributes", str(workdir), "latest", None)
-    task = experiment.find_module(tasks, "attributes", "task")
+    task = find_module(tasks, "attributes", "task")
     path = workdir / "evaluation" / "classification_test.csv"
     texts = []
     for source in ("test", str(synthetic_raw / "bounding_box_test")):
@@ -244,14 +244,14 @@ def test_stages_that_do_not_exist(stage, message):
     config = attributes_cnn.get_config()
     config.retrieval.stages = (stage,)
     with pytest.raises(InputError, match=message):
-        experiment.make_stages(config)
+        experiment.make_stages(config, dict)
 
 
 def test_stages_get_their_arguments():
     config = attributes_cnn.get_config()
     config.retrieval.metric = "euclidean"
     config.retrieval.stages = ("k_reciprocal k1=7 one_more=true", "alpha_query_expansion")
-    first, second = experiment.make_stages(config)
+    first, second = experiment.make_stages(config, dict)
     assert first.keywords == {"metric": "euclidean", "k1": 7, "one_more": True}
     assert second.func.__name__ == "alpha_query_expansion"
 

@@ -9,17 +9,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from market_jax.data.protocols import Protocol
+from market_jax.report import pages
 from market_jax.report.pictures import data_url
 
 _STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; color: #1c1f23;
-  padding: 0 1rem; background: #fff }
-h1 { font-size: 1.5rem; margin: 0 0 .2rem } h2 { font-size: 1.1rem; margin: 2.2rem 0 .6rem }
-p { margin: .3rem 0; max-width: 48rem } .about { color: #5b6470 }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums }
-td, th { padding: .3rem .8rem; text-align: right; border-bottom: 1px solid #dde1e6 }
-td:first-child, th:first-child { text-align: left; padding-left: 0 }
-svg { max-width: 34rem; height: auto }
 .list { display: flex; gap: .35rem; margin: .2rem 0 1rem; overflow-x: auto }
 figure { margin: 0; text-align: center; font-size: 11px; color: #5b6470; flex: 0 0 4.6rem }
 figure img { width: 4rem; height: 8rem; object-fit: fill; border: .25rem solid #8a94a0;
@@ -56,13 +49,6 @@ def _picture(answer: Answer) -> str:
         f'<figure class="{answer.kind}"><img src="{data_url(answer.picture)}" alt="{name}" '
         f'title="{name}"><figcaption>{caption}</figcaption></figure>'
     )
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    def line(cells, tag):
-        return "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"
-
-    return "<table>" + line(header, "th") + "".join(line(r, "td") for r in rows) + "</table>"
 
 
 def _curves(cmc: Mapping[str, np.ndarray]) -> str:
@@ -145,15 +131,11 @@ def page(
     """
     key = "".join(f'<span><b style="background:{c}"></b>{text}</span>' for c, text in _KEY)
     parts = [
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<style>{_STYLE}</style><h1>{html.escape(title)}</h1>",
-        *(f'<p class="about">{html.escape(line)}</p>' for line in about),
-        f"<h2>Metrics, percent</h2>{_table(header, rows)}",
+        f"<h2>Metrics, percent</h2>{pages.table(header, rows)}",
         f"<h2>Cumulative matching</h2>{_curves(cmc)}",
         f'<h2>Ranked lists</h2><p class="key">{key}</p>',
     ]
     for heading, several in lists.items():
         parts.append(f"<h2>{html.escape(heading)}</h2>")
         parts += [f'<div class="list">{"".join(map(_picture, one))}</div>' for one in several]
-    return "\n".join(parts) + "</html>\n"
+    return pages.document(title, about, parts, _STYLE)

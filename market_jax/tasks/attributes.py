@@ -10,19 +10,28 @@ from market_jax import experiment, runs
 from market_jax.data import attributes, folders
 from market_jax.files import write_atomically
 from market_jax.metrics import attributes as metrics
-from market_jax.report import predictions, tables
-from market_jax.typing import Columns, InputError
+from market_jax.report import attention, predictions, tables
+from market_jax.typing import Columns, InputError, Outputs
 
-FILE = "attributes.json"
+FILE, PAGE = "attributes.json", "attributes.html"
+_SHOWN = 24  # crops of the page
+_MASK = "attention_"  # how outputs begin that are masks
 _KINDS = ("accuracy", "majority")
 
 
-def classify(run: runs.Run, columns: Columns) -> dict[str, np.ndarray]:
-    """Attribute -> the most likely class of every image, int [M]."""
+def keep(outputs: Outputs) -> Outputs:
+    """Of a model's outputs the attributes' logits and the masks, if it has any."""
+    masks = {name: value for name, value in outputs.items() if name.startswith(_MASK)}
+    return {name: outputs[name] for name in attributes.ATTRIBUTES} | masks
+
+
+def classify(run: runs.Run, columns: Columns) -> tuple[dict[str, np.ndarray], dict]:
+    """Attribute -> the most likely class of every image, int [M]; group -> its mask [M, h, w]."""
     if run.model is None:
         raise InputError("--task=attributes needs a trained run: --workdir instead of --config")
-    outputs = runs.extract(run, columns, runs.only(*attributes.ATTRIBUTES))
-    return {name: np.argmax(outputs[name], axis=-1) for name in attributes.ATTRIBUTES}
+    outputs = runs.extract(run, columns, keep)
+    found = {name: np.argmax(outputs[name], axis=-1) for name in attributes.ATTRIBUTES}
+    return found, {k.removeprefix(_MASK): v for k, v in outputs.items() if k.startswith(_MASK)}
 
 
 def read_folder(folder: Path, annotations: Path | None, run: runs.Run) -> Columns:
@@ -37,8 +46,11 @@ def read_folder(folder: Path, annotations: Path | None, run: runs.Run) -> Column
     return folders.to_columns(records, run.config.data.image_size)
 
 
-def as_text(result: dict) -> str:
-    """The result as one table, in percent."""
+HEADER = ("attribute", "accuracy", "balanced", "F1", "majority", "binary", "binary majority")
+
+
+def as_rows(result: dict) -> list[tuple[str, ...]]:
+    """The result as rows of a table, in percent."""
     keys = ("accuracy", "balanced_accuracy", "f1", "majority", "accuracy_binary", "majority_binary")
     rows = [
         (name, *(tables.percent(row[key]) for key in keys))
@@ -48,8 +60,33 @@ def as_text(result: dict) -> str:
         names = (f"{kind}_{count}{reading}" for reading in ("", "_binary") for kind in _KINDS)
         accuracy, majority, *binary = (tables.percent(result["mean"][name]) for name in names)
         rows.append((f"mean of {count}", accuracy, "", "", majority, *binary))
-    header = ("attribute", "accuracy", "balanced", "F1", "majority", "binary", "binary majority")
-    return tables.align(header, rows)
+    return rows
+
+
+def write_report(
+    path: Path,
+    title: str,
+    rows: list[tuple[str, ...]],
+    columns: Columns,
+    predicted: dict[str, np.ndarray],
+    masks: dict[str, np.ndarray],
+) -> None:
+    """Writes the page with the table, and with crops under their masks where there are some."""
+    labelled = np.flatnonzero(columns["age"] >= 0)
+    size = min(_SHOWN, len(labelled)) if masks else 0
+    chosen = np.sort(np.random.default_rng(0).choice(labelled, size, replace=False))
+    people = [
+        attention.Person(
+            str(columns["name"][i]),
+            columns["image"][np.array([i])][0],
+            {
+                name: (mask[i], name not in predicted or predicted[name][i] == columns[name][i])
+                for name, mask in masks.items()
+            },
+        )
+        for i in chosen
+    ]
+    write_atomically(path, attention.page(title, [], HEADER, rows, people))
 
 
 def write_predictions(run: runs.Run, source: str) -> Path:
@@ -59,7 +96,7 @@ def write_predictions(run: runs.Run, source: str) -> Path:
     else:
         columns = read_folder(Path(source), None, run)
     path = run.workdir / "evaluation" / "classification_test.csv"
-    text = predictions.classification_csv(columns["name"].tolist(), classify(run, columns))
+    text = predictions.classification_csv(columns["name"].tolist(), classify(run, columns)[0])
     write_atomically(path, text)
     return path
 
@@ -71,6 +108,7 @@ def run(
     images: str | None = None,
     annotations: str | None = None,
     predict: str | None = None,
+    report: bool = False,
 ) -> str:
     """Judges the run, or writes its predictions.
 
@@ -80,6 +118,7 @@ def run(
       images: a folder of crops that is judged instead of a split.
       annotations: its annotation file, CSV or .mat.
       predict: a folder of crops, or a split, to write predictions for; nothing is judged.
+      report: write `evaluation/attributes.html`.
 
     Returns:
       The text for the terminal.
@@ -94,7 +133,8 @@ def run(
         columns, judged = read_folder(Path(images), Path(annotations), found), images
     else:
         columns, judged = experiment.open_split(found.config, split), f"split {split}"
-    result = metrics.evaluate(columns, classify(found, columns), found.extra["label_counts"])
+    predicted, masks = classify(found, columns)
+    result = metrics.evaluate(columns, predicted, found.extra["label_counts"])
     persons = columns["pid"][columns["age"] >= 0]
     judged = {
         "judged": judged,
@@ -105,4 +145,10 @@ def run(
     path = found.workdir / "evaluation" / FILE
     write_atomically(path, json.dumps(result | judged, indent=2) + "\n")
     title = "{judged}: {images} images of {identities} identities; percent; checkpoint {checkpoint}"
-    return f"{title.format(**judged)}\n\n{as_text(result)}\n\nwritten to {path}"
+    title, rows = title.format(**judged), as_rows(result)
+    said = f"{title}\n\n{tables.align(HEADER, rows)}\n\nwritten to {path}"
+    if report:
+        page = found.workdir / "evaluation" / PAGE
+        write_report(page, title, rows, columns, predicted, masks)
+        said += f"\nreport in {page}"
+    return said

@@ -85,6 +85,28 @@ def test_erased_area_is_as_asked():
     assert max(shares) < 0.23
 
 
+def test_erasing_twice_draws_anew():
+    def erased(times):
+        drawn = transforms.erase(
+            KEY, jnp.zeros((64, 32, 3)), probability=1.0, fill=1.0, times=times
+        )
+        return np.asarray(drawn[..., 0] > 0)
+
+    assert (erased(2) >= erased(1)).all()
+    assert erased(2).sum() > erased(1).sum()
+
+
+def test_a_large_jitter_never_has_a_negative_factor():
+    wide = {"brightness": 1.2, "contrast": 0.0, "saturation": 0.0}
+    means = [
+        float(transforms.jitter(jax.random.key(i), jnp.full((4, 4, 3), 0.3), **wide).mean())
+        for i in range(60)
+    ]
+    assert min(means) > 0
+    assert min(means) < 0.06
+    assert max(means) > 0.55
+
+
 def test_noise_has_the_given_deviation():
     noisy = transforms.noise(KEY, jnp.full((64, 64, 3), 0.5), std=0.05)
     assert abs(float(jnp.std(noisy)) - 0.05) < 0.002

@@ -76,3 +76,16 @@ def test_a_lowered_rate_moves_by_as_much_less(name):
     tx = optimizer.make_optimizer(name, optax.constant_schedule(0.1))
     plain = tx.update(GRADIENTS, tx.init(PARAMS), PARAMS)[0]
     np.testing.assert_allclose(moved(0)["kernel"], plain["kernel"])
+
+
+def test_rates_of_groups_are_factors_and_the_first_pattern_counts():
+    schedule = optax.constant_schedule(0.1)
+    plain = follow(optimizer.make_optimizer("adam", schedule, weight_decay=0.5), 1)
+    rates = (("bi.s", 0.0), ("s", 7.0), ("^kern", 0.25))
+    with pytest.raises(InputError, match=r"optimizer\.rates: 's' finds no parameter of its own"):
+        optimizer.make_optimizer("adam", schedule, rates=rates).init(PARAMS)
+    rates = (rates[0], rates[2])
+    found = follow(optimizer.make_optimizer("adam", schedule, weight_decay=0.5, rates=rates), 1)
+    np.testing.assert_array_equal(found["bias"], PARAMS["bias"])
+    expected = PARAMS["kernel"] + 0.25 * (plain["kernel"] - PARAMS["kernel"])
+    np.testing.assert_allclose(found["kernel"], expected, rtol=1e-6)

@@ -1,0 +1,95 @@
+"""A page that shows where a network looked: masks laid over the crops."""
+
+import html
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib import colormaps
+from PIL import Image
+
+from market_jax.report import pages
+from market_jax.report.pictures import data_url, to_uint8
+
+_STYLE = """
+.people { display: flex; flex-wrap: wrap; gap: 1.2rem }
+.person { display: flex; gap: .3rem; padding: .3rem; border: 1px solid #dde1e6; border-radius: 3px }
+figure { margin: 0; font-size: 11px; color: #5b6470; width: 6.2rem; text-align: center }
+img { width: 5rem; height: 10rem; display: block; margin: auto; image-rendering: auto }
+.wrong figcaption { color: #b3261e }
+"""
+
+
+class Person(NamedTuple):
+    """One crop.
+
+    Attributes:
+      name: of the image.
+      picture: uint8 [H, W, 3].
+      masks: title -> [h, w] and whether the answer that came from it was right.
+    """
+
+    name: str
+    picture: np.ndarray
+    masks: Mapping[str, tuple[np.ndarray, bool]]
+
+
+def overlay(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The mask in colours over the picture, from its smallest value (dark) to its largest.
+
+    Args:
+      picture: uint8 [H, W, 3].
+      mask: [h, w], of any range.
+
+    Returns:
+      uint8 [H, W, 3].
+    """
+    low, high = float(mask.min()), float(mask.max())
+    scaled = (mask - low) / max(high - low, 1e-12)
+    size = picture.shape[1], picture.shape[0]
+    large = np.asarray(Image.fromarray(scaled.astype(np.float32)).resize(size, Image.BILINEAR))
+    colors = colormaps["inferno"](np.clip(large, 0, 1))[..., :3]
+    return to_uint8(0.5 * picture / 255 + 0.5 * colors)
+
+
+def _figure(title: str, caption: str, picture: np.ndarray, kind: str = "") -> str:
+    title = html.escape(title)
+    return (
+        f'<figure class="{kind}"><img src="{data_url(picture)}" alt="{title}" title="{title}">'
+        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+    )
+
+
+def page(
+    title: str,
+    about: Sequence[str],
+    header: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    people: Sequence[Person],
+) -> str:
+    """One self-contained HTML page: the table, then crops with their masks.
+
+    Args:
+      title: of the page.
+      about: paragraphs below it.
+      header: of the table of metrics.
+      rows: of the table.
+      people: the crops.
+    """
+    parts = [f"<h2>Metrics, percent</h2>{pages.table(header, rows)}"]
+    if people:
+        parts.append(
+            "<h2>Where the network looked</h2><p>The mask's mean over channels, from its smallest "
+            "value in a crop (dark) to its largest (bright); the numbers are these two.</p>"
+        )
+    cards = []
+    for person in people:
+        figures = [_figure(person.name, "", person.picture)]
+        for name, (mask, right) in person.masks.items():
+            caption = f"{name}: {mask.min():.3g} to {mask.max():.3g}"
+            kind = "right" if right else "wrong"
+            caption += "" if right else " (wrong answer)"
+            figures.append(_figure(person.name, caption, overlay(person.picture, mask), kind))
+        cards.append(f'<div class="person">{"".join(figures)}</div>')
+    parts.append(f'<div class="people">{"".join(cards)}</div>')
+    return pages.document(title, about, parts, _STYLE)

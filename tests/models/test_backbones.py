@@ -1,0 +1,130 @@
+"""Backbones against torchvision's on the same weights, which go through files and their reader."""
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+
+from market_jax.models import alexnet, densenet, heads, pretrained, resnet
+from market_jax.typing import InputError
+from tests.models.golden import TOP, fill, images
+from tests.models.test_pretrained import safetensors
+
+# of torchvision 0.28 under PyTorch 2.13, by golden.py: the first features of two images, and the
+# deviation of all
+GOLDEN = {
+    "resnet18": ([2.73319, 2.85716, 11.995, 10.5928, 0.930587, 3.23791, 13.0075, 12.6952], 9.1326),
+    "resnet50": (
+        [167.988, 129.561, 83.3126, 31.3573, 168.268, 130.93, 84.4818, 27.5735],
+        139.001,
+    ),
+    "alexnet": (
+        [1.51121, 4.15534, 0.77089, 1.20614, 1.08322, 3.79771, 0.921171, 0.112268],
+        1.22963,
+    ),
+    "densenet121": ([0, 0.55071, 0, 1.32935, 0, 0.581594, 0, 1.36685], 0.552967),
+}
+MODELS = {
+    "resnet18": (resnet, resnet.Model(18)),
+    "resnet50": (resnet, resnet.Model(50)),
+    "alexnet": (alexnet, alexnet.Model()),
+    "densenet121": (densenet, densenet.Model()),
+}
+
+
+def shape_in_torch(path, leaf):
+    """PyTorch has outputs first."""
+    if path[-1] == "kernel":
+        return tuple(leaf.shape[i] for i in ((3, 2, 0, 1) if leaf.ndim == 4 else (1, 0)))
+    return leaf.shape
+
+
+def load(name, tmp_path, naming="torchvision"):
+    """(model, variables with the golden weights, from a file in the naming)."""
+    module, model = MODELS[name]
+    template = jax.eval_shape(model.init, jax.random.key(0), images())
+    leaves = jax.tree_util.tree_leaves_with_path(template)
+    paths = [([key.key for key in where][1:], leaf) for where, leaf in leaves]
+    rules = module.TORCH_NAMES
+    shapes = {
+        pretrained._name(p, rules["torchvision"]): shape_in_torch(p, leaf) for p, leaf in paths
+    }
+    assert len(shapes) == len(paths), "two variables have one name"
+    known = [pretrained._name(p, rules[naming]) for p, _ in paths]
+    path = safetensors(
+        tmp_path / "w.safetensors", dict(zip(known, fill(shapes).values(), strict=True))
+    )
+    variables, unused = pretrained.load(path, template, rules)
+    assert unused == []
+    return model, variables
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_golden_features(name, tmp_path):
+    model, variables = load(name, tmp_path)
+    outputs = jax.jit(model.apply)(variables, images())
+    values, deviation = GOLDEN[name]
+    found = outputs["embedding"]
+    said = "not the features that torchvision's network has with these weights"
+    np.testing.assert_allclose(
+        found[:, :TOP].ravel(), values, rtol=1e-4, atol=1e-4 * deviation, err_msg=said
+    )
+    assert np.std(found) == pytest.approx(deviation, rel=1e-4), said
+    if name != "alexnet":  # whose features are those of its dense layers
+        np.testing.assert_allclose(found, np.mean(outputs["map"], axis=(1, 2)), rtol=1e-5)
+
+
+def test_published_densenets_have_older_names(tmp_path):
+    older = "torchvision, published files"
+    rules = densenet.TORCH_NAMES
+    path = ["stage2_layer10", "norm1", "scale"]
+    names = {pretrained._name(path, rules[naming]) for naming in rules}
+    assert names == {
+        "features.denseblock2.denselayer10.norm1.weight",
+        "features.denseblock2.denselayer10.norm.1.weight",
+    }
+    a, b = (load("densenet121", tmp_path, naming)[1] for naming in ("torchvision", older))
+    assert jax.tree.all(jax.tree.map(np.array_equal, a, b))
+
+
+def test_poolings_by_hand():
+    x = np.arange(1.0, 9.0).reshape(1, 2, 2, 2)
+
+    class Pool(nn.Module):
+        pooling: str
+
+        @nn.compact
+        def __call__(self, x):
+            return heads.pool(x, self.pooling)
+
+    def run(pooling):
+        return Pool(pooling).init_with_output(jax.random.key(0), x)[0]
+
+    np.testing.assert_allclose(run("average"), [[4, 5]])
+    np.testing.assert_allclose(run("max"), [[7, 8]])
+    cubes = np.mean(x**3, axis=(1, 2)) ** (1 / 3)
+    np.testing.assert_allclose(run("gem"), cubes, rtol=1e-5)
+    with pytest.raises(InputError, match="unknown pooling 'median'; known: average, gem, max"):
+        run("median")
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        resnet.Model(18, pooling="max", attention=(1, 3)),
+        alexnet.Model(dense=False, pooling="gem", attention=(5,)),
+        densenet.Model(pooling="gem", attention=(2,)),
+    ],
+    ids=["resnet", "alexnet", "densenet"],
+)
+def test_masks_between_stages_add_parameters_and_keep_shapes(model):
+    x = jax.ShapeDtypeStruct((2, 128, 64, 3), np.float32)
+    plain = model.clone(attention=())
+
+    def describe(model):
+        outputs, variables = jax.eval_shape(model.init_with_output, jax.random.key(0), x)
+        return {k: v.shape for k, v in outputs.items()}, set(variables["params"])
+
+    (shapes, names), (plain_shapes, plain_names) = describe(model), describe(plain)
+    assert shapes == plain_shapes
+    assert names - plain_names == {f"attention{stage}" for stage in model.attention}
