@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import pkgutil
 from collections.abc import Callable
 from typing import Any
 
@@ -18,10 +19,9 @@ _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 def find(name: str, what: str):
     """The file of `market_jax.models` that defines the network `name`."""
-    module = find_module(models, name, what)
-    if not hasattr(module, "Model"):
-        raise InputError(f"{what} is {name!r}; that file defines no Model")
-    return module
+    files = [find_module(models, m.name, what) for m in pkgutil.iter_modules(models.__path__)]
+    known = {f.__name__.rpartition(".")[2]: f for f in files if hasattr(f, "Model")}
+    return choose(name, known, what)
 
 
 def _bind(make: Callable, what: str, fields: dict) -> Callable:
@@ -51,12 +51,12 @@ def build(fields: dict, dtype: str):
         backbone, arguments = parse(fields["backbone"], "backbone")
         arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()}
         arguments["dtype"] = fields["dtype"]
-        module = find(backbone, "model.backbone")
+        module = find(backbone, "backbone")
         fields["backbone"] = _bind(module.Model, backbone, arguments)()
     if "head" in fields:
         head, arguments = parse(fields["head"], "head")
-        fields["head"] = _bind(choose(head, heads.HEADS, "model.head"), head, arguments)
-    return _bind(find(name, "model.name").Model, name, fields)()
+        fields["head"] = _bind(choose(head, heads.HEADS, "head"), head, arguments)
+    return _bind(find(name, "model").Model, name, fields)()
 
 
 def with_weights(fields: dict, variables: PyTree) -> PyTree:
@@ -74,7 +74,7 @@ def with_weights(fields: dict, variables: PyTree) -> PyTree:
     if not source:
         return variables
     backbone = parse(fields["backbone"], "backbone")[0]
-    namings = getattr(find(backbone, "model.backbone"), "TORCH_NAMES", None)
+    namings = getattr(find(backbone, "backbone"), "TORCH_NAMES", None)
     if namings is None:
         raise InputError(f"no published weights of {backbone!r} can be read")
     if source == "auto" and backbone != "efficientnet_lite":

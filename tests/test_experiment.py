@@ -1,8 +1,10 @@
 import copy
+import functools
 import importlib
 import json
 import os
 
+import jax
 import numpy as np
 import pytest
 
@@ -25,8 +27,9 @@ def test_every_name_in_every_config_resolves(name):
     experiment.make_loss(config)
     experiment.make_augment(config)
     plan = experiment.make_plan(config, 1000)
-    state = experiment.fresh_state(config, model, experiment.make_optimizer(config, plan))
-    assert int(state.step) == 0
+    tx = experiment.make_optimizer(config, plan)
+    state = jax.eval_shape(functools.partial(experiment.fresh_state, config, model, tx))
+    assert jax.tree.leaves(state.params)
     for task in config.tasks:
         assert callable(find_module(tasks, task, "task").run)
     experiment.make_stages(config, dict)
@@ -135,8 +138,8 @@ def test_restore_refuses(workdir, tmp_path):
         ({"data.dir": "/no/where"}, "data.dir is /no/where: there is no such folder"),
         ({"data.name": "unitn"}, "data.name is unitn, but .*/synthetic/1.0.0 is synthetic"),
         ({"data.name": "unitn", "data.dir": ""}, "data.dir is empty; it must name the folder"),
-        ({"model.name": "resnet99"}, "unknown model 'resnet99'; known: attributes_cnn, "),
-        ({"model.name": "layers"}, "that file defines no Model"),
+        ({"model.name": "resnet99"}, "unknown model 'resnet99'; known: alexnet, attributes_cnn, a"),
+        ({"model.name": "layers"}, "unknown model 'layers'; known: alexnet"),
         ({"losses.hat.term": "hinge"}, "unknown loss term 'hinge'; known: accuracy, active_dim"),
         ({"batch_size": 12}, "batch_size is 12; it must be a multiple of the 8"),
         ({"batch_size": 8000}, "batch_size is 8000, but the training split has"),
