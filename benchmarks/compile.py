@@ -39,7 +39,7 @@ def start() -> dict[str, float]:
         return result
 
     model, loss = experiment.make_model(config), experiment.make_loss(config)
-    plan = experiment.make_plan(config, 10 * config.batch_size)
+    plan = experiment.make_plan(config, np.arange(1, 10 * config.batch_size + 1))
     tx = experiment.make_optimizer(config, plan)
     state = lap("state", lambda: jax.block_until_ready(experiment.fresh_state(config, model, tx)))
     step = experiment.make_train_step(config, experiment.make_apply(config, model), loss, tx)

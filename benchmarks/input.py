@@ -33,7 +33,7 @@ def cases(config, mesh) -> tuple[dict[str, Iterator], experiment.Plan]:
     for name, in_memory in (("in memory", True), ("from disk", False)):
         config.data.in_memory = in_memory
         columns = experiment.open_split(config, "train")
-        plan = experiment.make_plan(config, len(columns["pid"]))
+        plan = experiment.make_plan(config, columns["pid"])
         feeds[name] = map(place, pipeline.batches(columns, plan.sampler))
     fixed = jax.block_until_ready(next(feeds["in memory"]))
     return {"fixed batch": itertools.repeat(fixed), **feeds}, plan

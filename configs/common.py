@@ -43,6 +43,7 @@ def get_config() -> ConfigDict:
                 "flip": False,  # average the features of an image and its mirror image
             },
             "batch_size": 64,
+            "images_per_identity": 0,  # in a batch, of each of its persons; 0 draws images alone
             "accumulate": 1,  # parts of a batch whose gradients are averaged
             "epochs": 30,
             "evaluate_every": 1,  # epochs

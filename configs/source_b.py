@@ -17,6 +17,8 @@ stacked      masks between the backbone's stages instead
 weighted     four heads, and source B's other weights of their losses
 uncertain    four heads, and weights that are learned
 frozen       four heads on features that are not trained
+identity     and the identities are learned too, by a linear layer and triplets, which
+             re-identification is judged by
 """
 
 from ml_collections import ConfigDict
@@ -34,7 +36,7 @@ GROUPS = {
 
 ATTENTION = {"literal": "softmax_all", "softmax": "softmax", "sigmoid": "sigmoid"}
 WEIGHTS = {"age": 0.167, "binaries": 0.041, "up_color": 0.375, "down_color": 0.417}
-VARIANTS = ("plain", "heads", *ATTENTION, "stacked", "weighted", "uncertain", "frozen")
+VARIANTS = ("plain", "heads", *ATTENTION, "stacked", "weighted", "uncertain", "frozen", "identity")
 
 
 def get_config(variant: str = "heads") -> ConfigDict:
@@ -60,6 +62,7 @@ def get_config(variant: str = "heads") -> ConfigDict:
         "attention": {"up_color": mask, "down_color": mask},
         "squash": variant == "literal",
         "uncertainty": variant == "uncertain",
+        "identities": -1 if variant == "identity" else 0,  # -1: those of the training split
     }
     if variant == "plain":
         config.model.dropout = {}
@@ -73,6 +76,15 @@ def get_config(variant: str = "heads") -> ConfigDict:
         if variant == "uncertain":
             term.update(term="uncertain_cross_entropies", group=group)
     config.losses.accuracy = {"term": "accuracy", "weight": 0.0, "keys": (*common.ATTRIBUTES,)}
+    if variant == "identity":
+        config.images_per_identity = 4
+        config.losses.identity = {
+            "term": "cross_entropy",
+            "key": "identity",
+            "weight": 1.0,
+            "label_smoothing": 0.1,
+        }
+        config.losses.triplet = {"term": "triplet", "weight": 1.0, "margin": 0.3}
     config.augmentation = {
         "flip": {"probability": 0.2},
         "rotate": {"degrees": 15.0, "probability": 1.0},

@@ -88,10 +88,12 @@ def open_stored(config: ConfigDict, split: str) -> Columns:
 
 
 def open_training(config: ConfigDict) -> tuple[Columns, Columns]:
-    """The prepared training split, split by identity: (train, val)."""
+    """The prepared training split, split by identity: (train, val), with "identity"."""
     fields = config.data
     rows = open_stored(config, "train")
-    return columns.split_by_identity(rows, fraction=fields.val_fraction, seed=fields.split_seed)
+    sides = columns.split_by_identity(rows, fraction=fields.val_fraction, seed=fields.split_seed)
+    train, val = map(columns.number_identities, sides)
+    return train, val | {"identity": np.full_like(val["identity"], -1)}  # unknown to the network
 
 
 def open_split(config: ConfigDict, split: str) -> Columns:
@@ -122,6 +124,15 @@ def make_stages(config: ConfigDict, features: Callable[[], Columns]) -> list[Cal
     return [make_stage(config, text, features) for text in config.retrieval.stages]
 
 
+def count_identities(config: ConfigDict, train: Columns) -> ConfigDict:
+    """The config; where `model.identities` is -1 it becomes the persons of the training split."""
+    if "identities" not in config.model or config.model.identities != -1:
+        return config
+    counted = config.copy_and_resolve_references()
+    counted.model.identities = int(train["identity"].max()) + 1
+    return counted
+
+
 class Plan(NamedTuple):
     """The steps of a training."""
 
@@ -137,9 +148,16 @@ def check_counts(config: ConfigDict) -> None:
             raise InputError(f"{key} is {config[key]}; it must be 1 or more")
 
 
-def make_plan(config: ConfigDict, size: int) -> Plan:
-    """`config.epochs` and `config.evaluate_every`, in steps, for a split of `size` images."""
-    sampler = samplers.shuffled(size, config.batch_size, seed=config.seed)
+def make_plan(config: ConfigDict, pids: np.ndarray) -> Plan:
+    """`config.epochs` and `config.evaluate_every`, in steps, for a split of images of `pids`."""
+    each, draw = config.images_per_identity, {"seed": config.seed}
+    if each and config.accumulate > 1:
+        raise InputError("images_per_identity needs whole batches: accumulate must be 1")
+    sampler = (
+        samplers.by_identity(pids, config.batch_size, each=each, **draw)
+        if each
+        else samplers.shuffled(len(pids), config.batch_size, **draw)
+    )
     return Plan(sampler, config.epochs * sampler.steps, config.evaluate_every * sampler.steps)
 
 
@@ -244,6 +262,8 @@ def fit(config: ConfigDict, workdir: Path) -> None:
         not finite (with the step, the batch's file names and the last good checkpoint).
     """
     workdir = Path(workdir)
+    train, val = open_training(config)
+    config = count_identities(config, train)
     settings.check_same_run(workdir, config)
     check_counts(config)
     mesh = devices.make_mesh()
@@ -251,8 +271,7 @@ def fit(config: ConfigDict, workdir: Path) -> None:
     place = functools.partial(devices.place_batch, mesh)
     model = make_model(config)
     apply = make_apply(config, model)
-    train, val = open_training(config)
-    plan = make_plan(config, len(train["pid"]))
+    plan = make_plan(config, train["pid"])
     loss = make_loss(config, plan.total_steps)
     tx = make_optimizer(config, plan)
     reconstructs = any(spec.term == "squared_error" for spec in config.losses.values())

@@ -5,9 +5,11 @@ A term with weight 0 is only reported.
 
 from collections.abc import Callable, Mapping
 
+import jax
 import jax.numpy as jnp
 import optax
 
+from market_jax.retrieval.triplets import hardest, squared_distances
 from market_jax.typing import Array, Batch, InputError, Outputs, choose
 
 __all__ = [
@@ -15,6 +17,7 @@ __all__ = [
     "cross_entropies",
     "uncertain_cross_entropies",
     "accuracy",
+    "triplet",
     "squared_error",
     "kl",
     "mmd",
@@ -58,6 +61,28 @@ def accuracy(outputs: Outputs, batch: Batch, *, keys: tuple[str, ...]) -> Array:
     """Share of the named classifications that are right, [N]; to be reported, not minimised."""
     right = [jnp.argmax(outputs[key], axis=-1) == batch[key] for key in keys]
     return jnp.mean(jnp.stack(right).astype(jnp.float32), axis=0)
+
+
+def triplet(outputs: Outputs, batch: Batch, *, key: str = "feature", margin: float = 0.3) -> Array:
+    """Batch-hard triplet loss of the Euclidean distances between `outputs[key]` [N, D], [N].
+
+    For every image the farthest of the same person ("pid") and the nearest of another in the batch
+    (Hermans, Beyer & Leibe 2017), as distances; 0 where it has none of either.
+
+    Args:
+      outputs: of the model.
+      batch: with "pid" and "mask".
+      key: of the features.
+      margin: by which the other should be farther; 0 is the soft margin, log(1 + exp(x)).
+    """
+    features = outputs[key].astype(jnp.float32)
+    pids = jnp.where(batch["mask"], batch["pid"], 0)
+    # the floor bounds the root's gradient
+    farthest, nearest = hardest(jnp.sqrt(jnp.maximum(squared_distances(features), 1e-12)), pids)
+    known = (pids > 0) & jnp.isfinite(farthest) & jnp.isfinite(nearest)
+    gap = jnp.where(known, farthest - nearest, 0.0)
+    value = jnp.maximum(gap + margin, 0) if margin else jax.nn.softplus(gap)
+    return jnp.where(known, value, 0.0)
 
 
 def squared_error(outputs: Outputs, batch: Batch, *, reduce: str) -> Array:

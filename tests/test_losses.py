@@ -43,6 +43,39 @@ def test_accuracy_is_the_share_of_right_heads():
     np.testing.assert_allclose(values, [1.0, 0.5])
 
 
+# one dimension; persons 1, 1, 2, 2, nobody, padding
+POINTS = jnp.array([[0.0], [1.0], [1.5], [4.0], [1.1], [1.2]])
+PEOPLE = {
+    "pid": jnp.array([1, 1, 2, 2, 0, 1]),
+    "mask": jnp.array([True, True, True, True, True, False]),
+}
+
+
+@pytest.mark.parametrize(
+    ("margin", "expected"),
+    [
+        # gaps: 1 - 1.1, 1 - 0.1, 2.5 - 0.3, 2.5 - 2.8; nobody and padding are strangers to all
+        (0.3, [0.2, 1.2, 2.5, 0.0, 0.0, 0.0]),
+        (0.0, [*np.log1p(np.exp([-0.1, 0.9, 2.2, -0.3])), 0.0, 0.0]),
+    ],
+)
+def test_triplet_by_hand(margin, expected):
+    value = functools.partial(losses.triplet, margin=margin)
+    np.testing.assert_allclose(value({"feature": POINTS}, PEOPLE), expected, rtol=1e-4, atol=1e-5)
+    jitted = jax.jit(value)({"feature": POINTS}, PEOPLE)
+    np.testing.assert_allclose(jitted, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_triplet_without_a_match_or_a_stranger_costs_nothing():
+    for pids in ([1, 2, 3, 4, 5, 6], [1, 1, 1, 1, 1, 1]):
+        batch = PEOPLE | {"pid": jnp.array(pids), "mask": jnp.ones(6, bool)}
+        gradient = jax.grad(lambda x, b=batch: losses.triplet({"feature": x}, b).sum())(POINTS)
+        assert np.abs(gradient).max() == 0
+    same = jnp.zeros((6, 1))  # points that coincide have a finite gradient
+    gradient = jax.grad(lambda x: losses.triplet({"feature": x}, PEOPLE).sum())(same)
+    assert np.isfinite(gradient).all()
+
+
 @given(st.lists(st.booleans(), min_size=1, max_size=8), st.floats(0.0, 3.0))
 def test_weighted_sum_is_the_mean_over_the_mask(mask, weight):
     values = np.arange(len(mask), dtype=np.float32) + 1
@@ -61,6 +94,8 @@ def test_weighted_sum_is_the_mean_over_the_mask(mask, weight):
 KEYWORDS = {
     "cross_entropy": {"key": "x"},
     "cross_entropies": {"keys": ("x", "x")},
+    "uncertain_cross_entropies": {"keys": ("x", "x"), "group": "x"},
+    "triplet": {"key": "x"},
     "accuracy": {"keys": ("x",)},
     "squared_error": {"reduce": "sum"},
 }
@@ -72,8 +107,8 @@ def test_every_term_gives_a_value_per_image_eager_and_jitted(name):
     rng = np.random.default_rng(0)
     images = {k: rng.random((2, 4, 3, 3), np.float32) for k in ("reconstruction", "target")}
     latent = {k: rng.normal(size=(2, 5)).astype(np.float32) for k in ("mean", "logvar")}
-    outputs = {"x": LOGITS} | images | latent
-    batch = {"x": jnp.array([1, 2]), "mask": np.ones(2, bool)}
+    outputs = {"x": LOGITS, "log_variance_x": jnp.ones(2)} | images | latent
+    batch = {"x": jnp.array([1, 2]), "pid": jnp.array([1, 2]), "mask": np.ones(2, bool)}
     assert term(outputs, batch).shape == (2,)
     np.testing.assert_allclose(term(outputs, batch), jax.jit(term)(outputs, batch), rtol=1e-6)
 

@@ -155,6 +155,13 @@ def select(columns: Columns, indices: np.ndarray) -> Columns:
     }
 
 
+def number_identities(columns: Columns) -> Columns:
+    """The columns and "identity": the persons counted from 0, int32 [M]; -1 for nobody."""
+    known = np.unique(columns["pid"][columns["pid"] > 0])
+    number = np.where(columns["pid"] > 0, np.searchsorted(known, columns["pid"]), -1)
+    return columns | {"identity": number.astype(np.int32)}
+
+
 def split_by_identity(columns: Columns, *, fraction: float, seed: int) -> tuple[Columns, Columns]:
     """Splits by identity: a seeded `fraction` of the persons is held out, never of the images.
 

@@ -44,6 +44,45 @@ def shuffled(size: int, batch_size: int, *, seed: int) -> Sampler:
     return Sampler(steps, indices)
 
 
+def by_identity(pids: np.ndarray, batch_size: int, *, each: int, seed: int) -> Sampler:
+    """The PK sampler: batches of `batch_size / each` persons with `each` images of each.
+
+    Every person comes up once before any comes up again, but those who do not fill a last batch;
+    images are drawn without replacement where a person has enough. An epoch has as many batches
+    as `shuffled`'s.
+
+    Args:
+      pids: int [M]; 0 and below are nobody.
+      batch_size: of images.
+      each: images of a person in a batch, a person's in a row.
+      seed: of the draws.
+
+    Raises:
+      InputError: the batch size is no multiple of `each`, or there are too few persons.
+    """
+    people = batch_size // each
+    if people * each != batch_size or people < 2:
+        raise InputError(
+            f"batch_size is {batch_size}; it must be 2 or more times images_per_identity, {each}"
+        )
+    rows_of = [np.flatnonzero(pids == pid) for pid in np.unique(pids[pids > 0])]
+    batches = len(rows_of) // people  # before a person comes up again
+    if batches == 0:
+        raise InputError(
+            f"batch_size is {batch_size}, which takes {people} identities with {each} images "
+            f"each; the training split has {len(rows_of)} identities"
+        )
+
+    def indices(step):
+        lap, part = divmod(int(step), batches)
+        order = np.random.default_rng([seed, lap]).permutation(len(rows_of))
+        rng = np.random.default_rng([seed, lap, part])
+        chosen = [rows_of[i] for i in order[part * people : (part + 1) * people]]
+        return np.concatenate([rng.choice(r, each, replace=len(r) < each) for r in chosen])
+
+    return Sampler(max(len(pids) // batch_size, 1), indices)
+
+
 def sequential(size: int, batch_size: int) -> Sampler:
     """Every row once, in order; the last batch is filled with `PADDING`."""
 

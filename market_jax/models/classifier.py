@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from market_jax.models.attention import ResidualAttention
-from market_jax.models.heads import LinearHead, pool
+from market_jax.models.heads import LinearHead, bnneck, pool
 from market_jax.typing import Array, choose
 
 BINARIES = "binaries"  # the group of the attributes with two classes
@@ -37,11 +37,14 @@ class Model(nn.Module):
       squash: a sigmoid before the cross-entropy, as in source B's code.
       frozen: the backbone is not trained, its running statistics neither.
       uncertainty: a weight of each group's loss is learned (Kendall, Gal & Cipolla 2018).
+      identities: persons that a linear layer on the normalised embedding tells apart (BNNeck, Luo
+        et al. 2019); 0 has none.
 
     Returns (from `__call__`):
       {attribute: [N, K] logits, "embedding": [N, D] of the backbone, "predictions": [N, sum of the
       groups' logits] probabilities; for a group with attention "attention_<group>": [N, h, w], the
-      mask's mean over channels; with uncertainty "log_variance_<group>": [N]}, float32.
+      mask's mean over channels; with uncertainty "log_variance_<group>": [N]; with identities the
+      outputs of `heads.bnneck`, "embedding" among them}, float32.
     """
 
     classes: Mapping[str, int]
@@ -52,6 +55,7 @@ class Model(nn.Module):
     squash: bool = False
     frozen: bool = False
     uncertainty: bool = False
+    identities: int = 0
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -60,6 +64,8 @@ class Model(nn.Module):
         if self.frozen:
             seen = jax.lax.stop_gradient(seen)
         outputs, predictions = {"embedding": seen["embedding"]}, []
+        if self.identities:
+            outputs = bnneck(seen["embedding"], self.identities, train, self.dtype)
         groups = group(self.classes)
         attention, dropout = self.attention or {}, self.dropout or {}
         for name in (*attention, *dropout):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from market_jax.models.attention import attend
 from market_jax.models.heads import pool_and_classify
 from market_jax.models.layers import batch_norm, conv
-from market_jax.typing import Array
+from market_jax.typing import Array, InputError
 
 # (blocks, kernel, strides of the first, expansion, channels)
 _STAGES = (
@@ -24,6 +24,7 @@ _STAGES = (
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
+_LAST = 5  # the stage with the last stride
 _MEAN, _STD = 127 / 255, 128 / 255
 
 
@@ -119,6 +120,7 @@ class Model(nn.Module):
       pooling: of the map, "average", "max" or "gem".
       attention: stages, 1 to 7, after which a mask weighs the map.
       same_padding: TensorFlow's, for the published weights; else PyTorch's, the same on all sides.
+      last_stride: of the last stage that has one; 1 keeps a larger map.
 
     Returns (from `__call__`):
       {"map": [N, H/32, W/32, 1280], "embedding": [N, 1280], name: [N, K] logits}, float32.
@@ -128,14 +130,18 @@ class Model(nn.Module):
     pooling: str = "average"
     attention: tuple[int, ...] = ()
     same_padding: bool = False
+    last_stride: int = 2
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, image: Array, train: bool = False) -> dict[str, Array]:
+        if self.last_stride not in (1, 2):
+            raise InputError(f"last_stride is {self.last_stride}; it must be 1 or 2")
         ways = (self.dtype, "SAME" if self.same_padding else None)
         x = ((image - _MEAN) / _STD).astype(self.dtype)
         x = Unit(32, 3, 2, *ways, name="stem")(x, train)
         for stage, (blocks, kernel, strides, expansion, width) in enumerate(_STAGES):
+            strides = self.last_stride if stage == _LAST else strides
             for i in range(blocks):
                 settings = (width, kernel, strides if i == 0 else 1, expansion, *ways)
                 x = Block(*settings, name=f"block{stage}_{i}")(x, train)

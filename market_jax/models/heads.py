@@ -77,6 +77,34 @@ class NormalizedHead(nn.Module):
         return nn.Dense(self.classes, dtype=self.dtype)(x).astype(jnp.float32)
 
 
+def bnneck(x: Array, identities: int, train: bool, dtype=jnp.float32) -> Outputs:
+    """A pooled embedding's outputs for re-identification; called within a `__call__`.
+
+    The metric is learned before BatchNorm and persons are told apart after it (BNNeck, Luo et al.
+    2019). The layer that tells them has no bias and begins near 0; BatchNorm keeps its shift,
+    which training leaves near 0.
+
+    Args:
+      x: [N, D].
+      identities: persons of the training split.
+      train: of the call.
+      dtype: of the computation.
+
+    Returns:
+      {"feature": x, "embedding": [N, D] normalised, "identity": [N, identities] logits}, float32.
+    """
+    embedding = batch_norm(train, name="bnneck")(x)
+    layer = nn.Dense(
+        identities,
+        use_bias=False,
+        dtype=dtype,
+        kernel_init=nn.initializers.normal(1e-3),
+        name="head_identity",
+    )
+    logits = layer(embedding).astype(jnp.float32)
+    return {"feature": x, "embedding": embedding, "identity": logits}
+
+
 HEADS = {"linear": LinearHead, "dense": DenseHead, "normalized": NormalizedHead}
 
 

@@ -81,7 +81,7 @@ class Model(nn.Module):
     def __call__(self, image: Array, train: bool = False) -> dict[str, Array]:
         stages, bottleneck = choose(self.depth, _DEPTHS, "model.depth")
         if self.last_stride not in (1, 2):
-            raise InputError(f"model.last_stride is {self.last_stride}; it must be 1 or 2")
+            raise InputError(f"last_stride is {self.last_stride}; it must be 1 or 2")
         x = normalize(image).astype(self.dtype)
         x = conv(64, 7, 2, bias=False, dtype=self.dtype, name="conv1")(x)
         x = nn.relu(batch_norm(train, dtype=self.dtype, name="bn1")(x))

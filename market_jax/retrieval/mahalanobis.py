@@ -5,18 +5,21 @@ of the training identities, and nothing else.
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from market_jax.data import samplers
 from market_jax.retrieval import distances as distances_
+from market_jax.retrieval.triplets import hardest, squared_distances
 from market_jax.typing import Array, Columns, InputError
 
 __all__ = ["mahalanobis"]
 
-_PEOPLE, _EACH = 24, 4  # of a batch
+_PEOPLE, _EACH = 24, 4  # of a batch, and images of each
 _HELD_OUT = 0.2  # of the training identities, which say when to stop
 _EVERY = 25  # steps between looks at them
 
@@ -34,21 +37,17 @@ def transform(weights: dict, features: Array) -> jax.Array:
 
 def _triplet_loss(weights: dict, features: Array) -> jax.Array:
     """Soft margin of the hardest triplets; features [people * each, D], a person's in a row."""
-    z = transform(weights, features)
-    squares = jnp.sum(jnp.square(z), axis=1)
-    far = jnp.maximum(squares[:, None] + squares - 2 * z @ z.T, 0)
-    person = jnp.arange(len(z)) // _EACH
-    same = person[:, None] == person
-    farthest = jnp.max(jnp.where(same, far, 0), axis=1)
-    nearest = jnp.min(jnp.where(same, jnp.inf, far), axis=1)
-    unit = jnp.mean(far)
-    return jnp.mean(jax.nn.softplus(4 * (farthest - nearest) / unit))
+    far = squared_distances(transform(weights, features))
+    farthest, nearest = hardest(far, 1 + jnp.arange(len(far)) // _EACH)
+    return jnp.mean(jax.nn.softplus(4 * (farthest - nearest) / jnp.mean(far)))
 
 
-def _draw(rng: np.random.Generator, rows_of: list[np.ndarray]) -> np.ndarray:
-    """Rows of a batch: so many people, so many images of each."""
-    people = rng.choice(len(rows_of), _PEOPLE, replace=len(rows_of) < _PEOPLE)
-    return np.concatenate([rng.choice(rows_of[i], _EACH, replace=False) for i in people])
+def _drawer(features: Array, pids: Array, known: Array, seed: int) -> Callable[[int], Array]:
+    """From the step to features of a batch of the known persons, a person's in a row."""
+    pids = np.where(np.isin(pids, known), pids, 0)
+    batch_size = _EACH * min(_PEOPLE, len(known))
+    sampler = samplers.by_identity(pids, batch_size, each=_EACH, seed=seed)
+    return lambda step: features[sampler.indices(step)]
 
 
 def learn(
@@ -70,16 +69,16 @@ def learn(
       InputError: fewer than ten persons have four images.
     """
     rng = np.random.default_rng(seed)
-    known = [np.flatnonzero(pids == pid) for pid in np.unique(pids[pids > 0])]
-    rows_of = [rows for rows in known if len(rows) >= _EACH]
-    if len(rows_of) < 10:
+    known, counts = np.unique(pids[pids > 0], return_counts=True)
+    known = known[counts >= _EACH]
+    if len(known) < 10:
         raise InputError(
             f"mahalanobis learns from persons with {_EACH} images or more; "
-            f"only {len(rows_of)} of the training identities have so many, and 10 are needed"
+            f"only {len(known)} of the training identities have so many, and 10 are needed"
         )
-    order = rng.permutation(len(rows_of))
-    cut = max(round(_HELD_OUT * len(rows_of)), 2)
-    parts = [[rows_of[i] for i in part] for part in (order[cut:], order[:cut])]
+    order = rng.permutation(known)
+    cut = max(round(_HELD_OUT * len(known)), 2)
+    draw, draw_judged = (_drawer(features, pids, part, seed) for part in (order[cut:], order[:cut]))
     dimensions = features.shape[1]
     # softplus(0.5413) is 1: it begins as the plain distance
     weights = {
@@ -95,14 +94,14 @@ def learn(
         updates, state = optimizer.update(gradients, state)
         return optax.apply_updates(weights, updates), state
 
-    judged = [features[_draw(rng, parts[1])] for _ in range(20)]
+    judged = [draw_judged(i) for i in range(20)]
     best, least = weights, np.inf
     for i in range(steps + 1):
         if i % _EVERY == 0:
             value = float(np.mean([loss(weights, batch) for batch in judged]))
             if value < least:
                 best, least = weights, value
-        weights, state = step(weights, state, features[_draw(rng, parts[0])])
+        weights, state = step(weights, state, draw(i))
     return jax.device_get(best)
 
 

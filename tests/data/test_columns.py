@@ -32,6 +32,11 @@ def test_split_is_80_20_of_identities_and_seeded():
     assert set(first[1]["pid"]) != set(other[1]["pid"])
 
 
+def test_identities_are_counted_from_0_and_nobody_is_none():
+    numbered = columns.number_identities({"pid": np.array([7, 3, 0, 7, -1, 1501])})
+    assert numbered["identity"].tolist() == [1, 0, -1, 1, -1, 2]
+
+
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1])
 def test_split_refuses_the_fraction(fraction):
     with pytest.raises(InputError, match="must lie between 0 and 1"):

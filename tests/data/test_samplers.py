@@ -35,3 +35,32 @@ def test_sequential_shows_all_once(size, batch_size):
     rows = np.concatenate([sampler.indices(step) for step in range(sampler.steps)])
     assert len(rows) % batch_size == 0
     np.testing.assert_array_equal(rows[rows != samplers.PADDING], np.arange(size))
+
+
+@given(st.lists(st.integers(1, 7), min_size=4, max_size=12), st.integers(1, 3), st.integers(2, 4))
+def test_a_batch_by_identity_has_so_many_persons_with_so_many_images(sizes, each, people):
+    pids = np.repeat(np.arange(len(sizes)), sizes)  # the first is nobody
+    if people > len(sizes) - 1:
+        with pytest.raises(InputError, match=f"the training split has {len(sizes) - 1} identities"):
+            samplers.by_identity(pids, people * each, each=each, seed=0)
+        return
+    sampler = samplers.by_identity(pids, people * each, each=each, seed=0)
+    assert sampler.steps == max(len(pids) // (people * each), 1)
+    lap = (len(sizes) - 1) // people
+    seen = []
+    for step in range(lap):
+        rows = sampler.indices(step).reshape(people, each)
+        shown = pids[rows]
+        assert (shown == shown[:, :1]).all()
+        assert shown.min() > 0
+        for pid, own in zip(shown[:, 0], rows, strict=True):
+            if sizes[pid] >= each:
+                assert len(set(own)) == each
+        seen.extend(shown[:, 0])
+    assert len(set(seen)) == len(seen) == lap * people  # nobody twice before all were shown
+    np.testing.assert_array_equal(sampler.indices(5), sampler.indices(5))
+
+
+def test_batches_by_identity_must_be_whole():
+    with pytest.raises(InputError, match="batch_size is 10; it must be 2 or more times"):
+        samplers.by_identity(np.arange(1, 50), 10, each=4, seed=0)

@@ -124,6 +124,22 @@ def test_a_frozen_backbone_has_no_gradient_and_keeps_its_statistics(frozen):
     assert np.any(gradients["head_age"]["Dense_0"]["kernel"])
 
 
+def test_identities_are_told_by_the_normalised_embedding():
+    model, variables, x = build(identities=5)
+    outputs, updated = model.apply(variables, x, True, mutable="batch_stats")
+    assert outputs["identity"].shape == (4, 5)
+    deviation = np.std(outputs["feature"], axis=0)
+    normalised = (outputs["feature"] - np.mean(outputs["feature"], axis=0)) / np.sqrt(
+        deviation**2 + 1e-5
+    )
+    np.testing.assert_allclose(outputs["embedding"], normalised, atol=1e-3)
+    kernel = variables["params"]["head_identity"]["kernel"]
+    np.testing.assert_allclose(outputs["identity"], outputs["embedding"] @ kernel, atol=1e-5)
+    assert "bnneck" in updated["batch_stats"]
+    plain = model.clone(identities=0).apply(variables, x)
+    np.testing.assert_array_equal(plain["embedding"], model.apply(variables, x)["feature"])
+
+
 def test_learned_weights_of_losses():
     model, variables, x = build(uncertainty=True)
     params = variables["params"]
@@ -156,11 +172,13 @@ def test_what_a_network_cannot_be_is_refused(fields, message):
 @pytest.mark.parametrize("variant", source_b.VARIANTS)
 def test_every_variant_of_source_b_has_a_model_and_a_loss(variant):
     config = source_b.get_config(variant)
+    config = experiment.count_identities(config, {"identity": np.array([0, 7, 3])})
+    assert config.model.identities == (8 if variant == "identity" else 0)
     model = experiment.make_model(config)
     x = jax.ShapeDtypeStruct((2, 128, 64, 3), np.float32)
     outputs, variables = jax.eval_shape(model.init_with_output, jax.random.key(0), x)
     batch = {name: np.zeros(2, np.int32) for name in config.model.classes}
-    batch["mask"] = np.ones(2, bool)
+    batch |= {"mask": np.ones(2, bool), "pid": np.ones(2, int), "identity": np.ones(2, int)}
     total, metrics = jax.eval_shape(experiment.make_loss(config), outputs, batch)
     assert total.shape == ()
     assert {f"loss/{name}" for name in source_b.GROUPS} <= metrics.keys()
