@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import pytest
 
-from market_jax.models import alexnet, densenet, heads, pretrained, resnet
+from market_jax.models import alexnet, densenet, efficientnet_lite, heads, pretrained, resnet
 from market_jax.typing import InputError
 from tests.models.golden import TOP, fill, images
 from tests.models.test_pretrained import safetensors
@@ -128,3 +128,20 @@ def test_masks_between_stages_add_parameters_and_keep_shapes(model):
     (shapes, names), (plain_shapes, plain_names) = describe(model), describe(plain)
     assert shapes == plain_shapes
     assert names - plain_names == {f"attention{stage}" for stage in model.attention}
+
+
+@pytest.mark.parametrize("model", [resnet.Model(18), efficientnet_lite.Model()], ids=["r", "e"])
+def test_the_last_stride_changes_the_map_and_no_parameter(model):
+    x = jax.ShapeDtypeStruct((1, 128, 64, 3), np.float32)
+
+    def describe(stride):
+        return jax.eval_shape(
+            model.clone(last_stride=stride).init_with_output, jax.random.key(0), x
+        )
+
+    (small, variables), (large, others) = describe(2), describe(1)
+    assert small["map"].shape[1:3] == (4, 2)
+    assert large["map"].shape[1:3] == (8, 4)
+    assert jax.tree.map(lambda a: a.shape, variables) == jax.tree.map(lambda a: a.shape, others)
+    with pytest.raises(InputError, match="last_stride is 3; it must be 1 or 2"):
+        describe(3)
