@@ -21,7 +21,9 @@ flags.DEFINE_string("split", None, "What is judged: val, train or test.")
 flags.DEFINE_string("images", None, "Judge this folder of crops instead of a split.")
 flags.DEFINE_string("annotations", None, "The labels of --images, CSV or .mat.")
 flags.DEFINE_string("predict", None, "Write predictions: a folder, test or query; or release.")
-flags.DEFINE_string("features", None, "model, imagenet, pixels or color_histogram.")
+flags.DEFINE_string(
+    "features", None, "model, predictions, model+predictions, imagenet, pixels, ..."
+)
 flags.DEFINE_string("retrieval", None, "ranking, or through clusters: agglomerative, kmeans, ...")
 flags.DEFINE_multi_string("stage", None, 'A ranking stage: "k_reciprocal k1=20"; in order.')
 flags.DEFINE_enum("metric", None, ["cosine", "euclidean"], "Between features.")
