@@ -27,7 +27,7 @@ flags.DEFINE_string(
 flags.DEFINE_string("retrieval", None, "ranking, or through clusters: agglomerative, kmeans, ...")
 flags.DEFINE_multi_string("stage", None, 'A ranking stage: "k_reciprocal k1=20"; in order.')
 flags.DEFINE_enum("metric", None, ["cosine", "euclidean"], "Between features.")
-flags.DEFINE_bool("flip", None, "Average the features of an image and its mirror image.")
+flags.DEFINE_bool("flip", None, "Average over an image and its mirror image.")
 flags.DEFINE_string("exclude", None, "A CSV with a column name: images that are left out.")
 flags.DEFINE_integer("top_k", None, "Length of the lists that --predict writes.")
 flags.DEFINE_bool("report", None, "Write a page with the metrics and ranked lists.")

@@ -25,12 +25,21 @@ def keep(outputs: Outputs) -> Outputs:
     return {name: outputs[name] for name in attributes.ATTRIBUTES} | masks
 
 
-def classify(run: runs.Run, columns: Columns) -> tuple[dict[str, np.ndarray], dict]:
-    """Attribute -> the most likely class of every image, int [M]; group -> its mask [M, h, w]."""
+def classify(
+    run: runs.Run, columns: Columns, *, flip: bool = False
+) -> tuple[dict[str, np.ndarray], dict]:
+    """Attribute -> the most likely class of every image, int [M]; group -> its mask [M, h, w].
+
+    With flip the logits are the mean of an image's and its mirror image's.
+    """
     if run.model is None:
         raise InputError("--task=attributes needs a trained run: --workdir instead of --config")
     outputs = runs.extract(run, columns, keep)
-    found = {name: np.argmax(outputs[name], axis=-1) for name in attributes.ATTRIBUTES}
+    logits = {name: outputs[name] for name in attributes.ATTRIBUTES}
+    if flip:
+        mirrored = runs.extract(run, columns, runs.only(*logits), mirrored=True)
+        logits = {name: (value + mirrored[name]) / 2 for name, value in logits.items()}
+    found = {name: np.argmax(value, axis=-1) for name, value in logits.items()}
     return found, {k.removeprefix(_MASK): v for k, v in outputs.items() if k.startswith(_MASK)}
 
 
@@ -89,14 +98,15 @@ def write_report(
     write_atomically(path, attention.page(title, [], HEADER, rows, people))
 
 
-def write_predictions(run: runs.Run, source: str) -> Path:
+def write_predictions(run: runs.Run, source: str, *, flip: bool) -> Path:
     """Writes `evaluation/classification_test.csv` for a folder, or for a split of the data."""
     if source in ("test", "query", "val", "train"):
         columns = experiment.open_split(run.config, source)
     else:
         columns = read_folder(Path(source), None, run)
     path = run.workdir / "evaluation" / "classification_test.csv"
-    text = predictions.classification_csv(columns["name"].tolist(), classify(run, columns)[0])
+    predicted = classify(run, columns, flip=flip)[0]
+    text = predictions.classification_csv(columns["name"].tolist(), predicted)
     write_atomically(path, text)
     return path
 
@@ -108,6 +118,7 @@ def run(
     images: str | None = None,
     annotations: str | None = None,
     predict: str | None = None,
+    flip: bool = False,
     report: bool = False,
 ) -> str:
     """Judges the run, or writes its predictions.
@@ -118,13 +129,14 @@ def run(
       images: a folder of crops that is judged instead of a split.
       annotations: its annotation file, CSV or .mat.
       predict: a folder of crops, or a split, to write predictions for; nothing is judged.
+      flip: average the logits of an image and its mirror image.
       report: write `evaluation/attributes.html`.
 
     Returns:
       The text for the terminal.
     """
     if predict:
-        path = write_predictions(found, predict)
+        path = write_predictions(found, predict, flip=flip)
         rows = predictions.check_classification_csv(path.read_text())
         return f"{rows} predictions in {path}"
     if bool(images) != bool(annotations):
@@ -133,13 +145,14 @@ def run(
         columns, judged = read_folder(Path(images), Path(annotations), found), images
     else:
         columns, judged = experiment.open_split(found.config, split), f"split {split}"
-    predicted, masks = classify(found, columns)
+    predicted, masks = classify(found, columns, flip=flip)
     result = metrics.evaluate(columns, predicted, found.extra["label_counts"])
     persons = columns["pid"][columns["age"] >= 0]
     judged = {
         "judged": judged,
         "images": len(persons),
         "identities": len(np.unique(persons)),
+        "flip": flip,
         "checkpoint": found.step,
     }
     path = found.workdir / "evaluation" / FILE

@@ -44,6 +44,18 @@ def test_the_page_shows_masks_over_crops_and_wrong_answers(trained):
     assert "http" not in page.replace("http://www.w3.org", ""), "the page needs nothing else"
 
 
+def test_flip_averages_with_the_mirror_image(trained):
+    rows = experiment.open_split(trained.config, "val")
+    mirrored = rows | {"image": rows["image"][np.arange(len(rows["pid"]))][:, :, ::-1]}
+    keep = runs.only("gender")
+    sides = [runs.extract(trained, side, keep)["gender"] for side in (rows, mirrored)]
+    assert np.abs(sides[0] - sides[1]).max() > 0
+    predicted, _ = attributes.classify(trained, rows, flip=True)
+    np.testing.assert_array_equal(predicted["gender"], np.argmax(sum(sides), axis=1))
+    again, _ = attributes.classify(trained, mirrored, flip=True)
+    np.testing.assert_array_equal(predicted["gender"], again["gender"])
+
+
 def test_an_overlay_is_brightest_where_the_mask_is():
     picture = np.full((8, 4, 3), 100, np.uint8)
     mask = np.zeros((4, 2))
