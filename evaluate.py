@@ -28,6 +28,7 @@ flags.DEFINE_string("retrieval", None, "ranking, or through clusters: agglomerat
 flags.DEFINE_multi_string("stage", None, 'A ranking stage: "k_reciprocal k1=20"; in order.')
 flags.DEFINE_enum("metric", None, ["cosine", "euclidean"], "Between features.")
 flags.DEFINE_bool("flip", None, "Average over an image and its mirror image.")
+flags.DEFINE_integer("neighbours", None, "Average attributes over so many nearest images.")
 flags.DEFINE_string("exclude", None, "A CSV with a column name: images that are left out.")
 flags.DEFINE_integer("top_k", None, "Length of the lists that --predict writes.")
 flags.DEFINE_bool("report", None, "Write a page with the metrics and ranked lists.")
@@ -37,6 +38,7 @@ flags.DEFINE_bool("made", None, "Judge the scores on junk made from people, too.
 flags.DEFINE_bool("review", None, "Write the page on which a person decides what is junk.")
 _OF_TASKS = ("split", "images", "annotations", "predict", "features", "stage", "metric", "flip")
 _OF_TASKS += ("retrieval", "exclude", "top_k", "report", "score", "threshold", "made", "review")
+_OF_TASKS += ("neighbours",)
 
 
 def arguments(task) -> dict:

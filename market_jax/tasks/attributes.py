@@ -11,6 +11,7 @@ from market_jax.data import attributes, folders
 from market_jax.files import write_atomically
 from market_jax.metrics import attributes as metrics
 from market_jax.report import attention, predictions, tables
+from market_jax.retrieval import search
 from market_jax.typing import Columns, InputError, Outputs
 
 FILE, PAGE = "attributes.json", "attributes.html"
@@ -25,12 +26,33 @@ def keep(outputs: Outputs) -> Outputs:
     return {name: outputs[name] for name in attributes.ATTRIBUTES} | masks
 
 
+def average_over_neighbours(
+    logits: dict[str, np.ndarray], features: np.ndarray, neighbours: int
+) -> dict[str, np.ndarray]:
+    """The mean of each image's logits [M, K] and those of its nearest images, by cosine.
+
+    Images of one person share their attributes, so that neighbours who are that person correct
+    each other. It knows all judged images at once, which a single answer does not.
+
+    Raises:
+      InputError: there are fewer images than neighbours.
+    """
+    size = len(features)
+    if not 0 <= neighbours < size:
+        raise InputError(
+            f"neighbours is {neighbours}; it must be 0 to {size - 1}, the other images"
+        )
+    at = search.top_k(features, features, neighbours + 1)[1]  # the image itself is among them
+    return {name: value[at].mean(axis=1) for name, value in logits.items()}
+
+
 def classify(
-    run: runs.Run, columns: Columns, *, flip: bool = False
+    run: runs.Run, columns: Columns, *, flip: bool = False, neighbours: int = 0
 ) -> tuple[dict[str, np.ndarray], dict]:
     """Attribute -> the most likely class of every image, int [M]; group -> its mask [M, h, w].
 
-    With flip the logits are the mean of an image's and its mirror image's.
+    With flip the logits are the mean of an image's and its mirror image's; with neighbours see
+    `average_over_neighbours`.
     """
     if run.model is None:
         raise InputError("--task=attributes needs a trained run: --workdir instead of --config")
@@ -39,6 +61,9 @@ def classify(
     if flip:
         mirrored = runs.extract(run, columns, runs.only(*logits), mirrored=True)
         logits = {name: (value + mirrored[name]) / 2 for name, value in logits.items()}
+    if neighbours:
+        features = runs.embed(run, "model", columns, flip=flip)
+        logits = average_over_neighbours(logits, features, neighbours)
     found = {name: np.argmax(value, axis=-1) for name, value in logits.items()}
     return found, {k.removeprefix(_MASK): v for k, v in outputs.items() if k.startswith(_MASK)}
 
@@ -98,14 +123,14 @@ def write_report(
     write_atomically(path, attention.page(title, [], HEADER, rows, people))
 
 
-def write_predictions(run: runs.Run, source: str, *, flip: bool) -> Path:
+def write_predictions(run: runs.Run, source: str, **averages) -> Path:
     """Writes `evaluation/classification_test.csv` for a folder, or for a split of the data."""
     if source in ("test", "query", "val", "train"):
         columns = experiment.open_split(run.config, source)
     else:
         columns = read_folder(Path(source), None, run)
     path = run.workdir / "evaluation" / "classification_test.csv"
-    predicted = classify(run, columns, flip=flip)[0]
+    predicted = classify(run, columns, **averages)[0]
     text = predictions.classification_csv(columns["name"].tolist(), predicted)
     write_atomically(path, text)
     return path
@@ -119,6 +144,7 @@ def run(
     annotations: str | None = None,
     predict: str | None = None,
     flip: bool = False,
+    neighbours: int = 0,
     report: bool = False,
 ) -> str:
     """Judges the run, or writes its predictions.
@@ -130,13 +156,15 @@ def run(
       annotations: its annotation file, CSV or .mat.
       predict: a folder of crops, or a split, to write predictions for; nothing is judged.
       flip: average the logits of an image and its mirror image.
+      neighbours: average them over so many nearest images too.
       report: write `evaluation/attributes.html`.
 
     Returns:
       The text for the terminal.
     """
+    averages = {"flip": flip, "neighbours": neighbours}
     if predict:
-        path = write_predictions(found, predict, flip=flip)
+        path = write_predictions(found, predict, **averages)
         rows = predictions.check_classification_csv(path.read_text())
         return f"{rows} predictions in {path}"
     if bool(images) != bool(annotations):
@@ -145,16 +173,15 @@ def run(
         columns, judged = read_folder(Path(images), Path(annotations), found), images
     else:
         columns, judged = experiment.open_split(found.config, split), f"split {split}"
-    predicted, masks = classify(found, columns, flip=flip)
+    predicted, masks = classify(found, columns, **averages)
     result = metrics.evaluate(columns, predicted, found.extra["label_counts"])
     persons = columns["pid"][columns["age"] >= 0]
     judged = {
         "judged": judged,
         "images": len(persons),
         "identities": len(np.unique(persons)),
-        "flip": flip,
         "checkpoint": found.step,
-    }
+    } | averages
     path = found.workdir / "evaluation" / FILE
     write_atomically(path, json.dumps(result | judged, indent=2) + "\n")
     title = "{judged}: {images} images of {identities} identities; percent; checkpoint {checkpoint}"

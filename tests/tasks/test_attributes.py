@@ -9,6 +9,7 @@ from configs import source_b
 from market_jax import experiment, galleries, runs
 from market_jax.report import attention
 from market_jax.tasks import attributes, reid
+from market_jax.typing import InputError
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +55,27 @@ def test_flip_averages_with_the_mirror_image(trained):
     np.testing.assert_array_equal(predicted["gender"], np.argmax(sum(sides), axis=1))
     again, _ = attributes.classify(trained, mirrored, flip=True)
     np.testing.assert_array_equal(predicted["gender"], again["gender"])
+
+
+def test_neighbours_correct_each_other_by_hand():
+    features = np.array([[1.0, 0], [1, 0.1], [1, -0.1], [0, 1]])
+    logits = {"hat": np.array([[0.0, 1], [0, 1], [4, 0], [5, 0]])}
+    found = attributes.average_over_neighbours(logits, features, 2)
+    np.testing.assert_allclose(found["hat"][:3], [[4 / 3, 2 / 3]] * 3)
+    alone = attributes.average_over_neighbours(logits, features, 0)
+    np.testing.assert_array_equal(alone["hat"], logits["hat"])
+    with pytest.raises(InputError, match="neighbours is 4; it must be 0 to 3"):
+        attributes.average_over_neighbours(logits, features, 4)
+
+
+def test_neighbours_are_of_the_embedding(trained):
+    rows = experiment.open_split(trained.config, "val")
+    every = len(rows["pid"]) - 1
+    predicted, _ = attributes.classify(trained, rows, neighbours=every)
+    assert all(len(set(found.tolist())) == 1 for found in predicted.values())
+    assert "neighbours" in json.loads(
+        (trained.workdir / "evaluation" / attributes.FILE).read_text()
+    ), "the result says how it was averaged"
 
 
 def test_an_overlay_is_brightest_where_the_mask_is():
