@@ -264,3 +264,26 @@ def test_configs_are_not_shared():
     second = copy.deepcopy(first)
     first.model.classes.age = 99
     assert attributes_cnn.get_config() == second
+
+
+def test_persons_as_labels_are_counted_once_and_a_run_goes_on(synthetic, tmp_path):
+    config = importlib.import_module("configs.source_b").get_config("identity")
+    config.data.dir, config.data.image_size = str(synthetic), (96, 64)
+    config.model.update({"backbone": "alexnet dense=false", "pretrained": ""})
+    config.model.head = "normalized width=8"
+    config.batch_size, config.epochs, config.convolution = 16, 1, "lax"
+    experiment.fit(config, tmp_path / "run")
+    experiment.fit(config, tmp_path / "run")  # the same command: nothing differs, nothing is left
+    assert config.model.identities == -1, "the user's config is left as it was"
+    run = runs.restore("reid", str(tmp_path / "run"), "latest", None)
+    train, val = experiment.open_training(config)
+    assert run.config.model.identities == len(np.unique(train["pid"]))
+    assert set(val["identity"]) == {-1}
+    outputs = runs.extract(run, val, runs.only("embedding", "feature", "identity"))
+    assert outputs["identity"].shape == (len(val["pid"]), run.config.model.identities)
+    assert not np.allclose(outputs["embedding"], outputs["feature"])
+    losses = {k for line in writers.read_metrics(tmp_path / "run") for k in line}
+    assert {"train/loss/identity", "train/loss/triplet", "val/loss/triplet"} <= losses
+    config.accumulate = 2
+    with pytest.raises(InputError, match="images_per_identity needs whole batches"):
+        experiment.fit(config, tmp_path / "other")
