@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from configs import common
-from market_jax import devices, experiment, models
+from market_jax import devices, networks
 from market_jax.models import convolution
 from market_jax.training import profile, step
 from market_jax.training.state import create
@@ -50,16 +50,14 @@ def loss(names, outputs, batch):
 
 def make_step(network, dtype, variant, shape):
     """Returns a function that trains one step on a fixed batch and returns the loss."""
-    settings = {"name": network} | NETWORKS[network]
-    module = experiment.find_module(models, settings.pop("name"), "model")
-    model = module.Model(**settings, dtype=jnp.dtype(dtype))
+    model = networks.build({"name": network} | NETWORKS[network], dtype)
     tx = optax.adam(1e-3)
     batch = {
         "image": np.random.default_rng(0).random(shape, np.float32),
         "label": np.random.default_rng(1).integers(0, IDENTITIES, shape[0]),
     }
     batch = jax.device_put(batch)
-    objective = functools.partial(loss, settings.get("classes", ()))
+    objective = functools.partial(loss, NETWORKS[network].get("classes", ()))
 
     def make(way):
         apply = convolution.applying(way, model.apply)
