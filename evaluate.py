@@ -8,7 +8,8 @@ from ml_collections import config_flags
 
 from configs import common
 from market_jax import devices, runs, tasks
-from market_jax.typing import InputError, find_module
+from market_jax.errors import InputError
+from market_jax.registry import find_module
 
 TASK = flags.DEFINE_string("task", None, "What to evaluate: a file in market_jax/tasks.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Of the run; by default the newest that can.")

@@ -8,7 +8,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from market_jax import devices, experiment
-from market_jax.typing import InputError
+from market_jax.errors import InputError
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The experiment: a file in configs/, and :VARIANT."

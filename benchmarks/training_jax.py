@@ -12,7 +12,7 @@ import optax
 
 from configs import common
 from market_jax import devices, networks
-from market_jax.models import convolution
+from market_jax.kernels import convolution
 from market_jax.training import profile, step
 from market_jax.training.state import create
 

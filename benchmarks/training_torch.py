@@ -106,7 +106,7 @@ class Vae(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """A block of `market_jax.models.resnet`."""
+    """A block of `market_jax.models.backbones.resnet`."""
 
     def __init__(self, inputs, width, stride, bottleneck):
         super().__init__()
@@ -127,7 +127,7 @@ class ResidualBlock(nn.Module):
 
 
 def resnet(depth):
-    """`market_jax.models.resnet` with a linear head."""
+    """`market_jax.models.backbones.resnet` with a linear head."""
     layers = [nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU()]
     layers.append(nn.MaxPool2d(3, 2, 1))
     width = 64
@@ -143,7 +143,7 @@ def resnet(depth):
 
 
 class InvertedBlock(nn.Module):
-    """A block of `market_jax.models.efficientnet_lite`."""
+    """A block of `market_jax.models.backbones.efficientnet_lite`."""
 
     def __init__(self, inputs, outputs, kernel, stride, expansion):
         super().__init__()
@@ -163,7 +163,7 @@ def unit(inputs, outputs, kernel, stride=1, groups=1):
 
 
 def efficientnet_lite():
-    """`market_jax.models.efficientnet_lite` with a linear head."""
+    """`market_jax.models.backbones.efficientnet_lite` with a linear head."""
     stages = (
         (1, 3, 1, 1, 16),
         (2, 3, 2, 6, 24),

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from absl import app, flags
 
 from market_jax import devices
-from market_jax.models.pooling import max_pool_with_indices, max_unpool
+from market_jax.kernels.pooling import max_pool_with_indices, max_unpool
 from market_jax.report import tables
 
 ROUNDS = flags.DEFINE_integer("rounds", 9, "Counted rounds.")

@@ -6,7 +6,7 @@ from pathlib import Path
 from absl import app, flags, logging
 
 from data_prep import BUILDERS, draw, prepare, progress_bar, summary
-from market_jax.typing import InputError
+from market_jax.errors import InputError
 
 DATASET = flags.DEFINE_enum("dataset", None, sorted(BUILDERS), "Which data set.")
 SOURCE = flags.DEFINE_string(

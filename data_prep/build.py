@@ -13,7 +13,8 @@ from tqdm import tqdm
 from data_prep.builders import Market1501, PersonCrops, Records, Source, Synthetic, Unitn
 from market_jax.data.columns import find_dataset
 from market_jax.data.folders import Report
-from market_jax.typing import InputError, choose
+from market_jax.errors import InputError
+from market_jax.registry import choose
 
 BUILDERS: dict[str, type[PersonCrops]] = {
     "synthetic": Synthetic,

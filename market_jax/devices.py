@@ -10,7 +10,8 @@ import jaxlib
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from market_jax.typing import InputError, PyTree
+from market_jax.errors import InputError
+from market_jax.typing import PyTree
 
 # Keeps single convolutions out of XLA's YNN fusions on the CPU: a step of the attribute network
 # takes half the time. A jaxlib that does not know a flag aborts, so only tested ones get it.

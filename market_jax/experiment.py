@@ -13,16 +13,19 @@ from absl import logging
 from ml_collections import ConfigDict
 
 import data_prep
-from market_jax import checkpoints, devices, losses, networks, reconstructions, settings, writers
+from market_jax import devices, losses, networks, settings
 from market_jax.data import columns, pipeline, samplers, transforms
+from market_jax.errors import InputError
+from market_jax.evaluators import reconstructions
 from market_jax.files import write_atomically
+from market_jax.kernels import convolution
 from market_jax.metrics.attributes import count_labels
-from market_jax.models import convolution
+from market_jax.registry import choose
 from market_jax.report import curves
 from market_jax.retrieval import stages
-from market_jax.training import loop, optimizer, profile, step
+from market_jax.training import checkpoints, loop, optimizer, profile, step, writers
 from market_jax.training.state import TrainState, create
-from market_jax.typing import Columns, InputError, choose
+from market_jax.typing import Columns
 
 CACHE_DIR = Path("data")  # where raw folders are prepared
 

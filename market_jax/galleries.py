@@ -6,10 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from market_jax import experiment, features, runs
-from market_jax.data import columns, filenames, folders, protocols
-from market_jax.data.protocols import Protocol
-from market_jax.typing import Columns, InputError
+from market_jax import experiment, runs
+from market_jax import inference as features
+from market_jax.data import columns, filenames, folders
+from market_jax.errors import InputError
+from market_jax.evaluators import protocols
+from market_jax.evaluators.protocols import Protocol
+from market_jax.typing import Columns
 
 _KEPT = ("name", *folders.METADATA)
 

@@ -9,8 +9,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from market_jax.errors import InputError
+from market_jax.registry import choose
 from market_jax.retrieval.triplets import hardest, squared_distances
-from market_jax.typing import Array, Batch, InputError, Outputs, choose
+from market_jax.typing import Array, Batch, Outputs
 
 __all__ = [
     "cross_entropy",

@@ -11,8 +11,12 @@ import jax.numpy as jnp
 from absl import logging
 
 from market_jax import models
-from market_jax.models import efficientnet_lite, heads, pretrained
-from market_jax.typing import InputError, PyTree, choose, find_module, parse
+from market_jax.errors import InputError
+from market_jax.models import heads
+from market_jax.models.backbones import efficientnet_lite
+from market_jax.registry import choose, find_module, parse
+from market_jax.typing import PyTree
+from market_jax.weights import pretrained
 
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 

@@ -11,9 +11,13 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from market_jax import checkpoints, devices, experiment, features, networks, settings
+from market_jax import devices, experiment, networks, settings
+from market_jax import inference as features
 from market_jax.data import descriptors, samplers, transforms
-from market_jax.typing import Columns, InputError, Outputs, PyTree, choose
+from market_jax.errors import InputError
+from market_jax.registry import choose
+from market_jax.training import checkpoints
+from market_jax.typing import Columns, Outputs, PyTree
 
 # --features -> the model's output
 _OUTPUTS = {"model": "embedding", "imagenet": "embedding", "predictions": "predictions"}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from market_jax.typing import InputError
+from market_jax.errors import InputError
 
 FILE = "config.json"
 # of a run that goes on: how long, how loud, and what computes the same to rounding

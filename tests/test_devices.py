@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from market_jax import devices
-from market_jax.typing import InputError
+from market_jax.errors import InputError
 
 
 def test_cpu_flag_is_for_tested_versions_alone():

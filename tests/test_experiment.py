@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from configs import attributes_cnn
-from market_jax import checkpoints, experiment, runs, settings, tasks, writers
+from market_jax import experiment, runs, settings, tasks
 from market_jax.data import attributes, columns
+from market_jax.errors import InputError
+from market_jax.registry import find_module
 from market_jax.report import predictions
-from market_jax.typing import InputError, find_module
+from market_jax.training import checkpoints, writers
 from tests.conftest import ROOT, small
 
 CONFIGS = sorted(

@@ -13,7 +13,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from market_jax import writers
+from market_jax.training import writers
 from tests.conftest import ROOT
 
 SMALL = (

@@ -15,7 +15,7 @@ import scipy.io
 
 from data_prep.synthetic import cameras, people
 from market_jax.data.attributes import COLUMNS, decode
-from market_jax.typing import InputError
+from market_jax.errors import InputError
 
 FOLDERS = {"train": "bounding_box_train", "test": "bounding_box_test", "query": "query"}
 _SHOTS = (3, 7)  # pictures of a person at one camera: least, most + 1

@@ -15,7 +15,7 @@ import numpy as np
 import scipy.io
 from scipy.io.matlab import MatReadError
 
-from market_jax.typing import InputError
+from market_jax.errors import InputError
 
 CLASSES: dict[str, tuple[str, ...]] = {
     "age": ("young", "teenager", "adult", "old"),

@@ -17,7 +17,8 @@ import tensorflow_datasets as tfds
 
 from market_jax.data.attributes import ATTRIBUTES, CLASSES
 from market_jax.data.folders import METADATA, decode_image, resize
-from market_jax.typing import Columns, InputError
+from market_jax.errors import InputError
+from market_jax.typing import Columns
 
 _CHUNK = 1024  # records parsed at a time
 

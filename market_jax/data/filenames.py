@@ -6,7 +6,8 @@ Unknown values are -1, except the pid, whose -1 means junk: an unknown pid is -2
 
 import re
 
-from market_jax.typing import InputError, choose
+from market_jax.errors import InputError
+from market_jax.registry import choose
 
 JUNK, DISTRACTOR, UNKNOWN_PID = -1, 0, -2
 

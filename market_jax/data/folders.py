@@ -11,7 +11,8 @@ from PIL import Image, UnidentifiedImageError
 
 from market_jax.data import filenames
 from market_jax.data.attributes import ATTRIBUTES, UNKNOWN
-from market_jax.typing import Columns, InputError
+from market_jax.errors import InputError
+from market_jax.typing import Columns
 
 METADATA = ("pid", "camid", "sequence", "frame")
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from market_jax.typing import InputError
+from market_jax.errors import InputError
 
 PADDING = -1
 

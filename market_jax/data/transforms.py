@@ -10,7 +10,8 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from market_jax.typing import Array, choose
+from market_jax.registry import choose
+from market_jax.typing import Array
 
 __all__ = ["flip", "crop", "rotate", "jitter", "noise", "erase"]
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from market_jax.data.attributes import CLASSES, COLORS
-from market_jax.typing import InputError
+from market_jax.errors import InputError
 
 
 def binary_accuracy(labels: np.ndarray, predicted: np.ndarray, classes: int) -> float:

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from market_jax.typing import Array, InputError
+from market_jax.errors import InputError
+from market_jax.typing import Array
 
 
 class Comparison(NamedTuple):

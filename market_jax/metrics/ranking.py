@@ -14,9 +14,10 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 
 from market_jax.data.filenames import JUNK
+from market_jax.errors import InputError
 from market_jax.metrics import counting
 from market_jax.retrieval import distances as distances_
-from market_jax.typing import Array, InputError
+from market_jax.typing import Array
 
 _ABSENT = -1  # fills up the rows of a padded table of gallery positions
 

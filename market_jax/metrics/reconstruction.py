@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 from sklearn import metrics
 
-from market_jax.typing import Array, InputError
+from market_jax.errors import InputError
+from market_jax.typing import Array
 
 SCORES = ("error", "normalized")
 QUANTILE, DEVIATIONS = 0.98, 3.5  # of the two proposed thresholds

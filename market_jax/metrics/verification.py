@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from market_jax.errors import InputError
 from market_jax.metrics.ranking import find_matches
 from market_jax.retrieval import distances as distances_
-from market_jax.typing import Array, InputError
+from market_jax.typing import Array
 
 _BINS = 2**18
 _ROWS = 256  # queries at a time

@@ -5,7 +5,8 @@ import jax
 import jax.numpy as jnp
 
 from market_jax.models.layers import batch_norm, conv, conv_transpose, max_pool
-from market_jax.typing import Array, choose
+from market_jax.registry import choose
+from market_jax.typing import Array
 
 MASKS = {
     # source B's own: one sum over all cells, which leaves each mask near 0

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 
 from market_jax.models.attention import ResidualAttention
 from market_jax.models.heads import LinearHead, bnneck, pool
-from market_jax.typing import Array, choose
+from market_jax.registry import choose
+from market_jax.typing import Array
 
 BINARIES = "binaries"  # the group of the attributes with two classes
 

@@ -6,7 +6,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from market_jax.models.layers import batch_norm
-from market_jax.typing import Array, Outputs, choose
+from market_jax.registry import choose
+from market_jax.typing import Array, Outputs
 
 
 class GeM(nn.Module):

@@ -1,6 +1,6 @@
 """Layers that several models share.
 
-Convolutions and pooling go through `market_jax.models.convolution`, which is where a CPU gets
+Convolutions and pooling go through `market_jax.kernels.convolution`, which is where a CPU gets
 its fast path; a model that builds them here knows nothing of it.
 """
 
@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from market_jax.models import convolution
-from market_jax.models.pooling import max_pool, max_pool_with_indices, max_unpool
+from market_jax.kernels import convolution
+from market_jax.kernels.pooling import max_pool, max_pool_with_indices, max_unpool
 from market_jax.typing import Array
 
 __all__ = [

@@ -9,8 +9,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from market_jax.errors import InputError
 from market_jax.models.layers import batch_norm, conv, conv_transpose
-from market_jax.typing import Array, InputError
+from market_jax.typing import Array
 
 _CHANNELS = 3
 

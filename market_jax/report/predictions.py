@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 
 from market_jax.data.attributes import ATTRIBUTES, COLUMNS, decode, encode
-from market_jax.typing import InputError
+from market_jax.errors import InputError
 
 HEADER = ("id", *COLUMNS)
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from market_jax.data.protocols import Protocol
+from market_jax.evaluators.protocols import Protocol
 from market_jax.report import pages
 from market_jax.report.pictures import data_url
 

@@ -8,9 +8,10 @@ distance is lowered by how near the query is to the image's cluster.
 
 import numpy as np
 
+from market_jax.errors import InputError
 from market_jax.retrieval import distances as distances_
 from market_jax.retrieval.clustering import Agglomerative, GaussianMixture, KMeans
-from market_jax.typing import Array, Columns, InputError
+from market_jax.typing import Array, Columns
 
 __all__ = ["agglomerative", "gaussian_mixture", "kmeans"]
 

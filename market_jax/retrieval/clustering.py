@@ -12,8 +12,10 @@ from scipy import sparse
 from scipy.cluster import hierarchy
 from sklearn import cluster, mixture
 
+from market_jax.errors import InputError
+from market_jax.registry import choose
 from market_jax.retrieval import search
-from market_jax.typing import Array, InputError, choose
+from market_jax.typing import Array
 
 __all__ = ["Agglomerative", "GaussianMixture", "KMeans"]
 

@@ -6,7 +6,9 @@ a block at a time (ranking, search) computes them as everybody else does.
 
 import numpy as np
 
-from market_jax.typing import Array, InputError, choose
+from market_jax.errors import InputError
+from market_jax.registry import choose
+from market_jax.typing import Array
 
 __all__ = ["compute", "normalize", "prepare"]
 

@@ -2,9 +2,10 @@
 
 import numpy as np
 
+from market_jax.errors import InputError
 from market_jax.retrieval import distances as distances_
 from market_jax.retrieval import search
-from market_jax.typing import Array, Columns, InputError
+from market_jax.typing import Array, Columns
 
 __all__ = [
     "alpha_query_expansion",

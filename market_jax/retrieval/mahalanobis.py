@@ -13,9 +13,10 @@ import numpy as np
 import optax
 
 from market_jax.data import samplers
+from market_jax.errors import InputError
 from market_jax.retrieval import distances as distances_
 from market_jax.retrieval.triplets import hardest, squared_distances
-from market_jax.typing import Array, Columns, InputError
+from market_jax.typing import Array, Columns
 
 __all__ = ["mahalanobis"]
 

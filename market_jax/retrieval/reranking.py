@@ -6,9 +6,10 @@ Zhong, Zheng, Cao, Li, "Re-ranking Person Re-identification with k-reciprocal En
 import numpy as np
 from scipy import sparse
 
+from market_jax.errors import InputError
 from market_jax.retrieval import distances as distances_
 from market_jax.retrieval import search
-from market_jax.typing import Array, Columns, InputError
+from market_jax.typing import Array, Columns
 
 __all__ = ["k_reciprocal"]
 

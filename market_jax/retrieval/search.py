@@ -16,8 +16,10 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from market_jax import devices
+from market_jax.errors import InputError
+from market_jax.registry import choose
 from market_jax.retrieval import distances
-from market_jax.typing import Array, InputError, choose
+from market_jax.typing import Array
 
 __all__ = ["build_index", "recall", "search_index", "store", "top_k"]
 

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from market_jax.typing import Array, Columns, InputError
+from market_jax.errors import InputError
+from market_jax.typing import Array, Columns
 
 __all__ = ["spatio_temporal"]
 

@@ -4,8 +4,10 @@ import functools
 import inspect
 from collections.abc import Callable
 
+from market_jax.errors import InputError
+from market_jax.registry import choose, parse
 from market_jax.retrieval import centroids, expansion, mahalanobis, reranking, spatio_temporal
-from market_jax.typing import Columns, InputError, choose, parse
+from market_jax.typing import Columns
 
 WHAT = "retrieval stage"  # in errors
 _GIVEN = {"query", "gallery", "distances"}

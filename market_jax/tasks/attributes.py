@@ -8,11 +8,12 @@ from absl import logging
 
 from market_jax import experiment, runs
 from market_jax.data import attributes, folders
+from market_jax.errors import InputError
 from market_jax.files import write_atomically
 from market_jax.metrics import attributes as metrics
 from market_jax.report import attention, predictions, tables
 from market_jax.retrieval import search
-from market_jax.typing import Columns, InputError, Outputs
+from market_jax.typing import Columns, Outputs
 
 FILE, PAGE = "attributes.json", "attributes.html"
 _SHOWN = 24  # crops of the page

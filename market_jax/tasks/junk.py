@@ -10,11 +10,13 @@ import numpy as np
 from market_jax import experiment, galleries, runs
 from market_jax.data import columns, filenames
 from market_jax.data.junk import make_junk
+from market_jax.errors import InputError
 from market_jax.files import write_atomically
 from market_jax.metrics import reconstruction
+from market_jax.registry import choose
 from market_jax.report import pictures, tables
 from market_jax.report import review as review_page
-from market_jax.typing import Columns, InputError, choose
+from market_jax.typing import Columns
 
 FILE, LIST, PAGE = "junk.json", "junk.csv", "junk_review.html"
 LEAST = 60  # candidates of the page, where fewer are flagged

@@ -8,15 +8,18 @@ from pathlib import Path
 
 import numpy as np
 
-from market_jax import experiment, galleries, runs, tuning
+from market_jax import experiment, galleries, runs
 from market_jax.data import columns
-from market_jax.data.protocols import Protocol
+from market_jax.errors import InputError
+from market_jax.evaluators import tuning
+from market_jax.evaluators.protocols import Protocol
 from market_jax.files import write_atomically
 from market_jax.metrics import confidence, ranking, verification
+from market_jax.registry import parse
 from market_jax.report import predictions, ranked_lists, tables
 from market_jax.retrieval import centroids, distances, search
 from market_jax.retrieval.stages import WHAT
-from market_jax.typing import Columns, InputError, parse
+from market_jax.typing import Columns
 
 FILE, PAGE = "reid.json", "report.html"
 PLAIN = "ranking"  # the retrieval without clusters

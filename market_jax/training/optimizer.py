@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from market_jax.typing import InputError, PyTree, choose
+from market_jax.errors import InputError
+from market_jax.registry import choose
+from market_jax.typing import PyTree
 
 _OPTIMIZERS = {"adam": optax.adam, "sgd": functools.partial(optax.sgd, momentum=0.9)}
 

@@ -2,7 +2,7 @@
 
 A geometry is what is static about a convolution of x [N, H, W, C] with w [i, j, C/groups, K] to
 y [N, h, w, K]; it has the fields shape, window, strides, padding, dilation, groups and output
-(`market_jax.models.xla_convolution.Geometry`).
+(`market_jax.kernels.xla_convolution.Geometry`).
 """
 
 import ctypes

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from configs import common
 from market_jax.data import attributes
-from market_jax.typing import InputError
+from market_jax.errors import InputError
 from tests.conftest import real, row, write_annotations
 
 LABELS = st.fixed_dictionaries(

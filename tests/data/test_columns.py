@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from market_jax.data import columns
-from market_jax.typing import InputError
+from market_jax.errors import InputError
 
 PIDS = st.lists(st.integers(-1, 30), min_size=1, max_size=80).filter(
     lambda pids: len({p for p in pids if p > 0}) >= 2

@@ -3,7 +3,7 @@ import csv
 import pytest
 
 from market_jax.data import filenames
-from market_jax.typing import InputError
+from market_jax.errors import InputError
 from tests.conftest import real
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from market_jax.data import folders
-from market_jax.typing import InputError
+from market_jax.errors import InputError
 from tests.conftest import write_picture
 
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from market_jax.data import samplers
-from market_jax.typing import InputError
+from market_jax.errors import InputError
 
 
 @given(st.integers(1, 60), st.integers(1, 12), st.integers(0, 3))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from market_jax.data import transforms
-from market_jax.typing import InputError
+from market_jax.errors import InputError
 
 KEY = jax.random.key(0)
 IMAGE = jax.random.uniform(jax.random.key(1), (24, 12, 3))

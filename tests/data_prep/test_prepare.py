@@ -10,7 +10,7 @@ import data_prep
 from data_prep import build, summary
 from market_jax.data import attributes, columns
 from market_jax.data.folders import Report
-from market_jax.typing import InputError
+from market_jax.errors import InputError
 from tests.conftest import ROOT, real, row, write_annotations, write_picture
 
 

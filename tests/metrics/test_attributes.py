@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from market_jax.data.attributes import CLASSES, COLUMNS, read_mat
+from market_jax.errors import InputError
 from market_jax.metrics import attributes as metrics
-from market_jax.typing import InputError
 from tests.conftest import real
 
 PAIRS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=40)

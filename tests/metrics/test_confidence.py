@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from market_jax.errors import InputError
 from market_jax.metrics import confidence
-from market_jax.typing import InputError
 
 
 def test_interval_is_that_of_the_mean_of_independent_identities():

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
+from market_jax.errors import InputError
 from market_jax.metrics import ranking
 from market_jax.retrieval import distances
-from market_jax.typing import InputError
 from tests.conftest import real
 
 

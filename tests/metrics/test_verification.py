@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from market_jax.errors import InputError
 from market_jax.metrics import verification
-from market_jax.typing import InputError
 
 PAIRS = verification.from_distances([0.1, 0.2, 0.3, 0.6], [0.25, 0.5, 0.7, 0.9])
 

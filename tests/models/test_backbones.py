@@ -5,8 +5,10 @@ import jax
 import numpy as np
 import pytest
 
-from market_jax.models import alexnet, densenet, efficientnet_lite, heads, pretrained, resnet
-from market_jax.typing import InputError
+from market_jax.errors import InputError
+from market_jax.models import heads
+from market_jax.models.backbones import alexnet, densenet, efficientnet_lite, resnet
+from market_jax.weights import pretrained
 from tests.models.golden import TOP, fill, images
 from tests.models.test_pretrained import safetensors
 

@@ -11,10 +11,11 @@ import pytest
 
 from configs import source_b
 from market_jax import experiment, losses, networks
-from market_jax.models import classifier, heads, pretrained
+from market_jax.errors import InputError
+from market_jax.models import classifier, heads
 from market_jax.models.attention import MASKS, ResidualAttention, StageAttention
 from market_jax.models.layers import batch_norm, conv
-from market_jax.typing import InputError
+from market_jax.weights import pretrained
 
 SIZE, KEY = (64, 32), jax.random.key(0)
 CLASSES = {"age": 4, "hat": 2, "bag": 2, "color": 3}

@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from market_jax.models import autoencoder, convolution, efficientnet_lite, resnet, vae
-from market_jax.typing import InputError
+from market_jax.errors import InputError
+from market_jax.kernels import convolution
+from market_jax.models import autoencoder, vae
+from market_jax.models.backbones import efficientnet_lite, resnet
 
 NETWORKS = {  # name -> (model, image size, parameters): PyTorch's definitions have as many
     "resnet18": (resnet.Model(18), (64, 32), 11_176_512),

@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from market_jax.data import protocols
 from market_jax.data.attributes import CLASSES
+from market_jax.errors import InputError
+from market_jax.evaluators import protocols
 from market_jax.report import curves, predictions, ranked_lists, tables
-from market_jax.typing import InputError
 
 NAMES = ["000002.jpg", "000000.jpg"]
 PREDICTED = {name: np.array([0, len(classes) - 1]) for name, classes in CLASSES.items()}

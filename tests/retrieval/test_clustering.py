@@ -4,9 +4,9 @@ from scipy.cluster import hierarchy
 from scipy.spatial.distance import pdist
 from sklearn.metrics import adjusted_rand_score
 
+from market_jax.errors import InputError
 from market_jax.metrics import ranking
 from market_jax.retrieval import centroids, clustering, distances
-from market_jax.typing import InputError
 
 POINTS = np.array([[0.0, 0], [0, 1], [10, 0], [10, 1], [10, 2], [50, 50]])
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from market_jax.data import protocols
+from market_jax.errors import InputError
+from market_jax.evaluators import protocols
 from market_jax.metrics import ranking
 from market_jax.retrieval import distances, mahalanobis
-from market_jax.typing import InputError
 
 TELLING, NOISE = 6, 24
 

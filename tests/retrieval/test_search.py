@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 
 from market_jax import devices
+from market_jax.errors import InputError
 from market_jax.retrieval import distances, search
-from market_jax.typing import InputError
 
 
 def sort(far, k):

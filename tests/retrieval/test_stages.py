@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from data_prep.synthetic import cameras, release
-from market_jax.data import filenames, protocols
+from market_jax.data import filenames
+from market_jax.errors import InputError
+from market_jax.evaluators import protocols
 from market_jax.metrics import ranking
 from market_jax.retrieval import distances, expansion, reranking, spatio_temporal
-from market_jax.typing import InputError
 from tests.conftest import real
 
 

@@ -7,9 +7,9 @@ import pytest
 
 from configs import source_b
 from market_jax import experiment, galleries, runs
+from market_jax.errors import InputError
 from market_jax.report import attention
 from market_jax.tasks import attributes, reid
-from market_jax.typing import InputError
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ import pytest
 from configs import autoencoder
 from market_jax import experiment, galleries, runs
 from market_jax.data import junk as made_junk
+from market_jax.errors import InputError
 from market_jax.metrics import reconstruction
 from market_jax.tasks import junk, reid
-from market_jax.typing import InputError
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ from PIL import Image
 from configs import attributes_cnn
 from market_jax import experiment, galleries, runs
 from market_jax.data import columns
+from market_jax.errors import InputError
 from market_jax.metrics import ranking
 from market_jax.retrieval import distances
 from market_jax.tasks import reid
-from market_jax.typing import InputError
 from tests.conftest import small
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import optax
 import pytest
 
+from market_jax.errors import InputError
 from market_jax.training import optimizer
-from market_jax.typing import InputError
 
 PARAMS = {"kernel": jnp.array([[1.0, -2.0], [3.0, 0.5]]), "bias": jnp.array([1.0, 1.0])}
 GRADIENTS = {"kernel": jnp.array([[0.1, 0.2], [-0.3, 0.4]]), "bias": jnp.array([0.5, -0.5])}

@@ -7,7 +7,8 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from market_jax.typing import InputError, PyTree
+from market_jax.errors import InputError
+from market_jax.typing import PyTree
 
 METRIC = "val/loss"
 

@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from market_jax import checkpoints
-from market_jax.typing import InputError
+from market_jax.errors import InputError
+from market_jax.training import checkpoints
 
 
 def save_all(directory, losses):

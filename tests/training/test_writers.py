@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from market_jax import files, writers
+from market_jax import files
+from market_jax.training import writers
 
 
 def test_metrics_reach_the_file_and_tensorboard(tmp_path):

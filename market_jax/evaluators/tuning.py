@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from market_jax.data import columns, protocols
+from market_jax.data import columns
+from market_jax.evaluators import protocols
 from market_jax.metrics import ranking
 from market_jax.retrieval import centroids, clustering, distances
 from market_jax.typing import Columns

@@ -13,8 +13,8 @@ Measured in docs/performance.md; everything else is XLA's own, which is as fast 
 import jax.numpy as jnp
 from jax import lax
 
-from market_jax.models import windows, xla_convolution
-from market_jax.models.xla_convolution import LAYOUT, Geometry
+from market_jax.kernels import windows, xla_convolution
+from market_jax.kernels.xla_convolution import LAYOUT, Geometry
 from market_jax.typing import Array
 
 _NO_PADDING = ((0, 0), (0, 0))

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import ml_dtypes
 import numpy as np
 
-from market_jax.typing import InputError
+from market_jax.errors import InputError
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # opens files of PyTorch before 1.6
 _STORAGES = {

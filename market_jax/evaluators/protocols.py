@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from market_jax.data.columns import select
-from market_jax.typing import Columns, InputError
+from market_jax.errors import InputError
+from market_jax.typing import Columns
 
 COURSE_SHARE = 0.2
 

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from market_jax.models import convolution, layers
-from market_jax.typing import InputError
+from market_jax.errors import InputError
+from market_jax.kernels import convolution
+from market_jax.models import layers
 
 WAYS = [
     "jax",

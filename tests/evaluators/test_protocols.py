@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from market_jax.data import descriptors, protocols
-from market_jax.typing import InputError
+from market_jax.data import descriptors
+from market_jax.errors import InputError
+from market_jax.evaluators import protocols
 
 
 def rows(pid, camid):

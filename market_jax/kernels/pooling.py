@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from market_jax.models.windows import (
+from market_jax.kernels.windows import (
     Padding,
     Pair,
     cells,

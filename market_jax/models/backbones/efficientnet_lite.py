@@ -9,10 +9,11 @@ from collections.abc import Mapping
 import flax.linen as nn
 import jax.numpy as jnp
 
+from market_jax.errors import InputError
 from market_jax.models.attention import attend
 from market_jax.models.heads import pool_and_classify
 from market_jax.models.layers import batch_norm, conv
-from market_jax.typing import Array, InputError
+from market_jax.typing import Array
 
 # (blocks, kernel, strides of the first, expansion, channels)
 _STAGES = (

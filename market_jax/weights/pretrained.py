@@ -13,8 +13,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from market_jax.models import torch_files
-from market_jax.typing import InputError, PyTree
+from market_jax.errors import InputError
+from market_jax.typing import PyTree
+from market_jax.weights import files
 
 Rules = Sequence[tuple[str, str | Callable]]
 
@@ -77,7 +78,7 @@ def load(
     """A file's weights as variables of a model.
 
     Args:
-      path: of the file, see `torch_files.read`.
+      path: of the file, see `files.read`.
       template: the model's variables; kept where a file lacks what is added to a backbone: heads,
         masks between stages, GeM's power.
       namings: the model's `TORCH_NAMES`.
@@ -90,7 +91,7 @@ def load(
       InputError: the file is broken, in no known naming, lacks a tensor, or has one of another
         shape or with a value that is not finite.
     """
-    tensors = torch_files.read(path)
+    tensors = files.read(path)
     leaves, structure = jax.tree_util.tree_flatten_with_path(template)
     paths = [[key.key for key in where][1:] for where, _ in leaves]  # less the collection
     names = {naming: [_name(p, rules) for p in paths] for naming, rules in namings.items()}

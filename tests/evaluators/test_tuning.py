@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from market_jax import tuning
-from market_jax.data import protocols
+from market_jax.evaluators import protocols, tuning
 from market_jax.retrieval import centroids, clustering
 
 

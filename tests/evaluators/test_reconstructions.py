@@ -3,7 +3,8 @@ import pytest
 from PIL import Image
 
 from configs import autoencoder, infovae, vae
-from market_jax import experiment, writers
+from market_jax import experiment
+from market_jax.training import writers
 
 PICTURES = {"reconstructions.png", "samples.png", "interpolations.png", "latent.png"}
 

@@ -23,10 +23,11 @@ from absl import logging
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
-from market_jax.models import cpu_convolution, xla_convolution
-from market_jax.models.windows import Pair
-from market_jax.models.xla_convolution import LAYOUT, Geometry
-from market_jax.typing import Array, InputError
+from market_jax.errors import InputError
+from market_jax.kernels import cpu_convolution, xla_convolution
+from market_jax.kernels.windows import Pair
+from market_jax.kernels.xla_convolution import LAYOUT, Geometry
+from market_jax.typing import Array
 
 __all__ = ["IMPLEMENTATIONS", "applying", "conv_general_dilated", "using"]
 

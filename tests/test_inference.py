@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from market_jax import features
+from market_jax import inference as features
 
 
 def test_what_is_kept_is_used_while_the_key_is_the_same(tmp_path):

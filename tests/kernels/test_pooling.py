@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from market_jax.models.pooling import max_pool, max_pool_with_indices, max_unpool
+from market_jax.kernels.pooling import max_pool, max_pool_with_indices, max_unpool
 
 # PyTorch's own: small whole numbers, so nearly every window has a tie
 SHAPE = (2, 5, 7, 2)

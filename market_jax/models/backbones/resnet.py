@@ -5,10 +5,12 @@ from collections.abc import Mapping
 import flax.linen as nn
 import jax.numpy as jnp
 
+from market_jax.errors import InputError
 from market_jax.models.attention import attend
 from market_jax.models.heads import pool_and_classify
 from market_jax.models.layers import batch_norm, conv, max_pool, normalize
-from market_jax.typing import Array, InputError, choose
+from market_jax.registry import choose
+from market_jax.typing import Array
 
 # depth -> (blocks of each stage, whether they have bottlenecks)
 _DEPTHS = {

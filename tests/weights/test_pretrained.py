@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_sample_images
 
-from market_jax.models import efficientnet_lite, pretrained, torch_files
-from market_jax.typing import InputError
+from market_jax.errors import InputError
+from market_jax.models.backbones import efficientnet_lite
+from market_jax.weights import files, pretrained
 
 TENSORS = {
     "a.weight": np.arange(12, dtype=np.float32).reshape(3, 4),
@@ -85,7 +86,7 @@ def save(monkeypatch, tmp_path):
                     for i, array in enumerate(storages):
                         archive.writestr(f"weights/data/{i}", array.tobytes())
             else:
-                for head in (torch_files._LEGACY_MAGIC, 1001, {"little_endian": True}):
+                for head in (files._LEGACY_MAGIC, 1001, {"little_endian": True}):
                     pickle.dump(head, file, protocol=2)
                 Pickler(file, protocol=2).dump(value)
                 pickle.dump([str(i) for i in range(len(storages))], file, protocol=2)
@@ -122,7 +123,7 @@ def assert_same(found, expected):
 def test_reads_what_pytorch_saves(save, form, key):
     state = collections.OrderedDict((name, Tensor(value)) for name, value in TENSORS.items())
     state._metadata = {"": {"version": 1}}  # as a module's state dict has it
-    assert_same(torch_files.read(save({key: state} if key else state, form)), TENSORS)
+    assert_same(files.read(save({key: state} if key else state, form)), TENSORS)
 
 
 @pytest.mark.parametrize("form", ["zip", "legacy"])
@@ -130,11 +131,11 @@ def test_a_view_of_a_storage(save, form):
     whole = np.arange(12, dtype=np.float32)
     path = save({"t": Tensor(whole, (4, 2), (1, 4), offset=2)}, form)
     expected = np.array([[2, 6], [3, 7], [4, 8], [5, 9]], np.float32)
-    np.testing.assert_array_equal(torch_files.read(path)["t"], expected)
+    np.testing.assert_array_equal(files.read(path)["t"], expected)
 
 
 def test_reads_safetensors(tmp_path):
-    assert_same(torch_files.read(safetensors(tmp_path / "w.safetensors", TENSORS)), TENSORS)
+    assert_same(files.read(safetensors(tmp_path / "w.safetensors", TENSORS)), TENSORS)
 
 
 class Call:
@@ -151,7 +152,7 @@ class Call:
 def test_a_pickle_that_calls_a_function_is_refused(save, form, tmp_path):
     path = save({"a": Call(tmp_path / "owned")}, form)
     with pytest.raises(InputError, match=r"weights.pth: it asks for (_)?io.open; only tensors"):
-        torch_files.read(path)
+        files.read(path)
     assert not (tmp_path / "owned").exists()
 
 
@@ -170,7 +171,7 @@ def test_a_pickle_that_calls_a_function_is_refused(save, form, tmp_path):
 )
 def test_what_is_no_state_dict_is_refused(save, form, value, message):
     with pytest.raises(InputError, match=rf"weights.pth: .*{message}"):
-        torch_files.read(save(value, form))
+        files.read(save(value, form))
 
 
 @pytest.mark.parametrize("form", ["zip", "legacy", "safetensors"])
@@ -184,18 +185,18 @@ def test_a_file_cut_anywhere_is_named(save, form, tmp_path):
     for end in range(0, len(content), 7):
         path.write_bytes(content[:end])
         with pytest.raises(InputError, match=f"{path.name}: "):
-            torch_files.read(path)
+            files.read(path)
 
 
 def test_files_that_are_something_else(tmp_path):
     with pytest.raises(InputError, match=r"no.pth: there is no such file"):
-        torch_files.read(tmp_path / "no.pth")
+        files.read(tmp_path / "no.pth")
     path = safetensors(tmp_path / "w.safetensors", TENSORS, dtype="F8_E4M3")
     with pytest.raises(InputError, match=r"w.safetensors: tensor a.weight is F8_E4M3"):
-        torch_files.read(path)
+        files.read(path)
     (tmp_path / "w.pth").write_bytes(pickle.dumps({"a": 1}))
     with pytest.raises(InputError, match=r"neither .safetensors nor a file of torch.save"):
-        torch_files.read(tmp_path / "w.pth")
+        files.read(tmp_path / "w.pth")
 
 
 # of efficientnet_lite_pytorch 0.1.0 under PyTorch 2.13, on images in (255 x - 127) / 128

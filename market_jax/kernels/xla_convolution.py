@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 from jax import lax
 
-from market_jax.models.windows import Padding, Pair, output_shape, padded_shape
+from market_jax.kernels.windows import Padding, Pair, output_shape, padded_shape
 from market_jax.typing import Array
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")

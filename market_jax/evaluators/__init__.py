@@ -1,0 +1,1 @@
+"""Evaluators by name: (predict, dataset) -> Result."""

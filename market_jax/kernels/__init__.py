@@ -1,0 +1,1 @@
+"""Convolutions and pooling, fast on a CPU too."""

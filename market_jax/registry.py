@@ -1,0 +1,255 @@
+"""A thing with arguments, written one way everywhere: `{"name": "resnet", "depth": 34}`.
+
+`bind` checks the name, the arguments' names and their kinds against the signature of what is
+named. On the command line of `evaluate.py` the same is written as words, "k_reciprocal k1=20",
+which `read_words` turns into it. A name `package.module:Attribute` stands for something that lies
+outside this package.
+"""
+
+import ast
+import collections.abc
+import difflib
+import functools
+import importlib
+import inspect
+import numbers
+import pkgutil
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from market_jax.errors import InputError
+
+Spec = Mapping[str, Any]
+
+
+def choose(name: Any, known: Mapping, what: str) -> Any:
+    """Returns `known[name]`.
+
+    Args:
+      name: the key.
+      known: the choices.
+      what: what is chosen, for the message.
+
+    Raises:
+      InputError: the name is unknown; the message has the nearest known name and all of them.
+    """
+    if name in known:
+        return known[name]
+    near = difflib.get_close_matches(str(name), map(str, known), n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    names = ", ".join(map(str, sorted(known)))
+    raise InputError(f"unknown {what} {name!r}; {hint}known: {names}")
+
+
+def names_of(*modules: types.ModuleType) -> dict[str, Callable]:
+    """Name -> function or class, of everything in the modules' `__all__`."""
+    return {name: getattr(module, name) for module in modules for name in module.__all__}
+
+
+def files_of(package: types.ModuleType) -> dict[str, str]:
+    """File name -> module name, of the files of a package."""
+    return {m.name: f"{package.__name__}.{m.name}" for m in pkgutil.iter_modules(package.__path__)}
+
+
+def find(name: str, known: Mapping, what: str) -> Any:
+    """What a name stands for: one of `known`, or `package.module:Attribute` outside.
+
+    Args:
+      name: the name.
+      known: name -> what it stands for.
+      what: what is looked for, for the message.
+
+    Raises:
+      InputError: the name is unknown, or the outside module or attribute does not exist.
+    """
+    if not isinstance(name, str) or ":" not in name:
+        return choose(name, known, what)
+    module_name, _, attribute = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, ValueError, AttributeError) as error:
+        raise InputError(f"{what} {name!r} cannot be imported ({error})") from None
+
+
+def find_file(package: types.ModuleType, name: str, what: str, attribute: str) -> Any:
+    """The attribute of the file `name` of a package, or `package.module:Attribute` outside.
+
+    Args:
+      package: whose files define the attribute.
+      name: of the file, or of something outside.
+      what: what is looked for, for the message.
+      attribute: that such a file defines: "Model", "fit", "run".
+
+    Raises:
+      InputError: as `find`.
+    """
+    if ":" in str(name):
+        return find(name, {}, what)
+    return getattr(importlib.import_module(choose(name, files_of(package), what)), attribute)
+
+
+def _hints(make: Callable) -> dict[str, Any]:
+    """Argument -> its annotation; without one, Any."""
+    target = make.func if isinstance(make, functools.partial) else make
+    source = target.__init__ if inspect.isclass(target) and "__init__" in vars(target) else target
+    try:
+        known = typing.get_type_hints(source)
+        if inspect.isclass(target):
+            known = typing.get_type_hints(target) | known
+    except NameError:
+        known = {}
+    parameters = inspect.signature(make).parameters
+    return {name: known.get(name, Any) for name in parameters}
+
+
+_PLAIN = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+
+
+def _describe(kind: Any) -> str:
+    """A kind in words."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if kind in _PLAIN:
+        return _PLAIN[kind]
+    if kind is type(None):
+        return "nothing"
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_describe(a) for a in arguments if a is not type(None))
+    if origin is tuple and Ellipsis not in arguments:
+        return f"{len(arguments)} values, each {_describe(arguments[0])}"
+    if origin in (tuple, list, collections.abc.Sequence):
+        return f"a list of values, each {_describe(arguments[0])}"
+    if origin in (dict, collections.abc.Mapping):
+        return f"names, each with {_describe(arguments[1])}"
+    return str(kind)
+
+
+def is_plain(kind: Any) -> bool:
+    """Whether values of the kind can be written in a config: numbers, texts, lists of them."""
+    if kind in _PLAIN or kind in (Any, type(None)):
+        return True
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    plain = (typing.Union, types.UnionType, tuple, list, dict)
+    if origin in plain or origin in (collections.abc.Sequence, collections.abc.Mapping):
+        return all(a is Ellipsis or is_plain(a) for a in arguments)
+    return False
+
+
+def convert(value: Any, kind: Any) -> Any:
+    """The value as the kind has it: JSON's lists become tuples, whole numbers become numbers.
+
+    Args:
+      value: plain data.
+      kind: an annotation.
+
+    Raises:
+      ValueError: the value is of another kind; the message says which kind is asked for.
+    """
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return value
+    if origin in (typing.Union, types.UnionType):
+        for argument in arguments:
+            try:
+                return convert(value, argument)
+            except ValueError:
+                continue
+    elif origin in (tuple, list, collections.abc.Sequence):
+        if isinstance(value, tuple | list):
+            if origin is not tuple or arguments[-1] is Ellipsis:
+                return tuple(convert(v, arguments[0]) for v in value)
+            if len(value) == len(arguments):
+                return tuple(map(convert, value, arguments))
+    elif origin in (dict, collections.abc.Mapping):
+        if isinstance(value, Mapping):
+            return {k: convert(v, arguments[1]) for k, v in value.items()}
+    elif kind is type(None):
+        if value is None:
+            return None
+    elif kind in (int, float):
+        wanted = numbers.Integral if kind is int else numbers.Real
+        if isinstance(value, wanted) and not isinstance(value, bool):
+            return kind(value)
+    elif isinstance(value, kind):
+        return value
+    raise ValueError(_describe(kind))
+
+
+def bind(spec: Spec, known: Mapping, what: str, **given: Any) -> functools.partial:
+    """What a spec names, with its arguments bound; call it to make the thing.
+
+    Args:
+      spec: "name", one of `known` or `package.module:Attribute`; and arguments by name.
+      known: name -> function or class.
+      what: what is named, for the message.
+      **given: arguments that no config writes; those that the signature does not have are left
+        out, and a spec cannot set them.
+
+    Raises:
+      InputError: the name or an argument is unknown, or a value is of another kind.
+    """
+    arguments = dict(spec)
+    if not arguments.get("name"):
+        raise InputError(f"a {what} has no name; known: {', '.join(sorted(known))}")
+    name = arguments.pop("name")
+    make = find(name, known, what)
+    hints = _hints(make)
+    settable = {
+        key: kind
+        for key, kind in hints.items()
+        if key not in given and key not in ("name", "parent") and is_plain(kind)
+    }
+    for key, value in arguments.items():
+        kind = choose(key, settable, f"argument of {what} {name!r}:")
+        try:
+            arguments[key] = convert(value, kind)
+        except ValueError as error:
+            raise InputError(f"{what} {name!r}: {key} is {value!r}; it must be {error}") from None
+    return functools.partial(make, **arguments, **{k: given[k] for k in given if k in hints})
+
+
+def read_value(text: str) -> Any:
+    """A value in words: a Python literal, true or false in any case, or else the text itself."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return text
+
+
+def read_words(text: str, known: Mapping, what: str) -> dict[str, Any]:
+    """A spec from words: "k_reciprocal k1=20" -> {"name": "k_reciprocal", "k1": 20}.
+
+    Args:
+      text: the name, then KEY=VALUE, between blanks. Where the signature asks for true or false,
+        `True`, `true` and `1` are one thing, and so are `False`, `false` and `0`.
+      known: name -> function or class, whose signature is looked at.
+      what: what is named, for the message.
+
+    Raises:
+      InputError: there is no name, a word has no "=", or a key comes twice.
+    """
+    if not text.split():
+        raise InputError(f"a {what} has no name; known: {', '.join(sorted(known))}")
+    name, *words = text.split()
+    hints = _hints(find(name, known, what))
+    spec = {"name": name}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or not key or not value:
+            raise InputError(f"{what} {text!r}: {word!r} is not KEY=VALUE")
+        if key in spec:
+            raise InputError(f"{what} {text!r}: {key!r} is given twice")
+        spec[key] = read_value(value)
+        if hints.get(key) is bool and spec[key] in (0, 1):
+            spec[key] = bool(spec[key])
+        if hints.get(key) is str and not isinstance(spec[key], str):
+            spec[key] = value
+    return spec
+
+
+def accepts(make: Callable, name: str) -> bool:
+    """Whether a function, class or partial has an argument of that name."""
+    return name in inspect.signature(make).parameters

@@ -1,0 +1,1 @@
+"""Published weights: reading files of tensors, and fitting them to a model."""
