@@ -1,79 +1,109 @@
-"""Evaluates a run: python evaluate.py --task=attributes [--workdir=DIR]."""
+"""Evaluates a run: python evaluate.py --task=attributes [--workdir=DIR].
+
+The flags of a task are the keyword arguments of its function; `--task=NAME --help` lists them.
+"""
 
 import inspect
+import itertools
+import re
 import sys
+import typing
+from collections.abc import Callable
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from configs import common
-from market_jax import devices, runs, tasks
+from market_jax import registry, tasks
 from market_jax.errors import InputError
-from market_jax.registry import find_module
 
 TASK = flags.DEFINE_string("task", None, "What to evaluate: a file in market_jax/tasks.")
-WORKDIR = flags.DEFINE_string("workdir", None, "Of the run; by default the newest that can.")
+WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the run; else the newest that can.")
 CHECKPOINT = flags.DEFINE_enum("checkpoint", "best", ["best", "latest"], "Which checkpoint.")
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Where the run's data set lies now, if moved.")
 CONFIG = config_flags.DEFINE_config_file("config", None, "Data for what needs no trained run.")
 
-# of the tasks; a task takes those that its `run` has arguments for
-flags.DEFINE_string("split", None, "What is judged: val, train or test.")
-flags.DEFINE_string("images", None, "Judge this folder of crops instead of a split.")
-flags.DEFINE_string("annotations", None, "The labels of --images, CSV or .mat.")
-flags.DEFINE_string("predict", None, "Write predictions: a folder, test or query; or release.")
-flags.DEFINE_string(
-    "features", None, "model, predictions, model+predictions, imagenet, pixels, ..."
-)
-flags.DEFINE_string("retrieval", None, "ranking, or through clusters: agglomerative, kmeans, ...")
-flags.DEFINE_multi_string("stage", None, 'A ranking stage: "k_reciprocal k1=20"; in order.')
-flags.DEFINE_enum("metric", None, ["cosine", "euclidean"], "Between features.")
-flags.DEFINE_bool("flip", None, "Average over an image and its mirror image.")
-flags.DEFINE_integer("neighbours", None, "Average attributes over so many nearest images.")
-flags.DEFINE_string("exclude", None, "A CSV with a column name: images that are left out.")
-flags.DEFINE_integer("top_k", None, "Length of the lists that --predict writes.")
-flags.DEFINE_bool("report", None, "Write a page with the metrics and ranked lists.")
-flags.DEFINE_string("score", None, "Of junk: error or normalized.")
-flags.DEFINE_float("threshold", None, "The score above which an image is flagged as junk.")
-flags.DEFINE_bool("made", None, "Judge the scores on junk made from people, too.")
-flags.DEFINE_bool("review", None, "Write the page on which a person decides what is junk.")
-_OF_TASKS = ("split", "images", "annotations", "predict", "features", "stage", "metric", "flip")
-_OF_TASKS += ("retrieval", "exclude", "top_k", "report", "score", "threshold", "made", "review")
-_OF_TASKS += ("neighbours",)
+_DEFINE = {
+    bool: flags.DEFINE_bool,
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    str: flags.DEFINE_string,
+    list[str]: flags.DEFINE_multi_string,
+}
 
 
-def arguments(task) -> dict:
-    """The flags that were given, for the task's `run`.
+def _kind(hint):
+    """The kind of a flag: `str | None` is a text."""
+    kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)]
+    return kinds[0] if type(None) in typing.get_args(hint) else hint
 
-    Raises:
-      InputError: the task has no use for one of them.
-    """
-    given = {name: flags.FLAGS[name].value for name in _OF_TASKS if flags.FLAGS[name].present}
-    for name in given:
-        if name not in inspect.signature(task.run).parameters:
-            raise InputError(f"--{name} is not for --task={TASK.value}")
-    return given
+
+def _helps(function: Callable) -> dict[str, str]:
+    """Argument -> what the function's docstring says of it."""
+    text = inspect.getdoc(function).partition("Args:")[2].partition("\n\n")[0]
+    found = re.findall(r"^ {2}(\w+): (.*(?:\n {4}.*)*)", text, flags=re.MULTILINE)
+    return {name: " ".join(words.split()) for name, words in found}
+
+
+def task_arguments(task: Callable) -> dict[str, type]:
+    """The keyword arguments of a task's function, which are its flags: name -> kind."""
+    hints = typing.get_type_hints(task)
+    parameters = inspect.signature(task).parameters.values()
+    names = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    return {name: _kind(hints[name]) for name in names}
+
+
+def define_flags(task: Callable) -> None:
+    """Defines the flags of a task."""
+    helps = _helps(task)
+    for name, kind in task_arguments(task).items():
+        _DEFINE[kind](name, None, helps.get(name, ""))
+
+
+def find_task(name: str) -> Callable:
+    """The function of a task: of a file in `market_jax/tasks`, or `package.module:function`."""
+    if name == "inputs":  # what the tasks share
+        registry.choose(name, dict.fromkeys(set(registry.files_of(tasks)) - {"inputs"}), "task")
+    return registry.find_file(tasks, name, "task", "run")
+
+
+def parse(argv: list[str]) -> list[str]:
+    """Parses as absl does, once the task's own flags are known."""
+    named = [word.partition("=")[2] for word in argv if re.match(r"--?task=", word)]
+    if not named:
+        pairs = itertools.pairwise(argv)
+        named = [value for word, value in pairs if word in ("--task", "-task")]
+    try:
+        if named:
+            define_flags(find_task(named[-1]))
+        return flags.FLAGS(argv)
+    except flags.UnrecognizedFlagError as error:
+        name = named[-1] if named else "NAME"
+        sys.exit(f"evaluate.py: {error}; --task={name} --help lists the flags of the task")
+    except (InputError, KeyError, AttributeError, TypeError, ValueError, flags.Error) as error:
+        message = str(error.args[0] if error.args else error)
+        sys.exit("evaluate.py: " + message.strip().splitlines()[-1].strip("'"))
 
 
 def main(_) -> None:
     """Reads the flags and evaluates."""
     logging.set_verbosity(logging.WARNING)
     try:
+        from market_jax import devices, runs  # once the command is known to be right
+
         devices.start()
-        task = find_module(tasks, TASK.value, "task")
-        given = arguments(task)
+        task = find_task(TASK.value)
+        given = {n: flags.FLAGS[n].value for n in task_arguments(task) if flags.FLAGS[n].present}
         if CONFIG.value:
             run = runs.without_model(CONFIG.value, WORKDIR.value)
         else:
-            run = runs.restore(
-                TASK.value, WORKDIR.value, CHECKPOINT.value, DATA_DIR.value, common.get_config()
-            )
+            workdir = WORKDIR.value or runs.find_run(TASK.value)
+            run = runs.restore(workdir, CHECKPOINT.value, DATA_DIR.value)
             print(f"run {run.workdir}, checkpoint of step {run.step} ({CHECKPOINT.value})\n")
-        print(task.run(run, **given))
+        print(task(run, **given))
     except (InputError, OSError) as error:
         sys.exit(f"evaluate.py: {error}")
 
 
 if __name__ == "__main__":
     flags.mark_flag_as_required("task")
-    app.run(main)
+    app.run(main, flags_parser=parse)

@@ -1,19 +1,19 @@
 """Trains an experiment: python train.py --config=configs/attributes_cnn.py [--workdir=DIR]."""
 
+import importlib.util
 import sys
 from logging import INFO
 from pathlib import Path
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
-from market_jax import devices, experiment
 from market_jax.errors import InputError
 
 CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "The experiment: a file in configs/, and :VARIANT."
+    "config", None, "The experiment: a file in configs/, and :ARGUMENTS."
 )
-WORKDIR = flags.DEFINE_string("workdir", None, "Of the run; by default runs/<config name>.")
+WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the run; else runs/<config name>.")
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -25,20 +25,31 @@ def parse(argv: list[str]) -> list[str]:
         if "Traceback" in message:  # of the config's own file
             message = message.strip().splitlines()[-1]
         sys.exit("train.py: " + message.replace("\\n", ": ").replace("\\'", "'").strip("'"))
-    if not config_file().is_file():
-        sys.exit(f"train.py: --config={config_file()}: there is no such file")
+    if not config_file()[0].is_file():
+        sys.exit(f"train.py: --config={config_file()[0]}: there is no such file")
     return rest
 
 
-def config_file() -> Path:
-    """The file that --config names, without the variant after a colon."""
-    return Path(config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0])
+def config_file() -> tuple[Path, list[str]]:
+    """The file that --config names, and its arguments after a colon."""
+    name, *arguments = config_flags.get_config_filename(flags.FLAGS["config"]).split(":", 1)
+    return Path(name), arguments
 
 
 def default_workdir() -> Path:
-    """runs/, and the names of the config and its variant."""
-    _, *variant = config_flags.get_config_filename(flags.FLAGS["config"]).split(":")
-    return Path("runs", "-".join([config_file().stem, *variant]))
+    """runs/, and the name of the config with its arguments."""
+    path, arguments = config_file()
+    name = "-".join([path.stem, *arguments])
+    return Path("runs", name.replace(",", "-").replace("/", "-"))
+
+
+def defaults() -> ConfigDict:
+    """The config as its file has it, without what the other flags change."""
+    path, arguments = config_file()
+    spec = importlib.util.spec_from_file_location("config_file", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(*arguments)
 
 
 def main(_) -> None:
@@ -48,9 +59,12 @@ def main(_) -> None:
     handler.setFormatter(None)  # the message alone
     handler.addFilter(lambda r: r.levelno > INFO or "market_jax" in Path(r.pathname).parts)
     try:
+        from market_jax import devices, recipes, registry  # once the flags are right
+
         devices.start()
         devices.keep_memory()
-        experiment.fit(CONFIG.value, Path(WORKDIR.value or default_workdir()))
+        fit = registry.find_file(recipes, CONFIG.value.recipe, "recipe", "fit")
+        fit(CONFIG.value, Path(WORKDIR.value or default_workdir()), defaults())
     except (InputError, OSError) as error:
         sys.exit(f"train.py: {error}")
     except KeyboardInterrupt:

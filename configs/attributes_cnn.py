@@ -1,4 +1,4 @@
-"""Source A's attribute network: one head and one cross-entropy for each of 12 attributes.
+"""The attribute network of Facchinetti & Bellumat: a head and a cross-entropy for each attribute.
 
 python train.py --config=configs/attributes_cnn.py
 python train.py --config=configs/attributes_cnn.py --config.data.name=unitn --config.data.dir=DIR
@@ -29,14 +29,14 @@ def get_config() -> ConfigDict:
     }
     config.losses = {
         name: {
-            "term": "cross_entropy",
+            "name": "cross_entropy",
             "weight": 1 / len(common.ATTRIBUTES),
-            "key": name,
+            "logits": name,
             "label_smoothing": 0.0,
         }
         for name in common.ATTRIBUTES
     }
-    config.losses.accuracy = {"term": "accuracy", "weight": 0.0, "keys": (*common.ATTRIBUTES,)}
+    config.metrics.accuracy = {"name": "accuracy", "logits": (*common.ATTRIBUTES,)}
     config.augmentation = {
         "flip": {"probability": 0.5},
         "crop": {"padding": 6},

@@ -1,4 +1,4 @@
-"""Source A's autoencoder with max-unpooling: its error on an image is a score of junk.
+"""The autoencoder of Facchinetti & Bellumat, with max-unpooling: its error is a score of junk.
 
 python train.py --config=configs/autoencoder.py --config.data.name=unitn --config.data.dir=DIR
 python train.py --config=configs/autoencoder.py --config.model.switches=False
@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
     config.batch_size = 32
     config.epochs = 30
     config.patience = 20
-    config.optimizer.schedule = "constant"
+    config.optimizer.schedule.name = "constant"
     config.optimizer.warmup_epochs = 0.0
     config.optimizer.weight_decay = 1e-5
     config.optimizer.plateau_factor = 0.8
@@ -27,7 +27,8 @@ def get_config() -> ConfigDict:
         "switches": True,  # the decoder is told where each maximum was
         "bottleneck": 0,  # dimensions; 0 has none
     }
-    config.losses = {"reconstruction": {"term": "squared_error", "weight": 1.0, "reduce": "mean"}}
+    config.losses = {"reconstruction": {"name": "squared_error", "weight": 1.0, "reduce": "mean"}}
+    config.evaluators.reconstructions = {"name": "reconstructions"}  # pictures
     # the target is the augmented image, as in source A; noise of variance 10 to 50 of 255
     config.augmentation = {
         "flip": {"probability": 0.6},

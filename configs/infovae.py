@@ -4,8 +4,8 @@ python train.py --config=configs/infovae.py --config.data.name=unitn --config.da
 python train.py --config=configs/infovae.py --config.losses.attributes.weight=0.
 
 With the alpha and lambda of Zhao, Song and Ermon (2019) the weight of the KL term is 1 - alpha and
-that of the discrepancy (mmd) is alpha + lambda - 1. Beside them source A's other idea: the latent
-tells the attributes too; weight 0 leaves their labels out.
+that of the discrepancy (mmd) is alpha + lambda - 1. Beside them the other idea of Facchinetti
+& Bellumat: the latent tells the attributes too; weight 0 leaves their labels out.
 """
 
 from ml_collections import ConfigDict
@@ -18,8 +18,9 @@ def get_config() -> ConfigDict:
     config = vae.get_config()
     config.model.classes = common.ATTRIBUTES
     config.losses.kl.weight = 0.1
-    config.losses.mmd.weight = 1000.0
+    config.losses.mmd = {"name": "mmd", "weight": 1000.0}
+    del config.metrics.mmd
     names = (*common.ATTRIBUTES,)
-    config.losses.attributes = {"term": "cross_entropies", "weight": 100.0, "keys": names}
-    config.losses.accuracy = {"term": "accuracy", "weight": 0.0, "keys": names}
+    config.losses.attributes = {"name": "cross_entropies", "weight": 100.0, "logits": names}
+    config.metrics.accuracy = {"name": "accuracy", "logits": names}
     return config

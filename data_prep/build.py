@@ -8,9 +8,11 @@ import shutil
 from pathlib import Path
 
 import tensorflow_datasets as tfds
+from absl import logging
 from tqdm import tqdm
 
 from data_prep.builders import Market1501, PersonCrops, Records, Source, Synthetic, Unitn
+from data_prep.synthetic import draw
 from market_jax.data.columns import find_dataset
 from market_jax.data.folders import Report
 from market_jax.errors import InputError
@@ -111,3 +113,30 @@ def prepare_once(dataset: str, source_dir: Path, cache_dir: Path) -> Path:
     output_dir = Path(cache_dir) / f"{dataset}-{fingerprint(Path(source_dir))}"
     found = find_dataset(output_dir)
     return found or prepare(dataset, source_dir, output_dir)[0]
+
+
+def find_or_prepare(name: str, directory: str, cache_dir: Path = Path("data")) -> Path:
+    """The prepared form of a data set; a raw folder is prepared once.
+
+    Args:
+      name: "unitn", "market1501" or "synthetic".
+      directory: a prepared data set, or the raw folder; "" draws the synthetic one.
+      cache_dir: where raw folders are prepared.
+
+    Raises:
+      InputError: the name is unknown, or the folder is missing or holds another data set.
+    """
+    choose(name, BUILDERS, "data set (data.name)")
+    if not directory and name != "synthetic":
+        raise InputError(f"data.dir is empty; it must name the folder of {name}")
+    source = Path(directory or cache_dir / "synthetic-raw")
+    if not directory and not source.exists():
+        draw(source, progress=progress_bar)
+    if not source.is_dir():
+        raise InputError(f"data.dir is {directory}: there is no such folder")
+    if found := find_dataset(source):
+        if found.parent.name != name:
+            raise InputError(f"data.name is {name}, but {found} is {found.parent.name}")
+        return found
+    logging.info("data: %s is a raw folder; its prepared form is under %s/", source, cache_dir)
+    return prepare_once(name, source, cache_dir)

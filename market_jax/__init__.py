@@ -1,1 +1,21 @@
 """Pedestrian attributes and person re-identification on Market-1501, in JAX."""
+
+__all__ = ["load"]
+
+
+def load(run: str, *, checkpoint: str = "best"):
+    """Loads a trained run; see `market_jax.api.Model` for what it can do.
+
+    Args:
+      run: the folder of a run: "runs/source_b-identity".
+      checkpoint: "best" or "latest".
+
+    Returns:
+      A `market_jax.api.Model`.
+
+    Raises:
+      InputError: there is no such run or checkpoint.
+    """
+    from market_jax import api  # JAX and all else is imported when it is needed
+
+    return api.load(run, checkpoint=checkpoint)

@@ -1,71 +1,272 @@
-"""A trained model over a split: every output of every image; and features kept in a file."""
+"""A model over images: every output that is asked for, in one pass; and outputs kept in files.
 
+`Predictor` is what evaluators are handed. Called twice for the same outputs of the same images it
+computes them once.
+"""
+
+import hashlib
 import json
 import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from market_jax import devices
-from market_jax.data import pipeline, samplers
+from market_jax.data import pipeline, samplers, transforms
+from market_jax.errors import InputError
+from market_jax.registry import choose
 from market_jax.typing import Array, Columns, Outputs, PyTree
 
 
-def extract(
-    apply: Callable,
-    variables: PyTree,
-    columns: Columns,
-    *,
-    prepare: Callable[[Array], Array],
-    mesh: Mesh,
-    batch_size: int,
-    keep: Callable[[Outputs], Outputs] = lambda outputs: outputs,
-) -> dict[str, np.ndarray]:
-    """Runs the model, in evaluation mode, over all images.
+def _mirror(value: Array) -> Array:
+    """Images and maps [N, H, W, ...] with left and right exchanged; vectors as they are."""
+    return value[:, :, ::-1] if value.ndim > 2 else value
+
+
+def make_forward(
+    apply: Callable, names: Sequence[str], *, flip: bool, derive: Callable[[Outputs], Outputs]
+) -> Callable[[PyTree, Array], Outputs]:
+    """The jitted (variables, uint8 images [N, H, W, 3]) -> the named outputs.
 
     Args:
       apply: `model.apply`.
-      variables: of the model.
-      columns: with M images.
-      prepare: uint8 [N, H, W, C] -> what the model takes.
-      mesh: the devices.
-      batch_size: a multiple of the number of devices.
-      keep: the model's outputs -> what is kept of them, or made of them.
+      names: of the outputs.
+      flip: the mean with the outputs for the mirrored images; maps are mirrored back.
+      derive: outputs -> outputs, what is made of them before they leave the device.
 
-    Returns:
-      Output name -> [M, ...], in the order of the columns.
+    Raises:
+      InputError: (when called) the model has no such output.
     """
 
+    def outputs_of(variables, images):
+        outputs = derive(apply(variables, images))
+        return {name: choose(name, outputs, "output of the model") for name in names}
+
     @jax.jit
-    def predict(variables, images):
-        return keep(apply(variables, prepare(images)))
+    def forward(variables, images):
+        images = transforms.to_float(images)
+        outputs = outputs_of(variables, images)
+        if not flip:
+            return outputs
+        mirrored = outputs_of(variables, _mirror(images))
+        return {name: (value + _mirror(mirrored[name])) / 2 for name, value in outputs.items()}
 
-    size = len(columns["name"])
-    order = samplers.sequential(size, batch_size)
-    images = {"image": columns["image"]}
+    return forward
+
+
+def _own_part(size: int) -> tuple[slice, int]:
+    """The rows that this process computes, and how many each does at the most."""
+    index, count = devices.share()
+    most = -(-size // count)
+    return slice(min(index * most, size), min((index + 1) * most, size)), most
+
+
+def _gather(parts: dict[str, np.ndarray], most: int, size: int) -> dict[str, np.ndarray]:
+    """The rows of all processes, in their order, in each of them."""
+    from jax.experimental import multihost_utils
+
+    def gather(value):
+        padded = np.zeros((most, *value.shape[1:]), value.dtype)
+        padded[: len(value)] = value
+        gathered = multihost_utils.process_allgather(padded)
+        return np.asarray(gathered).reshape(-1, *value.shape[1:])[:size]
+
+    return {name: gather(value) for name, value in parts.items()}
+
+
+def _local(variables: PyTree) -> PyTree:
+    """Replicated arrays as this process has them."""
+    return jax.tree.map(
+        lambda x: x.addressable_data(0) if isinstance(x, jax.Array) else x, variables
+    )
+
+
+def run(
+    forward: Callable[[PyTree, Array], Outputs],
+    variables: PyTree,
+    images,
+    *,
+    batch_size: int,
+) -> dict[str, np.ndarray]:
+    """Runs a function over all images; where there are several processes, each does its share.
+
+    Args:
+      forward: (variables, uint8 [N, H, W, 3]) -> outputs, jitted.
+      variables: of the model, the same in every process.
+      images: [M, H, W, 3] uint8, indexed by arrays of positions.
+      batch_size: images at a time.
+
+    Returns:
+      Output name -> [M, ...], in the order of the images.
+    """
+    size, several = len(images), devices.share()[1] > 1
+    own, most = _own_part(size)
+    mesh = devices.make_mesh(jax.local_devices())
+    if several:
+        variables = devices.replicate(mesh, _local(variables))
+    batch_size = -(-batch_size // mesh.size) * mesh.size
+    order = samplers.sequential(max(own.stop - own.start, 1), batch_size)
+    rows = {"image": _Window(images, own.start)}
     parts: list[dict[str, np.ndarray]] = []
-    for batch in pipeline.batches(images, order, last=order.steps):
-        placed = devices.place_batch(mesh, batch)
-        parts.append(jax.device_get(predict(variables, placed["image"])))
-    return {key: np.concatenate([part[key] for part in parts])[:size] for key in parts[0]}
+    for batch in pipeline.batches(rows, order, last=order.steps):
+        placed = devices.place_batch(mesh, {"image": batch["image"]})
+        parts.append(jax.device_get(forward(variables, placed["image"])))
+    count = own.stop - own.start
+    found = {key: np.concatenate([part[key] for part in parts])[:count] for key in parts[0]}
+    return _gather(found, most, size) if several else found
 
 
-def cached(path: Path, key: dict, make: Callable[[], Columns]) -> Columns:
+class _Window:
+    """Images from a position on."""
+
+    def __init__(self, images, start: int):
+        self._images, self._start = images, start
+
+    def __len__(self) -> int:
+        return len(self._images) - self._start
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        return self._images[np.minimum(rows + self._start, len(self._images) - 1)]
+
+
+def _identity(outputs: Outputs) -> Outputs:
+    return outputs
+
+
+class Predictor:
+    """A model with its variables: (columns, output names) -> outputs of every image.
+
+    Args:
+      apply: `model.apply`, its convolutions chosen.
+      variables: of the model.
+      model: the Flax module; None for descriptors.
+      batch_size: images at a time.
+      cache: the folder where outputs are kept as files; None keeps the last ones in memory alone.
+      key: JSON, what the outputs follow from beside the images: the checkpoint.
+    """
+
+    def __init__(
+        self,
+        apply: Callable,
+        variables: PyTree,
+        *,
+        model=None,
+        batch_size: int = 64,
+        cache: Path | None = None,
+        key=None,
+    ):
+        self.apply, self.variables, self.model = apply, variables, model
+        self._batch_size, self._cache, self._key = batch_size, cache, key
+        self._memory: dict[str, dict[str, np.ndarray]] = {}
+        self._forwards: dict[tuple, Callable] = {}
+
+    def with_variables(self, variables: PyTree) -> "Predictor":
+        """The same model, compiled once, with other variables; nothing is remembered."""
+        other = Predictor(self.apply, variables, model=self.model, batch_size=self._batch_size)
+        other._forwards = self._forwards
+        return other
+
+    def __call__(
+        self,
+        columns: Columns,
+        names: Sequence[str],
+        *,
+        flip: bool = False,
+        derive: Callable[[Outputs], Outputs] = _identity,
+        keep: bool = False,
+    ) -> dict[str, np.ndarray]:
+        """Outputs of every image.
+
+        Args:
+          columns: "image" and "name" of M images.
+          names: of the outputs.
+          flip: the mean with the mirrored images' outputs; maps are mirrored back.
+          derive: outputs -> outputs, traced; the names are those of what it returns.
+          keep: remembers them, in the cache too where there is one; for small outputs.
+
+        Returns:
+          Name -> [M, ...].
+
+        Raises:
+          InputError: the model has no such output.
+        """
+        names = tuple(dict.fromkeys(names))
+        what = (names, flip, derive)
+
+        def compute():
+            if what not in self._forwards:
+                self._forwards[what] = make_forward(self.apply, names, flip=flip, derive=derive)
+            forward, images = self._forwards[what], columns["image"]
+            return run(forward, self.variables, images, batch_size=self._batch_size)
+
+        key = self._describe(columns, what) if keep else None
+        if key is None:
+            return compute()
+        if key not in self._memory:
+            path = self._path(key)
+            self._memory[key] = cached(path, key, compute) if path else compute()
+        return self._memory[key]
+
+    def output_names(self, columns: Columns) -> tuple[str, ...]:
+        """The names of the model's outputs for images such as these columns have."""
+        shape = columns["image"][np.arange(1)].shape
+        image = jax.ShapeDtypeStruct(shape, np.float32)
+        return tuple(jax.eval_shape(self.apply, self.variables, image))
+
+    def _describe(self, columns: Columns, what: tuple) -> str | None:
+        """What the outputs follow from, as text; None where the pictures have no fingerprint."""
+        fingerprint = getattr(columns["image"], "fingerprint", None)
+        if fingerprint is None:
+            return None
+        listed = hashlib.sha256("\n".join(columns["name"].tolist()).encode()).hexdigest()[:16]
+        names, flip, derive = what
+        parts = [self._key, fingerprint, listed, names, flip, derive.__qualname__]
+        return json.dumps(parts, sort_keys=True)
+
+    def _path(self, key: str) -> Path | None:
+        """The cache's file; the same name for another checkpoint, whose outputs replace it."""
+        if self._cache is None or devices.share()[1] > 1:
+            return None  # several processes would not agree on whether it is there
+        digest = hashlib.sha256(json.dumps(json.loads(key)[1:]).encode()).hexdigest()[:8]
+        return self._cache / f"outputs-{digest}.npz"
+
+
+class Descriptor:
+    """A function of pictures in a model's place: its one output has the name that is asked for.
+
+    Args:
+      function: uint8 [n, H, W, 3] -> [n, D].
+    """
+
+    def __init__(self, function: Callable[[np.ndarray], np.ndarray]):
+        self._function = function
+
+    def __call__(
+        self, columns: Columns, names: Sequence[str], *, flip: bool = False, keep: bool = False
+    ) -> dict[str, np.ndarray]:
+        """As `Predictor`; nothing is kept."""
+        images, size, parts = columns["image"], len(columns["name"]), []
+        for rows in np.array_split(np.arange(size), -(-size // 1024)):
+            chunk = images[rows]
+            value = self._function(chunk)
+            parts.append((value + self._function(_mirror(chunk))) / 2 if flip else value)
+        return {names[0]: np.concatenate(parts)}
+
+
+def cached(path: Path, key: str, make: Callable[[], Columns]) -> Columns:
     """The columns in a file, if it was written for the same key; else made anew, and written.
 
     Args:
-      path: of the .npz, which appears whole, by a rename.
-      key: what the columns follow from: the checkpoint, the data, the settings; JSON.
+      path: the .npz file, which appears whole, by a rename.
+      key: what the columns follow from: the checkpoint, the data, the settings.
       make: () -> columns.
     """
-    path, text = Path(path), json.dumps(key, sort_keys=True)
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            if str(stored["key"]) == text:
+            if str(stored["key"]) == key:
                 return {name: stored[name] for name in stored.files if name != "key"}
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
         pass  # missing, or broken: it can be made again
@@ -73,8 +274,37 @@ def cached(path: Path, key: dict, make: Callable[[], Columns]) -> Columns:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.npz")
     try:
-        np.savez(temporary, key=text, **columns)
+        np.savez(temporary, key=key, **columns)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     return columns
+
+
+def features(
+    predict: Callable,
+    columns: Columns,
+    names: Sequence[str] = ("embedding",),
+    *,
+    flip: bool = False,
+) -> Columns:
+    """Columns with "feature" float32 [M, D], the named outputs side by side, and no image.
+
+    Args:
+      predict: a `Predictor`.
+      columns: of M images.
+      names: of outputs [M, D] each.
+      flip: the mean with the mirrored images' outputs.
+
+    Raises:
+      InputError: the model has no such output, a value is not finite, or an output is no vector.
+    """
+    outputs = predict(columns, names, flip=flip, keep=True)
+    for name in names:
+        if outputs[name].ndim != 2:
+            raise InputError(f"output {name!r} is {outputs[name].shape}; features are [images, D]")
+    feature = np.concatenate([outputs[name] for name in names], axis=1).astype(np.float32)
+    bad = np.flatnonzero(~np.isfinite(feature).all(axis=1))
+    if len(bad):
+        raise InputError(f"the features of {columns['name'][bad[0]]} are not finite")
+    return {k: v for k, v in columns.items() if k != "image"} | {"feature": feature}

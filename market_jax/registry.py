@@ -22,6 +22,7 @@ from typing import Any
 from market_jax.errors import InputError
 
 Spec = Mapping[str, Any]
+LATER = object()  # for `bind`: an argument that is given when what was bound is called
 
 
 def choose(name: Any, known: Mapping, what: str) -> Any:
@@ -183,8 +184,8 @@ def bind(spec: Spec, known: Mapping, what: str, **given: Any) -> functools.parti
       spec: "name", one of `known` or `package.module:Attribute`; and arguments by name.
       known: name -> function or class.
       what: what is named, for the message.
-      **given: arguments that no config writes; those that the signature does not have are left
-        out, and a spec cannot set them.
+      **given: arguments that no config writes, or `LATER`; those that the signature does not have
+        are left out, and a spec cannot set them.
 
     Raises:
       InputError: the name or an argument is unknown, or a value is of another kind.
@@ -206,7 +207,8 @@ def bind(spec: Spec, known: Mapping, what: str, **given: Any) -> functools.parti
             arguments[key] = convert(value, kind)
         except ValueError as error:
             raise InputError(f"{what} {name!r}: {key} is {value!r}; it must be {error}") from None
-    return functools.partial(make, **arguments, **{k: given[k] for k in given if k in hints})
+    fitting = {k: v for k, v in given.items() if k in hints and v is not LATER}
+    return functools.partial(make, **arguments, **fitting)
 
 
 def read_value(text: str) -> Any:

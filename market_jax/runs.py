@@ -1,54 +1,74 @@
-"""Trained runs: finding one, restoring it, running its model over images."""
+"""Trained runs: finding one, and restoring its parameters."""
 
 import contextlib
-import functools
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
-from market_jax import devices, experiment, networks, settings
-from market_jax import inference as features
-from market_jax.data import descriptors, samplers, transforms
+from market_jax import build, devices, settings
+from market_jax.data import descriptors
+from market_jax.data.datasets import Dataset
+from market_jax.data.schema import Schema
 from market_jax.errors import InputError
+from market_jax.inference import Descriptor, Predictor
 from market_jax.registry import choose
 from market_jax.training import checkpoints
-from market_jax.typing import Columns, Outputs, PyTree
+from market_jax.training.state import init_variables
 
-# --features -> the model's output
-_OUTPUTS = {"model": "embedding", "imagenet": "embedding", "predictions": "predictions"}
+_MODEL = {"model": ("embedding",), "predictions": ("predictions",)}  # --features -> outputs
 
 
 class Run(NamedTuple):
-    """A trained run.
+    """A trained run, or what stands in for one where nothing is trained.
 
     Attributes:
-      workdir: where it lies.
+      workdir: the folder where it lies.
       step: of the checkpoint.
       config: as it was trained.
-      model: the Flax module.
-      variables: of the model.
-      extra: what was saved beside: "progress", "config", "label_counts".
+      predict: the model with its variables; None without a model.
+      extra: what was saved beside: "progress", "config", "labels", "label_counts".
     """
 
     workdir: Path
     step: int
     config: ConfigDict
-    model: Any
-    variables: PyTree
+    predict: Predictor | None
     extra: dict
+
+    @property
+    def schema(self) -> Schema:
+        """The labels of the data that it was trained on."""
+        labels = {name: tuple(classes) for name, classes in self.extra["labels"].items()}
+        return Schema(self.config.data.name, labels)
+
+    def dataset(self) -> Dataset:
+        """The data set that it was trained on."""
+        return build.dataset(self.config)
+
+    @property
+    def evaluation(self) -> Path:
+        """The folder where evaluations are written."""
+        return self.workdir / "evaluation"
 
 
 def find_run(task: str, root: Path = Path("runs")) -> Path:
-    """The newest run under `root` that has a checkpoint and can do the task."""
+    """The newest run in a folder that has a checkpoint and can do a task.
+
+    Args:
+      task: that the run's config names.
+      root: the folder that holds the runs' folders.
+
+    Raises:
+      InputError: there is none.
+    """
     able = []
     for path in root.glob(f"*/{settings.FILE}"):
         steps = list((path.parent / "checkpoints").glob("[0-9]*"))
-        if steps and task in json.loads(path.read_text()).get("tasks", ()):
+        saved = json.loads(path.read_text())
+        if steps and task in saved.get("config", {}).get("tasks", ()):
             able.append((max(step.stat().st_mtime for step in steps), path.parent))
     if not able:
         raise InputError(f"{root}/ holds no run that can do {task!r}; train one, or name --workdir")
@@ -57,124 +77,75 @@ def find_run(task: str, root: Path = Path("runs")) -> Path:
 
 def without_model(config: ConfigDict, workdir: str | None) -> Run:
     """What stands in for a run where nothing is trained: data and settings alone."""
-    return Run(Path(workdir or "runs/baseline"), 0, config, None, None, {})
+    return Run(Path(workdir or "runs/baseline"), 0, config, None, {})
 
 
 def restore(
-    task: str,
-    workdir: str | None,
-    which: str,
-    data_dir: str | None,
-    defaults: ConfigDict | None = None,
+    workdir: str | Path,
+    which: str = "best",
+    data_dir: str | None = None,
+    *,
+    cache: bool = True,
 ) -> Run:
-    """Reads a checkpoint and the config saved in it.
+    """Reads the parameters of a checkpoint and the config saved in it.
 
     Args:
-      task: that the run must be able to do, where it is looked for.
-      workdir: of the run; None takes the newest able one under runs/.
+      workdir: the folder of the run.
       which: "best" or "latest".
       data_dir: replaces the config's `data.dir`.
-      defaults: for settings that an older version did not save.
+      cache: keep features in the run's folder.
 
     Raises:
-      InputError: there is no such run or checkpoint.
+      InputError: there is no such run or checkpoint, or an older version has written it.
     """
-    directory = Path(workdir) if workdir else find_run(task)
+    directory = Path(workdir)
     if not (directory / "checkpoints").is_dir():
         raise InputError(f"{directory}: holds no checkpoint")
     with contextlib.closing(checkpoints.open_manager(directory / "checkpoints")) as manager:
-        found = checkpoints.find(manager, which)
-        if found is None:
+        step = checkpoints.find(manager, which)
+        if step is None:
             raise InputError(f"{directory}: holds no checkpoint yet")
-        extra = checkpoints.read_extra(manager, found)
-        config = settings.from_json(extra["config"], defaults)
+        extra = checkpoints.read_extra(manager, step)
+        settings.check_format(extra, directory)
+        config = settings.from_json(extra["config"])
         if data_dir:
             config.data.dir = data_dir
-        model = experiment.make_model(config)
-        tx = experiment.make_optimizer(config, experiment.Plan(samplers.Sampler(1, None), 1, 1))
-        template = jax.eval_shape(functools.partial(experiment.fresh_state, config, model, tx))
-        mesh = devices.make_mesh()
-        state = checkpoints.read_state(manager, found, devices.replicated(mesh, template))
-    return Run(directory, found, config, model, state.variables, extra)
-
-
-def only(*names: str) -> Callable[[Outputs], Outputs]:
-    """What keeps the named outputs."""
-    return lambda outputs: {name: outputs[name] for name in names}
-
-
-def extract(
-    run: Run,
-    rows: Columns,
-    keep: Callable[[Outputs], Outputs] = lambda outputs: outputs,
-    *,
-    mirrored: bool = False,
-) -> dict[str, np.ndarray]:
-    """Outputs of the run's model for every image: name -> [M, ...].
-
-    Args:
-      run: with a model.
-      rows: the images.
-      keep: the model's outputs -> what is kept of them, or made of them.
-      mirrored: of the images, left and right exchanged.
-
-    Raises:
-      InputError: the model has no such output.
-    """
-    mesh = devices.make_mesh()
-
-    def prepare(images):
-        images = transforms.to_float(images)
-        return images[:, :, ::-1] if mirrored else images
-
-    try:
-        return features.extract(
-            experiment.make_apply(run.config, run.model),
-            run.variables,
-            rows,
-            prepare=prepare,
-            mesh=mesh,
-            batch_size=-(-run.config.batch_size // mesh.size) * mesh.size,  # of fewer devices?
-            keep=keep,
+        model = build.model(config.model, config.dtype)
+        template = jax.eval_shape(
+            lambda: init_variables(model, config.data.image_size, seed=config.seed)
         )
-    except KeyError as error:
-        raise InputError(f"{run.workdir}: the model has no output {error}") from None
+        template = devices.replicated(devices.make_mesh(), template)
+        variables = checkpoints.read_variables(manager, step, template)
+    predict = Predictor(
+        build.apply(config, model),
+        variables,
+        model=model,
+        batch_size=config.batch_size,
+        cache=directory / "evaluation" if cache else None,
+        key=[step, extra["progress"], extra["config"]],
+    )
+    return Run(directory, step, config, predict, extra)
 
 
-def embed(run: Run, source: str, rows: Columns, *, flip: bool) -> np.ndarray:
-    """Features of every image: float32 [M, D].
+def feature_source(run: Run, source: str) -> tuple[Any, tuple[str, ...]]:
+    """What computes features, and the names of its outputs.
 
     Args:
-      run: whose model is used; for a descriptor it needs none.
-      source: "model", its output "embedding"; "predictions", its output of that name; both side by
-        side, "model+predictions"; "imagenet", EfficientNet-Lite0's embedding with published
+      run: whose model is used; for descriptors it needs none.
+      source: "model", its output "embedding"; "predictions", its output of that name; both side
+        by side, "model+predictions"; "imagenet", EfficientNet-Lite0's embedding with published
         weights; or a descriptor of `market_jax.data.descriptors`.
-      rows: the images.
-      flip: the mean with the mirrored image's.
 
     Raises:
-      InputError: the source is unknown, or the run has no such model.
+      InputError: the source is unknown, or there is no model.
     """
-    names = [_OUTPUTS.get(part) for part in source.split("+")]
-    if all(names) and (source == "imagenet" or "imagenet" not in source):
-        if source == "imagenet":
-            model, variables = networks.make_pretrained()
-            run = run._replace(model=model, variables=variables)
-        if run.model is None:
+    parts = source.split("+")
+    if all(part in _MODEL for part in parts):
+        if run.predict is None:
             raise InputError("--features=model needs a trained run: --workdir, not --config")
-
-        def describe(mirrored):
-            found = extract(run, rows, only(*names), mirrored=mirrored)
-            return np.concatenate([found[name] for name in names], axis=1)
-
-    else:
-        known = {name: getattr(descriptors, name) for name in descriptors.__all__}
-        descriptor = choose(source, known | dict.fromkeys(_OUTPUTS), "features")
-
-        def describe(mirrored):
-            parts = np.array_split(np.arange(len(rows["image"])), -(-len(rows["image"]) // 1024))
-            images = (rows["image"][part] for part in parts)
-            return np.concatenate([descriptor(i[:, :, ::-1] if mirrored else i) for i in images])
-
-    values = describe(False)
-    return ((values + describe(True)) / 2 if flip else values).astype(np.float32)
+        return run.predict, tuple(name for part in parts for name in _MODEL[part])
+    if source == "imagenet":
+        return build.imagenet_predictor(run.evaluation), ("embedding",)
+    known = {name: getattr(descriptors, name) for name in descriptors.__all__}
+    describe = choose(source, known | dict.fromkeys((*_MODEL, "imagenet")), "features")
+    return Descriptor(describe), (source,)

@@ -8,9 +8,13 @@ from ml_collections import ConfigDict
 from market_jax.errors import InputError
 
 FILE = "config.json"
-# of a run that goes on: how long, how loud, and what computes the same to rounding
-MAY_CHANGE = ("epochs", "patience", "log_every", "convolution", "remat", "profile", "tasks")
-MAY_CHANGE_BELOW = "retrieval."  # it is about evaluation alone
+FORMAT = 2  # of what a run keeps: config, checkpoints; 1 was version 0.1.0's
+# of a run that goes on: how long, how loud, where the data lie, what computes the same to rounding
+MAY_CHANGE = (
+    *("epochs", "patience", "log_every", "convolution", "remat", "profile", "tasks"),
+    *("data.dir", "data.in_memory"),
+)
+MAY_CHANGE_BELOW = "evaluators."  # they look on
 
 
 def to_json(config: ConfigDict) -> dict:
@@ -18,22 +22,15 @@ def to_json(config: ConfigDict) -> dict:
     return json.loads(config.to_json())
 
 
-def from_json(value: dict, defaults: ConfigDict | None = None) -> ConfigDict:
-    """The inverse of `to_json`; JSON's lists become tuples again.
-
-    Args:
-      value: of a saved config.
-      defaults: for the settings that the version which saved it did not have yet.
-    """
+def from_json(value: dict) -> ConfigDict:
+    """The inverse of `to_json`; JSON's lists become tuples again."""
 
     def tuples(x):
         if isinstance(x, dict):
             return {k: tuples(v) for k, v in x.items()}
         return tuple(map(tuples, x)) if isinstance(x, list) else x
 
-    config = ConfigDict(defaults or {})
-    config.update(tuples(value))
-    return config
+    return ConfigDict(tuples(value))
 
 
 def flatten(value: dict, prefix: str = "") -> dict:
@@ -45,20 +42,39 @@ def flatten(value: dict, prefix: str = "") -> dict:
     return flat
 
 
-def check_same_run(workdir: Path, config: ConfigDict) -> None:
+def check_format(saved: dict, where: Path) -> None:
+    """Raises an `InputError` for what an older version has written."""
+    if saved.get("format") != FORMAT:
+        raise InputError(
+            f"{where}: this run was trained by an older version of market_jax, which wrote format "
+            f"{saved.get('format', 1)}; this one reads {FORMAT}. Train it again, or evaluate it "
+            "with the version that trained it."
+        )
+
+
+def check_same_run(workdir: Path, config: ConfigDict, defaults: ConfigDict | None = None) -> None:
     """Refuses to go on with a run whose settings were others.
+
+    Args:
+      workdir: the folder of the run.
+      config: of the training that is to go on.
+      defaults: the settings as the config's file has them: a setting that the saved run does not
+        have yet may stand at its default.
 
     Raises:
       InputError: names the settings that differ and their values.
     """
-    path = workdir / FILE
+    path = Path(workdir) / FILE
     if not path.exists():
         return
-    old, new = flatten(json.loads(path.read_text())), flatten(to_json(config))
+    saved = json.loads(path.read_text())
+    check_format(saved, path)
+    old, new = flatten(saved["config"]), flatten(to_json(config))
+    usual = flatten(to_json(defaults)) if defaults is not None else {}
     differing = [
         f"{key} {old.get(key)} -> {new.get(key)}"
         for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key)
+        if old.get(key, usual.get(key)) != new.get(key)
         and key not in MAY_CHANGE
         and not key.startswith(MAY_CHANGE_BELOW)
     ]

@@ -5,14 +5,12 @@ P identities, Q queries, G gallery.
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Union
+from typing import Any
 
+import jax
 import numpy as np
 
-if TYPE_CHECKING:
-    import jax
-
-Array = Union["jax.Array", np.ndarray]
+Array = jax.Array | np.ndarray
 Outputs = Mapping[str, Array]  # what a model returns: name -> [N, ...]
 Batch = Mapping[str, Array]  # columns of N images, "image" and "mask" among them
 Columns = dict[str, Any]  # columns of a split, each with M entries

@@ -12,7 +12,6 @@ from PIL import Image, UnidentifiedImageError
 from market_jax.data import filenames
 from market_jax.data.attributes import ATTRIBUTES, UNKNOWN
 from market_jax.errors import InputError
-from market_jax.typing import Columns
 
 METADATA = ("pid", "camid", "sequence", "frame")
 
@@ -161,22 +160,6 @@ def annotate(
         unknown = dict.fromkeys(ATTRIBUTES, UNKNOWN)
         annotated.append(record | {"attributes": dict(table[pid]) if pid > 0 else unknown})
     return annotated
-
-
-def to_columns(records: list[dict], image_size: tuple[int, int]) -> Columns:
-    """Records -> columns, the pictures decoded and resized to `image_size` (height, width)."""
-    height, width = image_size
-    images = np.empty((len(records), height, width, 3), np.uint8)
-    for i, record in enumerate(records):
-        image = decode_image(Path(record["path"]).read_bytes(), str(record["path"]))
-        images[i] = resize(image, image_size)
-    columns: Columns = {"image": images, "name": np.array([r["name"] for r in records])}
-    for key in METADATA:
-        columns[key] = np.array([r[key] for r in records], np.int32)
-    if records and "attributes" in records[0]:
-        for key in ATTRIBUTES:
-            columns[key] = np.array([r["attributes"][key] for r in records], np.int32)
-    return columns
 
 
 def resize(image: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:

@@ -12,12 +12,15 @@ import numpy as np
 from market_jax.data.samplers import PADDING, Sampler
 from market_jax.typing import Columns
 
-# read at import: TensorFlow does no arithmetic here, and need not tell how it would
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-import tensorflow as tf
 
-tf.config.set_visible_devices([], "GPU")
+def _tensorflow():
+    """TensorFlow, slow to import, told that it does no arithmetic here and takes no accelerator."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    import tensorflow as tf
+
+    tf.config.set_visible_devices([], "GPU")
+    return tf
 
 
 def batches(
@@ -40,6 +43,7 @@ def batches(
     Yields:
       The columns of N / n images, and "mask" bool [N / n], False where a row is padding.
     """
+    tf = _tensorflow()
     part, parts = share
     keys = [k for k, v in columns.items() if k == "image" or np.issubdtype(v.dtype, np.number)]
 

@@ -5,31 +5,69 @@ image, so that an image's augmentation depends on (key, position) alone. The ord
 `__all__` is the order in which they are applied.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 
+from market_jax.errors import InputError
 from market_jax.registry import choose
 from market_jax.typing import Array
 
 __all__ = ["flip", "crop", "rotate", "jitter", "noise", "erase"]
 
 
+def _check(name: str, **fractions: float) -> None:
+    """Raises an `InputError` unless every value lies between 0 and 1."""
+    for setting, value in fractions.items():
+        if not 0 <= value <= 1:
+            raise InputError(f"augmentation.{name}.{setting} is {value}; it must be 0 to 1")
+
+
+def _check_least(name: str, **values: float) -> None:
+    """Raises an `InputError` for a value below 0."""
+    for setting, value in values.items():
+        if not value >= 0:
+            raise InputError(f"augmentation.{name}.{setting} is {value}; it must be 0 or more")
+
+
 def flip(key: Array, image: Array, *, probability: float = 0.5) -> Array:
-    """Mirrors left and right."""
+    """Mirrors left and right.
+
+    Args:
+      key: of this image.
+      image: [H, W, C].
+      probability: of the mirror image, 0 to 1.
+    """
+    _check("flip", probability=probability)
     return jnp.where(jax.random.bernoulli(key, probability), image[:, ::-1], image)
 
 
 def crop(key: Array, image: Array, *, padding: int) -> Array:
-    """Pads every side by `padding` pixels of the border's colour and crops at random."""
+    """Pads every side with the border's colour and crops at random.
+
+    Args:
+      key: of this image.
+      image: [H, W, C].
+      padding: pixels on each side.
+    """
+    _check_least("crop", padding=padding)
     padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)), mode="edge")
     top, left = jax.random.randint(key, (2,), 0, 2 * padding + 1)
     return jax.lax.dynamic_slice(padded, (top, left, 0), image.shape)
 
 
 def rotate(key: Array, image: Array, *, degrees: float, probability: float = 1.0) -> Array:
-    """Rotates about the centre by an angle uniform in [-degrees, degrees], border repeated."""
+    """Rotates about the centre by an angle uniform in [-degrees, degrees], border repeated.
+
+    Args:
+      key: of this image.
+      image: [H, W, C].
+      degrees: the largest angle.
+      probability: of a rotation, 0 to 1.
+    """
+    _check("rotate", probability=probability)
+    _check_least("rotate", degrees=degrees)
     height, width, _ = image.shape
     key_angle, key_apply = jax.random.split(key)
     angle = jnp.deg2rad(jax.random.uniform(key_angle, minval=-degrees, maxval=degrees))
@@ -56,8 +94,16 @@ def jitter(
 ) -> Array:
     """Scales brightness, contrast and saturation by factors uniform in 1 -+ the given amount.
 
-    A factor is never below 0.
+    Args:
+      key: of this image.
+      image: [H, W, 3].
+      brightness: 0 changes nothing; a factor is never below 0.
+      contrast: the same.
+      saturation: the same.
+      probability: of a change, 0 to 1.
     """
+    _check("jitter", probability=probability)
+    _check_least("jitter", brightness=brightness, contrast=contrast, saturation=saturation)
     key_apply, *keys = jax.random.split(key, 4)
     amounts = (brightness, contrast, saturation)
     b, c, s = (
@@ -74,7 +120,16 @@ def jitter(
 
 
 def noise(key: Array, image: Array, *, std: float, probability: float = 1.0) -> Array:
-    """Adds Gaussian noise; `std` in units of the [0, 1] range."""
+    """Adds Gaussian noise.
+
+    Args:
+      key: of this image.
+      image: [H, W, C].
+      std: standard deviation, in units of the [0, 1] range.
+      probability: of the noise, 0 to 1.
+    """
+    _check("noise", probability=probability)
+    _check_least("noise", std=std)
     key_noise, key_apply = jax.random.split(key)
     noisy = jnp.clip(image + std * jax.random.normal(key_noise, image.shape), 0.0, 1.0)
     return jnp.where(jax.random.bernoulli(key_apply, probability), noisy, image)
@@ -90,17 +145,27 @@ def erase(
     fill: float = 0.45,
     times: int = 1,
 ) -> Array:
-    """Random erasing: fills a rectangle (Zhong et al., 2020).
+    """Random erasing: fills a rectangle (Zhong et al., 2020), cut to the image where it must.
 
     Args:
+      key: of this image.
+      image: [H, W, C].
       probability: of each rectangle.
       area: smallest and largest share of the image.
       aspect: height over width is log-uniform in [aspect, 1 / aspect].
       fill: the value of an erased pixel.
-      times: how many rectangles are drawn.
+      times: the number of rectangles.
 
-    A rectangle that does not fit is cut to the image.
+    Raises:
+      InputError: a setting is out of range.
     """
+    _check("erase", probability=probability, fill=fill)
+    if not 0 <= area[0] <= area[1] <= 1:
+        raise InputError(
+            f"augmentation.erase.area is {area}; it must be two shares, 0 to 1, rising"
+        )
+    if not 0 < aspect <= 1:
+        raise InputError(f"augmentation.erase.aspect is {aspect}; it must be above 0, 1 at most")
     for i in range(times):
         own = key if i == 0 else jax.random.fold_in(key, i)
         image = jnp.where(_rectangle(own, image.shape, probability, area, aspect), fill, image)
@@ -128,30 +193,34 @@ def to_float(images: Array) -> Array:
     return images.astype(jnp.float32) / 255.0
 
 
-def augment(key: Array, images: Array, settings: Mapping[str, Mapping]) -> Array:
-    """Applies the named transforms to every image of a batch.
+def augment(key: Array, images: Array, transforms: Mapping[str, Callable]) -> Array:
+    """Applies transforms to every image of a batch, in the order of `__all__`.
 
     Args:
-      key: key of this batch.
+      key: of this batch.
       images: [N, H, W, C] float32 in [0, 1].
-      settings: transform name -> its keyword arguments; a probability of 0 leaves it out.
+      transforms: name -> (key, image) -> image, the settings bound. One that is bound with
+        probability 0 is left out.
 
     Returns:
       [N, H, W, C] float32 in [0, 1].
 
     Raises:
-      InputError: for a name that is no transform.
+      InputError: a name is no transform, or a setting is out of range.
     """
-    known = {name: globals()[name] for name in __all__}
-    for name in settings:
-        choose(name, known, "transform")
-    used = [n for n in __all__ if n in settings and settings[n].get("probability", 1.0) > 0]
+    for name in transforms:
+        choose(name, dict.fromkeys(__all__), "transform")
+
+    def is_used(name):
+        return getattr(transforms[name], "keywords", {}).get("probability", 1.0) != 0
+
+    used = [name for name in __all__ if name in transforms and is_used(name)]
 
     def one(index, image):
         image_key = jax.random.fold_in(key, index)
         for name in used:
             transform_key = jax.random.fold_in(image_key, __all__.index(name))
-            image = known[name](transform_key, image, **settings[name])
+            image = transforms[name](transform_key, image)
         return image
 
     return jax.vmap(one)(jnp.arange(images.shape[0]), images)

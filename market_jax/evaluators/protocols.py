@@ -12,6 +12,7 @@ import numpy as np
 
 from market_jax.data.columns import select
 from market_jax.errors import InputError
+from market_jax.metrics.ranking import find_matches
 from market_jax.typing import Columns
 
 COURSE_SHARE = 0.2
@@ -77,8 +78,15 @@ def course(rows: Columns, seed: int = 0, *, with_self: bool = False) -> Protocol
     return Protocol(select(rows, chosen), gallery, by_camera=False)
 
 
+def _has_matches(protocol: Protocol) -> bool:
+    """Whether a query has a true match."""
+    return bool((find_matches(**protocol.labels).true >= 0).any())
+
+
 def make(rows: Columns, queries: Columns | None = None, seed: int = 0) -> dict[str, Protocol]:
     """Every protocol that the images allow: name -> protocol.
+
+    A protocol in which no query has a match is left out: with one camera, "market" has none.
 
     Args:
       rows: the images.
@@ -86,14 +94,16 @@ def make(rows: Columns, queries: Columns | None = None, seed: int = 0) -> dict[s
       seed: of the choice of queries.
 
     Raises:
-      InputError: no image shows a known person.
+      InputError: no image shows a known person, or no protocol has a match.
     """
-    found = {}
+    made = {}
     if queries is not None:
-        found["market"] = Protocol(queries, rows, by_camera=True)
+        made["market"] = Protocol(queries, rows, by_camera=True)
     elif rows["camid"][_persons(rows)].min() >= 0:
-        found["market"] = market(rows, seed)
-    return found | {
-        "course": course(rows, seed),
-        "course_with_self": course(rows, seed, with_self=True),
-    }
+        made["market"] = market(rows, seed)
+    made["course"] = course(rows, seed)
+    made["course_with_self"] = course(rows, seed, with_self=True)
+    possible = {name: protocol for name, protocol in made.items() if _has_matches(protocol)}
+    if not possible:
+        raise InputError("no query has a true match in the gallery: nothing can be judged")
+    return possible

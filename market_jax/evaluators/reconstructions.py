@@ -1,69 +1,75 @@
-"""What people look at while an autoencoder trains: reconstructions, draws, interpolations."""
+"""Pictures of an autoencoder at work: reconstructions, draws from the prior, interpolations."""
 
 import functools
-from collections.abc import Callable
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image
 
-from market_jax import losses
-from market_jax.data import columns, transforms
+from market_jax.data import columns as columns_
+from market_jax.data import transforms
+from market_jax.data.datasets import Dataset
+from market_jax.evaluators.result import Result
+from market_jax.inference import Predictor
+from market_jax.losses.reconstruction import kl_of_dimensions
 from market_jax.report import curves, pictures
-from market_jax.typing import Array, Columns, PyTree
+from market_jax.typing import Columns
 
 _SHOWN, _STEPS = 12, 9  # pictures in a row, steps of an interpolation
 _PAIRS = 4  # interpolations
 
 
-def make(apply: Callable, model, rows: Columns, seed: int = 0) -> Callable[[PyTree, Path], None]:
-    """Returns the function that draws into a folder.
+def _choose(columns: Columns, seed: int) -> jax.Array:
+    """Some images, the same every time: float32 [n, H, W, 3]."""
+    rng, size = np.random.default_rng(seed), len(columns["name"])
+    rows = np.sort(rng.choice(size, min(_SHOWN, size), replace=False))
+    chosen = columns_.select(columns, rows)["image"]
+    return transforms.to_float(jnp.asarray(chosen[np.arange(len(rows))]))
 
-    It writes `reconstructions.png`, images over what becomes of them; and for a model that has
-    `decode`, `samples.png` from the prior, `interpolations.png` between two images, and
+
+def _draw_latent(predict: Predictor, outputs: dict, size: tuple[int, int], seed: int) -> dict:
+    """Pictures of a model that has `decode`."""
+    shown = functools.partial(pictures.to_unit_range, target=outputs["target"])
+
+    @jax.jit
+    def decode(latent):
+        return predict.apply(predict.variables, latent, size, method="decode")
+
+    mean = outputs["mean"]
+    draws = np.random.default_rng(seed).normal(size=(2 * _SHOWN, mean.shape[1]))
+    samples = shown(decode(jnp.asarray(draws, jnp.float32)))
+    ways = []
+    for a, b in list(zip(mean[::2], mean[1::2], strict=False))[:_PAIRS]:
+        share = np.linspace(0, 1, _STEPS, dtype=np.float32)[:, None]
+        ways.append(shown(decode((1 - share) * a + share * b)))
+    kl = np.asarray(kl_of_dimensions(outputs)).mean(axis=0)
+    drawn = {
+        "samples.png": pictures.grid([samples[:_SHOWN], samples[_SHOWN:]]),
+        "latent.png": curves.draw_dimensions(kl),
+    }
+    return drawn | ({"interpolations.png": pictures.grid(ways)} if ways else {})
+
+
+def evaluate(predict: Predictor, dataset: Dataset, *, split: str = "val", seed: int = 0) -> Result:
+    """Draws what people look at while an autoencoder trains.
+
+    `reconstructions.png` shows images over what becomes of them; for a model that has `decode`
+    there are `samples.png` from the prior, `interpolations.png` between two images, and
     `latent.png`, the KL divergence of each dimension.
 
     Args:
-      apply: `model.apply`.
-      model: with the outputs "reconstruction" and "target".
-      rows: of whose images some are shown, the same every time.
+      predict: a model with the outputs "reconstruction" and "target".
+      dataset: of whose images some are shown, the same every time.
+      split: of the data set.
       seed: of the choice and of the draws.
     """
-    rng = np.random.default_rng(seed)
-    size = min(_SHOWN, len(rows["name"]))
-    chosen = columns.select(rows, np.sort(rng.choice(len(rows["name"]), size, replace=False)))
-    images = transforms.to_float(jnp.asarray(chosen["image"][np.arange(size)]))
-    image_size = images.shape[1:3]
-    run = jax.jit(apply)
-
-    @jax.jit
-    def decode(variables: PyTree, latent: Array) -> Array:
-        return apply(variables, latent, image_size, method="decode")
-
-    def draw(variables: PyTree, folder: Path) -> None:
-        outputs = jax.device_get(run(variables, images))
-        shown = functools.partial(pictures.to_unit_range, target=outputs["target"])
-        both = [shown(outputs[key]) for key in ("target", "reconstruction")]
-        _save(pictures.grid(both), folder / "reconstructions.png")
-        if not hasattr(model, "decode"):
-            return
-        mean = outputs["mean"]
-        draws = np.random.default_rng(seed).normal(size=(2 * _SHOWN, mean.shape[1]))
-        samples = shown(decode(variables, jnp.asarray(draws, jnp.float32)))
-        _save(pictures.grid([samples[:_SHOWN], samples[_SHOWN:]]), folder / "samples.png")
-        ways = []
-        for a, b in list(zip(mean[::2], mean[1::2], strict=False))[:_PAIRS]:
-            share = np.linspace(0, 1, _STEPS, dtype=np.float32)[:, None]
-            ways.append(shown(decode(variables, (1 - share) * a + share * b)))
-        if ways:
-            _save(pictures.grid(ways), folder / "interpolations.png")
-        kl = np.asarray(losses.kl_of_dimensions(outputs)).mean(axis=0)
-        curves.draw_dimensions(kl, folder / "latent.png")
-
-    return draw
-
-
-def _save(picture: np.ndarray, path: Path) -> None:
-    Image.fromarray(picture).save(path)
+    images = _choose(dataset.open(split), seed)
+    outputs = jax.device_get(jax.jit(predict.apply)(predict.variables, images))
+    both = [
+        pictures.to_unit_range(outputs[key], outputs["target"])
+        for key in ("target", "reconstruction")
+    ]
+    drawn = {"reconstructions.png": pictures.grid(both)}
+    if hasattr(predict.model, "decode"):
+        drawn |= _draw_latent(predict, outputs, images.shape[1:3], seed)
+    return Result(pictures=drawn)

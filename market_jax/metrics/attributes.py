@@ -5,12 +5,14 @@ is right or wrong, and the mean of binaries, where every class is a question of 
 is nearly always right. Published tables mix them; here both are given, for the majority too.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from market_jax.data.attributes import CLASSES, COLORS
 from market_jax.errors import InputError
+
+
+COLOR = "_color"  # how the names of labels end that are colours
 
 
 def binary_accuracy(labels: np.ndarray, predicted: np.ndarray, classes: int) -> float:
@@ -35,11 +37,30 @@ def macro_f1(labels: np.ndarray, predicted: np.ndarray) -> float:
     return float(np.mean(scores))
 
 
-def count_labels(columns: Mapping[str, np.ndarray]) -> dict[str, list[int]]:
-    """Attribute -> images of each class; unknown labels are not counted."""
+def count_labels(
+    columns: Mapping[str, np.ndarray], classes: Mapping[str, Sequence[str]]
+) -> dict[str, list[int]]:
+    """Label -> images of each class; unknown labels are not counted.
+
+    Args:
+      columns: label -> int [M], -1 where unknown.
+      classes: label -> class names.
+    """
     return {
-        name: np.bincount(columns[name][columns[name] >= 0], minlength=len(classes)).tolist()
-        for name, classes in CLASSES.items()
+        name: np.bincount(columns[name][columns[name] >= 0], minlength=len(names)).tolist()
+        for name, names in classes.items()
+    }
+
+
+def _means(rows: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Means over all labels, and over those that are no colours where there are both."""
+    plain = [name for name in rows if not name.endswith(COLOR)]
+    groups = [names for names in (plain, list(rows)) if names]
+    return {
+        f"{key}_{len(names)}{reading}": float(np.mean([rows[n][key + reading] for n in names]))
+        for names in groups
+        for key in ("accuracy", "majority")
+        for reading in ("", "_binary")
     }
 
 
@@ -47,27 +68,28 @@ def evaluate(
     labels: Mapping[str, np.ndarray],
     predicted: Mapping[str, np.ndarray],
     training_counts: Mapping[str, list[int]],
+    classes: Mapping[str, Sequence[str]],
 ) -> dict[str, dict]:
-    """Judges predictions of the 12 attributes.
+    """Judges predictions of labels.
 
     Args:
-      labels: attribute -> int [M]; images with a label below 0 are left out for it.
-      predicted: attribute -> int [M].
-      training_counts: attribute -> images of each class in the training split; the majority
+      labels: label -> int [M]; images with a label below 0 are left out for it.
+      predicted: label -> int [M].
+      training_counts: label -> images of each class in the training split; the majority
         baseline answers the most frequent one.
+      classes: label -> class names, of the labels that are judged.
 
     Returns:
       {"attributes": {name: {"accuracy", "balanced_accuracy", "f1", "majority",
-      "accuracy_binary", "majority_binary", "images"}}, "mean": {"accuracy_10",
-      "accuracy_12", "accuracy_10_binary", "accuracy_12_binary", "majority_10",
-      "majority_12", "majority_10_binary", "majority_12_binary"}}, fractions; the mean of 10
-      leaves the colours out.
+      "accuracy_binary", "majority_binary", "images"}}, "mean": {"accuracy_12",
+      "accuracy_12_binary", "majority_12", "majority_12_binary", and the same of the 10 labels
+      whose names do not end in "_color"}}, fractions; the numbers are those of the labels.
 
     Raises:
-      InputError: an attribute has no labelled image.
+      InputError: a label is known of no image.
     """
     rows = {}
-    for name, classes in CLASSES.items():
+    for name, names in classes.items():
         known = labels[name] >= 0
         if not known.any():
             raise InputError(f"no image has a label of the attribute {name!r}")
@@ -78,14 +100,8 @@ def evaluate(
             "balanced_accuracy": balanced_accuracy(truth, guess),
             "f1": macro_f1(truth, guess),
             "majority": float(np.mean(truth == majority)),
-            "accuracy_binary": binary_accuracy(truth, guess, len(classes)),
-            "majority_binary": binary_accuracy(truth, majority, len(classes)),
+            "accuracy_binary": binary_accuracy(truth, guess, len(names)),
+            "majority_binary": binary_accuracy(truth, majority, len(names)),
             "images": int(known.sum()),
         }
-    mean = {}
-    for count, names in ((10, [n for n in CLASSES if n not in COLORS]), (12, list(CLASSES))):
-        for key in ("accuracy", "majority"):
-            for reading in ("", "_binary"):
-                values = [rows[n][key + reading] for n in names]
-                mean[f"{key}_{count}{reading}"] = float(np.mean(values))
-    return {"attributes": rows, "mean": mean}
+    return {"attributes": rows, "mean": _means(rows)}

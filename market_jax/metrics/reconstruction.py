@@ -2,7 +2,6 @@
 
 import jax.numpy as jnp
 import numpy as np
-from sklearn import metrics
 
 from market_jax.errors import InputError
 from market_jax.typing import Array
@@ -60,6 +59,8 @@ def judge(values: np.ndarray, junk: np.ndarray) -> dict[str, float]:
     Raises:
       InputError: all images are of one kind.
     """
+    from sklearn import metrics  # slow to import
+
     if junk.all() or not junk.any():
         raise InputError(f"{junk.sum()} of {len(junk)} images are junk: nothing can be told apart")
     return {

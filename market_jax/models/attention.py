@@ -9,7 +9,7 @@ from market_jax.registry import choose
 from market_jax.typing import Array
 
 MASKS = {
-    # source B's own: one sum over all cells, which leaves each mask near 0
+    # the authors' own: one sum over all cells, which leaves each mask near 0
     "softmax_all": lambda x: jax.nn.softmax(x.reshape(len(x), -1)).reshape(x.shape),
     "softmax": lambda x: jax.nn.softmax(x, axis=(1, 2)),  # of each channel, over the places
     "sigmoid": jax.nn.sigmoid,
@@ -17,7 +17,7 @@ MASKS = {
 
 
 class ResidualAttention(nn.Module):
-    """Source B's: transposed convolutions, convolutions back, a mask (after Wang et al. 2017).
+    """Transposed convolutions, convolutions back, a mask (Cunegatti, Diprima & Farina).
 
     Attributes:
       mask: "softmax_all", "softmax" or "sigmoid".

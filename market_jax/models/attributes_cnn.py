@@ -1,6 +1,6 @@
-"""Source A's attribute network: two convolutional blocks and a head for each attribute.
+"""The attribute network of Facchinetti & Bellumat: two blocks and a head for each attribute.
 
-Facchinetti & Bellumat, project report on the course release of Market-1501. The report and
+From their project report on the course release of Market-1501. The report and
 the stored weights give kernel sizes and widths; padding, pooling windows and head widths are
 not recoverable and are chosen here.
 """
@@ -28,7 +28,7 @@ class Model(nn.Module):
       dropout: dropout rate in the heads.
 
     Returns (from `__call__`):
-      {attribute: [N, K] float32 logits, ..., "embedding": [N, D] pooled features}.
+      {attribute: [N, K] float32 logits, ..., "feature": [N, D] pooled, "embedding": the same}.
     """
 
     classes: Mapping[str, int]
@@ -60,4 +60,5 @@ class Model(nn.Module):
             )
             for name, k in self.classes.items()
         }
-        return outputs | {"embedding": x.astype(jnp.float32)}
+        feature = x.astype(jnp.float32)
+        return outputs | {"feature": feature, "embedding": feature}

@@ -1,7 +1,7 @@
-"""Any backbone with any heads; source B's networks among them.
+"""Any backbone with any heads; the networks of Cunegatti, Diprima & Farina among them.
 
 Attributes with two classes share a head that gives one logit each, and every other attribute has
-its own: on Market-1501 four heads and 32 outputs (Cunegatti, Diprima & Farina).
+its own: on Market-1501 four heads and 32 outputs.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from market_jax.errors import InputError
 from market_jax.models.attention import ResidualAttention
 from market_jax.models.heads import LinearHead, bnneck, pool
 from market_jax.registry import choose
@@ -30,22 +31,26 @@ class Model(nn.Module):
 
     Attributes:
       classes: attribute name -> number of classes, 2 or more.
-      backbone: a model with the outputs "map" [N, h, w, D] and "embedding" [N, D].
+      backbone: a model with the outputs "map" [N, h, w, D] and "feature" [N, D].
       head: of `heads.HEADS`, its keywords but classes, dropout and dtype bound.
       dropout: group -> rate in its head.
       attention: group -> mask, see `attention.ResidualAttention`: its head reads the map weighed
-        by it, and averaged, instead of the embedding.
-      squash: a sigmoid before the cross-entropy, as in source B's code.
+        by it, and averaged, instead of the feature.
+      squash: a sigmoid before the cross-entropy, as in the code of Cunegatti, Diprima & Farina.
       frozen: the backbone is not trained, its running statistics neither.
       uncertainty: a weight of each group's loss is learned (Kendall, Gal & Cipolla 2018).
-      identities: persons that a linear layer on the normalised embedding tells apart (BNNeck, Luo
-        et al. 2019); 0 has none.
+      identities: the number of persons among whom a linear layer on the embedding classifies
+        (BNNeck, Luo et al. 2019); 0 has no such layer.
 
     Returns (from `__call__`):
-      {attribute: [N, K] logits, "embedding": [N, D] of the backbone, "predictions": [N, sum of the
-      groups' logits] probabilities; for a group with attention "attention_<group>": [N, h, w], the
-      mask's mean over channels; with uncertainty "log_variance_<group>": [N]; with identities the
-      outputs of `heads.bnneck`, "embedding" among them}, float32.
+      {attribute: [N, K] logits, "feature": [N, D] of the backbone, "embedding": the same, or with
+      identities the output of `heads.bnneck`, "predictions": [N, sum of the groups' logits]
+      probabilities; for a group with attention "attention_<group>": [N, h, w], the mask's mean
+      over channels; with uncertainty "log_variance_<group>": [N]; with identities "identity":
+      [N, identities] logits}, float32.
+
+    Raises (from `__call__`):
+      InputError: a number of classes or identities, a rate or a group is out of range.
     """
 
     classes: Mapping[str, int]
@@ -64,30 +69,47 @@ class Model(nn.Module):
         seen = self.backbone(image, train and not self.frozen)
         if self.frozen:
             seen = jax.lax.stop_gradient(seen)
-        outputs, predictions = {"embedding": seen["embedding"]}, []
+        feature, predictions = seen["feature"], []
+        outputs = {"feature": feature, "embedding": feature}
         if self.identities:
-            outputs = bnneck(seen["embedding"], self.identities, train, self.dtype)
+            outputs = bnneck(feature, self.identities, train, self.dtype)
         groups = group(self.classes)
         attention, dropout = self.attention or {}, self.dropout or {}
-        for name in (*attention, *dropout):
-            choose(name, groups, "group of attributes")
+        self._check(groups, attention, dropout)
         for name, members in groups.items():
-            feature = seen["embedding"]
+            read = feature
             if attention.get(name):
                 block = ResidualAttention(attention[name], dtype=self.dtype, name=f"mask_{name}")
                 weighed, mask = block(seen["map"], train)
-                feature = pool(weighed, "average")
+                read = pool(weighed, "average")
                 outputs[f"attention_{name}"] = jnp.mean(mask, axis=-1)
             size = len(members) if name == BINARIES else self.classes[name]
             rate = dropout.get(name, 0.0)
             head = self.head(classes=size, dropout=rate, dtype=self.dtype, name=f"head_{name}")
-            logits, probabilities = self._read(head(feature, train), members)
+            logits, probabilities = self._read(head(read, train), members)
             outputs |= logits
             predictions.append(probabilities)
             if self.uncertainty:
                 value = self.param(f"log_variance_{name}", nn.initializers.zeros, ())
                 outputs[f"log_variance_{name}"] = jnp.broadcast_to(value, len(image))
         return outputs | {"predictions": jnp.concatenate(predictions, axis=-1)}
+
+    def _check(self, groups: Mapping, attention: Mapping, dropout: Mapping) -> None:
+        """Raises an `InputError` for what is out of range."""
+        for name in (*attention, *dropout):
+            choose(name, groups, "group of attributes")
+        for name, rate in dropout.items():
+            if not 0 <= rate < 1:
+                raise InputError(f"model.dropout.{name} is {rate}; it must be 0 or more, below 1")
+        for name, count in self.classes.items():
+            if count < 2:
+                raise InputError(f"model.classes.{name} is {count}; it must be 2 or more")
+        if self.identities < 0:
+            raise InputError(f"model.identities is {self.identities}; it must be 0 or more")
+
+    def frozen_parameters(self) -> tuple[str, ...]:
+        """Regular expressions of the paths of parameters that no training changes."""
+        return ("^backbone/",) if self.frozen else ()
 
     def _read(self, x: Array, members: tuple[str, ...]) -> tuple[dict[str, Array], Array]:
         """A head's outputs: attribute -> logits; probabilities."""

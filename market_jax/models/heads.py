@@ -1,6 +1,6 @@
 """Pooling and heads: a backbone's map [N, H, W, D] -> features [N, D] -> logits."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -63,7 +63,7 @@ class DenseHead(nn.Module):
 
 
 class NormalizedHead(nn.Module):
-    """Source B's: dense, BatchNorm, ReLU, dropout, dense: [N, D] -> [N, classes] logits."""
+    """Dense, BatchNorm, ReLU, dropout, dense (Cunegatti, Diprima & Farina): [N, D] -> logits."""
 
     classes: int
     width: int = 256
@@ -78,21 +78,21 @@ class NormalizedHead(nn.Module):
         return nn.Dense(self.classes, dtype=self.dtype)(x).astype(jnp.float32)
 
 
-def bnneck(x: Array, identities: int, train: bool, dtype=jnp.float32) -> Outputs:
-    """A pooled embedding's outputs for re-identification; called within a `__call__`.
+def bnneck(x: Array, identities: int, train: bool, dtype: jnp.dtype = jnp.float32) -> Outputs:
+    """A pooled feature's outputs for re-identification; called within a `__call__`.
 
-    The metric is learned before BatchNorm and persons are told apart after it (BNNeck, Luo et al.
-    2019). The layer that tells them has no bias and begins near 0; BatchNorm keeps its shift,
-    which training leaves near 0.
+    The metric is learned before BatchNorm, on the feature, and persons are classified after it, on
+    the embedding (BNNeck, Luo et al. 2019). The classifier has no bias and begins near 0;
+    BatchNorm keeps its shift, which training leaves near 0.
 
     Args:
       x: [N, D].
-      identities: persons of the training split.
-      train: of the call.
+      identities: the number of persons in the training split.
+      train: whether BatchNorm uses the batch's statistics.
       dtype: of the computation.
 
     Returns:
-      {"feature": x, "embedding": [N, D] normalised, "identity": [N, identities] logits}, float32.
+      {"feature": x, "embedding": [N, D], "identity": [N, identities] logits}, float32.
     """
     embedding = batch_norm(train, name="bnneck")(x)
     layer = nn.Dense(
@@ -109,18 +109,25 @@ def bnneck(x: Array, identities: int, train: bool, dtype=jnp.float32) -> Outputs
 HEADS = {"linear": LinearHead, "dense": DenseHead, "normalized": NormalizedHead}
 
 
-def pool_and_classify(x: Array, classes: Mapping[str, int], pooling: str = "average") -> Outputs:
+def pool_and_classify(
+    stages: Sequence[Array], classes: Mapping[str, int], pooling: str = "average"
+) -> Outputs:
     """A backbone's outputs; called within its `__call__`.
 
     Args:
-      x: [N, H, W, D], its last map.
+      stages: the maps [N, H, W, C] after each of its stages, and last the map that is pooled.
       classes: output name -> number of classes; each gets a linear head named after it.
       pooling: see `pool`.
 
     Returns:
-      {"map": x, "embedding": [N, D] it pooled, name: [N, K] logits, ...}, float32.
+      {"stage1": the first map, "stage2": ..., in the dtype of the computation; "map": [N, H, W, D]
+      the last map, "feature": [N, D] it pooled, "embedding": the same, name: [N, K] logits},
+      float32.
     """
-    x = x.astype(jnp.float32)
-    embedding = pool(x, pooling)
-    logits = {name: nn.Dense(k, name=f"head_{name}")(embedding) for name, k in classes.items()}
-    return {"map": x, "embedding": embedding} | logits
+    *before, last = stages
+    x = last.astype(jnp.float32)
+    feature = pool(x, pooling)
+    outputs = {f"stage{number}": stage for number, stage in enumerate(before, start=1)}
+    outputs |= {"map": x, "feature": feature, "embedding": feature}
+    logits = {name: nn.Dense(k, name=f"head_{name}")(feature) for name, k in classes.items()}
+    return outputs | logits

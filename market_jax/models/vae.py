@@ -1,4 +1,4 @@
-"""A convolutional variational autoencoder (Kingma & Welling 2014), as source A describes its own.
+"""A convolutional variational autoencoder (Kingma & Welling 2014), as Facchinetti & Bellumat describe theirs.
 
 The decoder ends in one more convolution, without an activation.
 """

@@ -70,10 +70,10 @@ def page(
     """One self-contained HTML page: the table, then crops with their masks.
 
     Args:
-      title: of the page.
-      about: paragraphs below it.
-      header: of the table of metrics.
-      rows: of the table.
+      title: the heading of the page.
+      about: paragraphs below the heading.
+      header: the table's column names.
+      rows: the table's cells.
       people: the crops.
     """
     parts = [f"<h2>Metrics, percent</h2>{pages.table(header, rows)}"]

@@ -28,10 +28,10 @@ def document(title: str, about: Sequence[str], parts: Sequence[str], style: str)
     """One self-contained HTML page.
 
     Args:
-      title: of the page.
-      about: paragraphs below it.
+      title: the heading of the page.
+      about: paragraphs below the heading.
       parts: HTML that follows.
-      style: of the parts.
+      style: CSS for the parts.
     """
     head = [
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>',

@@ -11,10 +11,28 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-from market_jax.data.attributes import ATTRIBUTES, COLUMNS, decode, encode
+from market_jax.data.attributes import ATTRIBUTES, CLASSES, COLUMNS, decode, encode
 from market_jax.errors import InputError
 
 HEADER = ("id", *COLUMNS)
+
+
+def check_labels(labels: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """The 12 attributes of the course's format.
+
+    Args:
+      labels: label -> class names, what a run predicts.
+
+    Raises:
+      InputError: an attribute is missing, or has other classes.
+    """
+    for name, classes in CLASSES.items():
+        if tuple(labels.get(name, ())) != classes:
+            raise InputError(
+                f"the course's format needs the attribute {name!r} with the classes "
+                f"{', '.join(classes)}; the run knows {', '.join(labels.get(name, ())) or 'none'}"
+            )
+    return ATTRIBUTES
 
 
 def classification_csv(names: Sequence[str], predicted: Mapping[str, np.ndarray]) -> str:

@@ -1,4 +1,4 @@
-"""A page of its own that shows how a ranking went: metrics, CMC curves, ranked lists."""
+"""A page that shows how a ranking went: metrics, CMC curves, ranked lists."""
 
 import html
 import io
@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from market_jax.evaluators.protocols import Protocol
 from market_jax.report import pages
 from market_jax.report.pictures import data_url
+from market_jax.typing import Columns
 
 _STYLE = """
 .list { display: flex; gap: .35rem; margin: .2rem 0 1rem; overflow-x: auto }
@@ -70,7 +70,7 @@ def choose_queries(precision: np.ndarray, count: int) -> dict[str, np.ndarray]:
 
     Args:
       precision: [Q]; NaN, for a query without a match, is never chosen.
-      count: of each kind.
+      count: the number of queries of each kind.
 
     Returns:
       Heading -> positions, each kind's most extreme first.
@@ -86,28 +86,35 @@ def choose_queries(precision: np.ndarray, count: int) -> dict[str, np.ndarray]:
 
 
 def answers(
-    protocol: Protocol, row: int, far: np.ndarray, picture: Callable, count: int
+    query: tuple[Columns, int],
+    gallery: Columns,
+    distances: np.ndarray,
+    *,
+    pictures: tuple[Callable, Callable],
+    count: int,
+    by_camera: bool,
 ) -> list[Answer]:
     """A query and the first of its gallery.
 
     Args:
-      protocol: of the query.
-      row: of the query.
-      far: [G], its distances; what is infinitely far is not in the answer.
-      picture: name -> uint8 [H, W, 3].
-      count: how many of the gallery; junk is passed over.
+      query: the queries' columns, and the position of the query.
+      gallery: columns of G images.
+      distances: [G], of the query; what is infinitely far is not in the answer.
+      pictures: name of a query -> uint8 [H, W, 3], and the same of the gallery.
+      count: the number of gallery images; junk is passed over.
+      by_camera: whether images from the query's own camera do not count.
     """
-    query, gallery = protocol.query, protocol.gallery
-    pid, camid, name = query["pid"][row], query["camid"][row], str(query["name"][row])
-    shown = [Answer(picture(name), "query", f"{pid}, camera {camid}", name)]
-    counted = np.flatnonzero((gallery["pid"] >= 0) & np.isfinite(far))
-    for at in counted[np.argsort(far[counted], kind="stable")[:count]]:
+    side, row = query
+    pid, camid, name = side["pid"][row], side["camid"][row], str(side["name"][row])
+    shown = [Answer(pictures[0](name), "query", f"{pid}, camera {camid}", name)]
+    counted = np.flatnonzero((gallery["pid"] >= 0) & np.isfinite(distances))
+    for at in counted[np.argsort(distances[counted], kind="stable")[:count]]:
         right = gallery["pid"][at] == pid
-        own = protocol.by_camera and right and gallery["camid"][at] == camid
+        own = by_camera and right and gallery["camid"][at] == camid
         kind = "left" if own else "right" if right else "wrong"
         name = str(gallery["name"][at])
-        caption = f"{far[at]:.3f}, camera {gallery['camid'][at]}"
-        shown.append(Answer(picture(name), kind, caption, name))
+        caption = f"{distances[at]:.3f}, camera {gallery['camid'][at]}"
+        shown.append(Answer(pictures[1](name), kind, caption, name))
     return shown
 
 
@@ -122,8 +129,8 @@ def page(
     """One self-contained HTML page.
 
     Args:
-      title: of the page.
-      about: paragraphs below it.
+      title: the heading of the page.
+      about: paragraphs below the heading.
       header: of the table of metrics.
       rows: of the table.
       cmc: name -> [max_rank] fractions, a curve each.

@@ -1,9 +1,9 @@
-"""Retrieval through clusters of the gallery, as both student reports do it.
+"""Retrieval through clusters of the gallery, as both reports do it that this project began with.
 
-(query, gallery, distances, **kw) -> distances [Q, G]. A query goes to the cluster with the nearest
-centroid; the answer is that cluster, by distance to the query, and all else is infinitely far:
-not in the answer. With `soft` above 0 all of the gallery stays in the answer, and an image's
-distance is lowered by how near the query is to the image's cluster.
+Re-rankers: (query, gallery, distances, *, ...) -> distances [Q, G]. A query goes to the cluster
+with the nearest centroid; the answer is that cluster, by distance to the query, and all else is
+infinitely far: not in the answer. With `soft` above 0 all of the gallery stays in the answer, and
+an image's distance is lowered by how near the query is to the image's cluster.
 """
 
 import numpy as np
@@ -19,7 +19,7 @@ SIZES = (2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 40.0)  # images of a cluster
 
 
 def count_clusters(images: int, size: float) -> int:
-    """How many clusters so many images make, at so many images each."""
+    """The number of clusters that images make, at so many images each; at least one."""
     return max(round(images / size), 1)
 
 
@@ -29,11 +29,20 @@ def prepare(columns: Columns, metric: str) -> np.ndarray:
     return distances_.normalize(feature) if metric == "cosine" else feature
 
 
-def _through(far: np.ndarray, labels: np.ndarray, distances: Array, soft: float) -> np.ndarray:
+def _check_size(size: float, clusters: int, images: int) -> int:
+    """The number of clusters: as given, or by their size."""
+    if size < 0 or (size and clusters):
+        raise InputError(f"size is {size} and clusters is {clusters}; give one of them, above 0")
+    return count_clusters(images, size) if size else clusters
+
+
+def _through(
+    centroid_distances: np.ndarray, labels: np.ndarray, distances: Array, soft: float
+) -> np.ndarray:
     """Distances through clusters.
 
     Args:
-      far: [Q, K], of the queries from the clusters, 0 at the least.
+      centroid_distances: [Q, K], of the queries from the clusters, 0 at the least.
       labels: [G], the gallery's clusters.
       distances: [Q, G], of the queries from the images.
       soft: 0 answers with the nearest cluster; up to 1, how much the others count less.
@@ -41,15 +50,17 @@ def _through(far: np.ndarray, labels: np.ndarray, distances: Array, soft: float)
     if not 0 <= soft <= 1:
         raise InputError(f"soft is {soft}; it must be 0 to 1")
     if soft == 0:
-        return np.where(labels == np.argmin(far, axis=1)[:, None], distances, np.inf)
-    relative = far / np.maximum(far.max(axis=1, keepdims=True), np.finfo(np.float32).tiny)
+        nearest = np.argmin(centroid_distances, axis=1)
+        return np.where(labels == nearest[:, None], distances, np.inf)
+    farthest = centroid_distances.max(axis=1, keepdims=True)
+    relative = centroid_distances / np.maximum(farthest, np.finfo(np.float32).tiny)
     return distances * (1 - soft + soft * relative[:, labels])
 
 
 def _by_centroids(query, gallery, distances, model, metric, soft):
     model.fit(prepare(gallery, metric))
-    far = distances_.compute(prepare(query, metric), model.centroids_, metric)
-    return _through(far, model.labels_, distances, soft)
+    centroid_distances = distances_.compute(prepare(query, metric), model.centroids_, metric)
+    return _through(centroid_distances, model.labels_, distances, soft)
 
 
 def agglomerative(
@@ -58,6 +69,7 @@ def agglomerative(
     distances: Array,
     *,
     clusters: int = 0,
+    size: float = 0.0,
     threshold: float = 0.0,
     method: str = "ward",
     neighbours: int = 0,
@@ -70,13 +82,15 @@ def agglomerative(
       query: "feature" [Q, D].
       gallery: "feature" [G, D].
       distances: [Q, G].
-      clusters: how many.
+      clusters: the number of clusters.
+      size: or how many images they have on average.
       threshold: or the distance above which none are joined.
       method: "ward", "average" or "complete".
-      neighbours: 0 looks at all pairs.
+      neighbours: 0 looks at all pairs of images; above it, at so many neighbours of each.
       soft: 0 answers with one cluster; up to 1, how much the other clusters' images count less.
       metric: "cosine" clusters features of length one.
     """
+    clusters = _check_size(size, clusters, len(gallery["feature"]))
     model = Agglomerative(clusters, threshold, method, neighbours)
     return _by_centroids(query, gallery, distances, model, metric, soft)
 
@@ -87,11 +101,24 @@ def kmeans(
     distances: Array,
     *,
     clusters: int = 0,
+    size: float = 0.0,
     seed: int = 0,
     soft: float = 0.0,
     metric: str = "cosine",
 ) -> np.ndarray:
-    """Through `clustering.KMeans`; arguments as `agglomerative`."""
+    """Through `clustering.KMeans`.
+
+    Args:
+      query: "feature" [Q, D].
+      gallery: "feature" [G, D].
+      distances: [Q, G].
+      clusters: the number of clusters.
+      size: or how many images they have on average.
+      seed: of the beginnings.
+      soft: as for `agglomerative`.
+      metric: "cosine" clusters features of length one.
+    """
+    clusters = _check_size(size, clusters, len(gallery["feature"]))
     return _by_centroids(query, gallery, distances, KMeans(clusters, seed), metric, soft)
 
 
@@ -101,6 +128,7 @@ def gaussian_mixture(
     distances: Array,
     *,
     clusters: int = 0,
+    size: float = 0.0,
     covariance: str = "diag",
     bic: bool = False,
     seed: int = 0,
@@ -109,14 +137,24 @@ def gaussian_mixture(
 ) -> np.ndarray:
     """Through `clustering.GaussianMixture`: a cluster is as far as it is improbable.
 
-    Arguments as `agglomerative`; covariance is "diag" or "tied", and bic has the Bayesian
-    information criterion of the gallery, no label, choose how many clusters there are.
+    Args:
+      query: "feature" [Q, D].
+      gallery: "feature" [G, D].
+      distances: [Q, G].
+      clusters: the number of clusters.
+      size: or how many images they have on average.
+      covariance: "diag" or "tied".
+      bic: the Bayesian information criterion of the gallery, no label, chooses the number.
+      seed: of the beginning.
+      soft: as for `agglomerative`.
+      metric: "cosine" clusters features of length one.
     """
+    clusters = _check_size(size, clusters, len(gallery["feature"]))
     feature = prepare(gallery, metric)
     if bic and clusters:
         raise InputError(f"clusters is {clusters}, and bic would choose it; give one of them")
     if bic:
-        clusters = sorted({count_clusters(len(feature), size) for size in SIZES})
+        clusters = sorted({count_clusters(len(feature), each) for each in SIZES})
     model = GaussianMixture(clusters, covariance, seed).fit(feature)
-    far = 1 - model.posterior(prepare(query, metric))
-    return _through(far, model.labels_, distances, soft)
+    improbability = 1 - model.posterior(prepare(query, metric))
+    return _through(improbability, model.labels_, distances, soft)

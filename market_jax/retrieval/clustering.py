@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import sparse
 from scipy.cluster import hierarchy
-from sklearn import cluster, mixture
 
 from market_jax.errors import InputError
 from market_jax.registry import choose
@@ -32,8 +31,8 @@ def condensed_distances(features: Array) -> np.ndarray:
     result = np.empty(size * (size - 1) // 2)
     for start in range(0, size, _BLOCK):
         rows = slice(start, min(start + _BLOCK, size))
-        far = squares[rows, None] + squares[start:] - 2 * features[rows] @ features[start:].T
-        for i, row in enumerate(far, start=1):
+        block = squares[rows, None] + squares[start:] - 2 * features[rows] @ features[start:].T
+        for i, row in enumerate(block, start=1):
             count = len(row) - i
             np.sqrt(np.maximum(row[i:], 0), out=result[at : at + count])
             at += count
@@ -63,6 +62,8 @@ def neighbour_linkage(features: Array, method: str = "ward", *, neighbours: int 
       neighbours: nearest images of each that count.
     """
     choose(method, dict.fromkeys(_METHODS), "linkage")
+    from sklearn import cluster  # slow to import
+
     features, size = np.asarray(features, np.float64), len(features)
     count = min(neighbours + 1, size)  # the image itself is among them
     at = search.top_k(features, features, count, metric="euclidean")[1]
@@ -120,7 +121,7 @@ class Agglomerative:
     """Joins the nearest two clusters until as many are left, or until they are too far apart.
 
     Attributes:
-      clusters: how many are left; 0 goes by `threshold`.
+      clusters: the number that are left; 0 goes by `threshold`.
       threshold: the linkage's distance above which nothing is joined.
       method: "ward", "average" or "complete".
       neighbours: 0 looks at all pairs; else see `neighbour_linkage`.
@@ -154,20 +155,22 @@ class KMeans:
     """Lloyd's algorithm from k-means++ beginnings.
 
     Attributes:
-      clusters: how many.
+      clusters: the number of clusters.
       seed: of the beginnings.
-      starts: of which the best is kept.
+      n_init: the number of beginnings, of which the best is kept.
     """
 
     clusters: int
     seed: int = 0
-    starts: int = 1
+    n_init: int = 1
 
     def fit(self, features: Array) -> "KMeans":
         """[M, D]."""
+        from sklearn import cluster
+
         features = _check(features, self.clusters)
         model = cluster.KMeans(
-            _at_most(features, self.clusters), n_init=self.starts, random_state=self.seed
+            _at_most(features, self.clusters), n_init=self.n_init, random_state=self.seed
         )
         labels = model.fit_predict(features)
         self.labels_ = np.unique(labels, return_inverse=True)[1]
@@ -180,7 +183,7 @@ class GaussianMixture:
     """A mixture of Gaussians by expectation maximisation; the BIC chooses among several sizes.
 
     Attributes:
-      clusters: how many, or several numbers to choose from.
+      clusters: the number of clusters, or several numbers to choose from.
       covariance: "diag", or "tied": one full matrix for all.
       seed: of the beginning, by K-Means.
       floor: added to the variances.
@@ -193,6 +196,8 @@ class GaussianMixture:
 
     def fit(self, features: Array) -> "GaussianMixture":
         """[M, D]; sets `bic_` too: number of clusters -> BIC, of which the least is chosen."""
+        from sklearn import mixture
+
         choose(self.covariance, dict.fromkeys(("diag", "tied")), "covariance")
         sizes = (self.clusters,) if isinstance(self.clusters, int) else tuple(self.clusters)
         if not sizes:

@@ -1,10 +1,9 @@
-"""A learned weighting of features, as a ranking stage (source B's third improvement).
+"""A learned weighting of features (the third improvement of Cunegatti, Diprima & Farina).
 
 The distance is the root of (q - g)^T (diag(w) + L^T L) (q - g); w and L are learned from triplets
 of the training identities, and nothing else.
 """
 
-import functools
 from collections.abc import Callable
 
 import jax
@@ -15,12 +14,13 @@ import optax
 from market_jax.data import samplers
 from market_jax.errors import InputError
 from market_jax.retrieval import distances as distances_
+from market_jax.retrieval.training import Training, need
 from market_jax.retrieval.triplets import hardest, squared_distances
 from market_jax.typing import Array, Columns
 
 __all__ = ["mahalanobis"]
 
-_PEOPLE, _EACH = 24, 4  # of a batch, and images of each
+_IDENTITIES, _INSTANCES = 24, 4  # of a batch, and images of each
 _HELD_OUT = 0.2  # of the training identities, which say when to stop
 _EVERY = 25  # steps between looks at them
 
@@ -38,16 +38,16 @@ def transform(weights: dict, features: Array) -> jax.Array:
 
 def _triplet_loss(weights: dict, features: Array) -> jax.Array:
     """Soft margin of the hardest triplets; features [people * each, D], a person's in a row."""
-    far = squared_distances(transform(weights, features))
-    farthest, nearest = hardest(far, 1 + jnp.arange(len(far)) // _EACH)
-    return jnp.mean(jax.nn.softplus(4 * (farthest - nearest) / jnp.mean(far)))
+    distances = squared_distances(transform(weights, features))
+    farthest, nearest = hardest(distances, 1 + jnp.arange(len(distances)) // _INSTANCES)
+    return jnp.mean(jax.nn.softplus(4 * (farthest - nearest) / jnp.mean(distances)))
 
 
 def _drawer(features: Array, pids: Array, known: Array, seed: int) -> Callable[[int], Array]:
     """From the step to features of a batch of the known persons, a person's in a row."""
     pids = np.where(np.isin(pids, known), pids, 0)
-    batch_size = _EACH * min(_PEOPLE, len(known))
-    sampler = samplers.by_identity(pids, batch_size, each=_EACH, seed=seed)
+    batch_size = _INSTANCES * min(_IDENTITIES, len(known))
+    sampler = samplers.by_identity(pids, batch_size, num_instances=_INSTANCES, seed=seed)
     return lambda step: features[sampler.indices(step)]
 
 
@@ -71,10 +71,10 @@ def learn(
     """
     rng = np.random.default_rng(seed)
     known, counts = np.unique(pids[pids > 0], return_counts=True)
-    known = known[counts >= _EACH]
+    known = known[counts >= _INSTANCES]
     if len(known) < 10:
         raise InputError(
-            f"mahalanobis learns from persons with {_EACH} images or more; "
+            f"mahalanobis learns from persons with {_INSTANCES} images or more; "
             f"only {len(known)} of the training identities have so many, and 10 are needed"
         )
     order = rng.permutation(known)
@@ -106,38 +106,47 @@ def learn(
     return jax.device_get(best)
 
 
+def _learn_from(
+    training: Training, *, rank: int, steps: int, seed: int, metric: str
+) -> dict[str, np.ndarray]:
+    """`learn` from the training identities' features."""
+    feature = _scaled(training.features["feature"], metric)
+    pids = np.asarray(training.features["pid"])
+    return learn(feature, pids, rank=rank, steps=steps, seed=seed)
+
+
 def mahalanobis(
     query: Columns,
     gallery: Columns,
-    distances: Array,
     *,
-    training_features: Columns,
+    training: Training | None = None,
     rank: int = 0,
     steps: int = 500,
     seed: int = 0,
     metric: str = "cosine",
-) -> np.ndarray:
-    """Distances [Q, G] by a weighting that is learned on the training identities.
+) -> tuple[Columns, Columns]:
+    """Features whose Euclidean distances weigh dimensions as learned on the training identities.
 
     Args:
       query: "feature" [Q, D].
       gallery: "feature" [G, D].
-      distances: [Q, G]; not used.
-      training_features: "feature" [M, D] and "pid" of the training split.
+      training: what is learned from.
       rank: 0 weighs each dimension; above it, so many directions too.
       steps: of the learning, at most.
       seed: of the learning.
       metric: "cosine" takes features of length one.
+
+    Raises:
+      InputError: a number is negative, or there are too few training identities.
     """
     if rank < 0 or steps < 0:
         raise InputError(f"rank is {rank} and steps is {steps}; they must be 0 or more")
-    scaled = functools.partial(_scaled, metric=metric)
-    weights = learn(
-        scaled(training_features["feature"]),
-        np.asarray(training_features["pid"]),
-        rank=rank,
-        steps=steps,
-        seed=seed,
+    settings = {"rank": rank, "steps": steps, "seed": seed, "metric": metric}
+    weights = need(training, "mahalanobis").learn(_learn_from, **settings)
+    return tuple(
+        side | {"feature": np.asarray(transform(weights, _scaled(side["feature"], metric)))}
+        for side in (query, gallery)
     )
-    sides = (np.asarray(transform(weights, scaled(side["feature"]))) for side in (query, gallery))
-    return distances_.compute(*sides, "euclidean")
+
+
+mahalanobis.metric_after = "euclidean"

@@ -93,9 +93,9 @@ def top_k(
     Args:
       query: [Q, D].
       gallery: [G, D], any array that gives rows when sliced.
-      k: how many, at most G.
+      k: the number of answers, at most G.
       metric: "cosine" or "euclidean" (squared).
-      mesh: the devices that share the gallery; by default all.
+      mesh: the devices that share the gallery; by default all of this process.
       farthest: also return the distance of the farthest image of the gallery.
       piece: gallery images at a time; by default some 128 MiB.
 
@@ -109,7 +109,7 @@ def top_k(
     query, size = np.asarray(query), len(gallery)
     if not 1 <= k <= size:
         raise InputError(f"k is {k}; it must be 1 to {size}, the size of the gallery")
-    mesh = mesh or devices.make_mesh()
+    mesh = mesh or devices.make_mesh(jax.local_devices())
     piece = max(piece or _PIECE // (4 * query.shape[-1]), k)
     found = None
     for start in range(0, size, piece):
@@ -153,16 +153,23 @@ def _search_piece(query, gallery, k, metric, mesh):
 
 
 def recall(found: Array, exact: Array) -> float:
-    """The share of the exact nearest [Q, k] that are among those found [Q, any]."""
+    """The share of the exact nearest that an approximate search has found.
+
+    Args:
+      found: positions [Q, any].
+      exact: positions [Q, k].
+    """
     hits = [len(np.intersect1d(f, e)) for f, e in zip(found, exact, strict=True)]
     return float(np.mean(hits)) / np.shape(exact)[1]
 
 
-def store(path: Path, blocks: Iterable[np.ndarray], shape: tuple[int, int], dtype="float32"):
+def store(
+    path: Path, blocks: Iterable[np.ndarray], shape: tuple[int, int], dtype: str = "float32"
+) -> np.ndarray:
     """Writes features to a .npy file a block at a time, which appears whole, by a rename.
 
     Args:
-      path: of the file.
+      path: where the file is written.
       blocks: [m, D] each.
       shape: (M, D) of all.
       dtype: float32, or float16 to halve the file.
@@ -193,7 +200,9 @@ def store(path: Path, blocks: Iterable[np.ndarray], shape: tuple[int, int], dtyp
     return np.load(path, mmap_mode="r")
 
 
-def build_index(gallery: Array, kind: str = "IVF1024,Flat", *, metric: str = "cosine", probes=16):
+def build_index(
+    gallery: Array, kind: str = "IVF1024,Flat", *, metric: str = "cosine", probes: int = 16
+):
     """An approximate index of the gallery, by faiss (Johnson, Douze, Jegou 2017).
 
     Args:
@@ -228,12 +237,12 @@ def build_index(gallery: Array, kind: str = "IVF1024,Flat", *, metric: str = "co
 
 
 def search_index(index, query: Array, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """As `top_k`, approximately; positions are -1 where the index found fewer.
+    """The k nearest by an approximate index; positions are -1 where it found fewer.
 
     Args:
       index: of `build_index`.
       query: [Q, D].
-      k: how many.
+      k: the number of answers.
     """
     query = np.ascontiguousarray(query, np.float32)
     if index.metric_type == 0:  # inner product

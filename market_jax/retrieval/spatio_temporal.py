@@ -11,6 +11,7 @@ import numpy as np
 from scipy import ndimage
 
 from market_jax.errors import InputError
+from market_jax.retrieval.training import Training, need
 from market_jax.typing import Array, Columns
 
 __all__ = ["spatio_temporal"]
@@ -65,8 +66,8 @@ def fit(
 ) -> TravelTimes:
     """Histograms of the frames between a person's mean frames at two cameras, smoothed.
 
-    Unlike the authors' program, which takes a camera that a person did not pass for frame 0, only
-    cameras that he passed count.
+    Only cameras that a person passed count; the authors' program takes a camera that a person did
+    not pass for frame 0.
 
     Args:
       training: "pid" (above 0 counts), "camid", "sequence", "frame".
@@ -119,12 +120,17 @@ def probabilities(model: TravelTimes, query: Columns, gallery: Columns) -> np.nd
     return result
 
 
+def _fit_to(training: Training, *, bin_frames: int, sigma: float) -> TravelTimes:
+    """`fit` to the training identities."""
+    return fit(training.columns, bin_frames=bin_frames, sigma=sigma)
+
+
 def spatio_temporal(
     query: Columns,
     gallery: Columns,
     distances: Array,
     *,
-    training: Columns,
+    training: Training | None = None,
     alpha: float = 5.0,
     beta: float = 2.0,
     bin_frames: int = 100,
@@ -136,7 +142,7 @@ def spatio_temporal(
       query: "camid", "sequence", "frame".
       gallery: the same.
       distances: [Q, G], cosine: 1 - similarity.
-      training: what `fit` learns from.
+      training: the training identities, of which `fit` learns.
       alpha: steepness of both logistic functions, 1 / (1 + exp(-alpha x)).
       beta: factor of the second one's exponential, as published 2.
       bin_frames: of `fit`.
@@ -148,6 +154,7 @@ def spatio_temporal(
     Raises:
       InputError: as `fit` and `continuous_frames`.
     """
-    times = probabilities(fit(training, bin_frames=bin_frames, sigma=sigma), query, gallery)
+    times = need(training, "spatio_temporal").learn(_fit_to, bin_frames=bin_frames, sigma=sigma)
+    probability = probabilities(times, query, gallery)
     appearance = 1 / (1 + np.exp(-alpha * (1 - np.asarray(distances, np.float32))))
-    return 1 - appearance / (1 + beta * np.exp(-alpha * times))
+    return 1 - appearance / (1 + beta * np.exp(-alpha * probability))

@@ -14,16 +14,18 @@ def squared_distances(features: Array) -> Array:
 
 
 def hardest(distances: Array, pids: Array) -> tuple[Array, Array]:
-    """Of each image the farthest of the same person and the nearest of others: two [N].
+    """Of each image the farthest of the same person and the nearest of another: two [N].
 
     Args:
       distances: [N, N].
-      pids: [N]; 0 and below are nobody, who is like nobody else.
+      pids: int [N]; 0 and below are nobody, who is neither a positive nor a negative of anybody.
 
-    Where there is none the first is -inf and the second inf.
+    Returns:
+      Distances; where there is no such image the first is -inf and the second inf.
     """
     itself = jnp.eye(len(pids), dtype=bool)
-    same = (pids[:, None] == pids) & (pids > 0)
+    somebody = (pids > 0)[:, None] & (pids > 0)
+    same = (pids[:, None] == pids) & somebody
     farthest = jnp.max(jnp.where(same & ~itself, distances, -jnp.inf), axis=1)
-    nearest = jnp.min(jnp.where(same | itself, jnp.inf, distances), axis=1)
+    nearest = jnp.min(jnp.where(somebody & ~same, distances, jnp.inf), axis=1)
     return farthest, nearest

@@ -1,113 +1,37 @@
-"""--task=attributes: how well a run predicts the 12 attributes, and its predictions as a file."""
+"""--task=attributes: how well a run predicts the labels, and its predictions as a file."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from absl import logging
 
-from market_jax import experiment, runs
-from market_jax.data import attributes, folders
 from market_jax.errors import InputError
+from market_jax.evaluators import attributes as evaluator
+from market_jax.evaluators.result import Result
 from market_jax.files import write_atomically
-from market_jax.metrics import attributes as metrics
-from market_jax.report import attention, predictions, tables
-from market_jax.retrieval import search
-from market_jax.typing import Columns, Outputs
+from market_jax.report import attention, predictions
+from market_jax.runs import Run
+from market_jax.tasks import inputs
+from market_jax.typing import Columns
 
 FILE, PAGE = "attributes.json", "attributes.html"
 _SHOWN = 24  # crops of the page
-_MASK = "attention_"  # how outputs begin that are masks
-_KINDS = ("accuracy", "majority")
 
 
-def keep(outputs: Outputs) -> Outputs:
-    """Of a model's outputs the attributes' logits and the masks, if it has any."""
-    masks = {name: value for name, value in outputs.items() if name.startswith(_MASK)}
-    return {name: outputs[name] for name in attributes.ATTRIBUTES} | masks
-
-
-def average_over_neighbours(
-    logits: dict[str, np.ndarray], features: np.ndarray, neighbours: int
-) -> dict[str, np.ndarray]:
-    """The mean of each image's logits [M, K] and those of its nearest images, by cosine.
-
-    Images of one person share their attributes, so that neighbours who are that person correct
-    each other. It knows all judged images at once, which a single answer does not.
-
-    Raises:
-      InputError: there are fewer images than neighbours.
-    """
-    size = len(features)
-    if not 0 <= neighbours < size:
-        raise InputError(
-            f"neighbours is {neighbours}; it must be 0 to {size - 1}, the other images"
-        )
-    at = search.top_k(features, features, neighbours + 1)[1]  # the image itself is among them
-    return {name: value[at].mean(axis=1) for name, value in logits.items()}
-
-
-def classify(
-    run: runs.Run, columns: Columns, *, flip: bool = False, neighbours: int = 0
-) -> tuple[dict[str, np.ndarray], dict]:
-    """Attribute -> the most likely class of every image, int [M]; group -> its mask [M, h, w].
-
-    With flip the logits are the mean of an image's and its mirror image's; with neighbours see
-    `average_over_neighbours`.
-    """
-    if run.model is None:
-        raise InputError("--task=attributes needs a trained run: --workdir instead of --config")
-    outputs = runs.extract(run, columns, keep)
-    logits = {name: outputs[name] for name in attributes.ATTRIBUTES}
-    if flip:
-        mirrored = runs.extract(run, columns, runs.only(*logits), mirrored=True)
-        logits = {name: (value + mirrored[name]) / 2 for name, value in logits.items()}
-    if neighbours:
-        features = runs.embed(run, "model", columns, flip=flip)
-        logits = average_over_neighbours(logits, features, neighbours)
-    found = {name: np.argmax(value, axis=-1) for name, value in logits.items()}
-    return found, {k.removeprefix(_MASK): v for k, v in outputs.items() if k.startswith(_MASK)}
-
-
-def read_folder(folder: Path, annotations: Path | None, run: runs.Run) -> Columns:
-    """The columns of a folder of crops in a known naming, with labels where a file gives them."""
-    report = folders.Report()
-    records = folders.scan(folder, "detect", report)
-    if annotations is not None:
-        table = attributes.read(annotations)
-        records = folders.annotate(records, table, report, annotations)
-    if report.dropped:
-        logging.warning("%s: left out %s", folder, ", ".join(report.dropped))
-    return folders.to_columns(records, run.config.data.image_size)
-
-
-HEADER = ("attribute", "accuracy", "balanced", "F1", "majority", "binary", "binary majority")
-
-
-def as_rows(result: dict) -> list[tuple[str, ...]]:
-    """The result as rows of a table, in percent."""
-    keys = ("accuracy", "balanced_accuracy", "f1", "majority", "accuracy_binary", "majority_binary")
-    rows = [
-        (name, *(tables.percent(row[key]) for key in keys))
-        for name, row in result["attributes"].items()
-    ]
-    for count in (10, 12):
-        names = (f"{kind}_{count}{reading}" for reading in ("", "_binary") for kind in _KINDS)
-        accuracy, majority, *binary = (tables.percent(result["mean"][name]) for name in names)
-        rows.append((f"mean of {count}", accuracy, "", "", majority, *binary))
-    return rows
-
-
-def write_report(
-    path: Path,
-    title: str,
-    rows: list[tuple[str, ...]],
-    columns: Columns,
-    predicted: dict[str, np.ndarray],
-    masks: dict[str, np.ndarray],
+def write_page(
+    path: Path, result: Result, columns: Columns, predicted: Mapping, masks: Mapping
 ) -> None:
-    """Writes the page with the table, and with crops under their masks where there are some."""
-    labelled = np.flatnonzero(columns["age"] >= 0)
+    """Writes a page with the table, and with crops under the attention masks if there are any.
+
+    Args:
+      path: where the page is written.
+      result: of the evaluation.
+      columns: of M images.
+      predicted: label -> class int [M].
+      masks: label -> mask [M, h, w].
+    """
+    labelled = np.flatnonzero(np.any([columns[name] >= 0 for name in predicted], axis=0))
     size = min(_SHOWN, len(labelled)) if masks else 0
     chosen = np.sort(np.random.default_rng(0).choice(labelled, size, replace=False))
     people = [
@@ -121,24 +45,32 @@ def write_report(
         )
         for i in chosen
     ]
-    write_atomically(path, attention.page(title, [], HEADER, rows, people))
+    (table,) = result.tables
+    write_atomically(path, attention.page(result.title, [], *table, people))
 
 
-def write_predictions(run: runs.Run, source: str, **averages) -> Path:
-    """Writes `evaluation/classification_test.csv` for a folder, or for a split of the data."""
-    if source in ("test", "query", "val", "train"):
-        columns = experiment.open_split(run.config, source)
+def write_predictions(run: Run, source: str, *, flip: bool, neighbours: int) -> Path:
+    """Writes `evaluation/classification_test.csv` for a folder, or for a split of the data.
+
+    Raises:
+      InputError: the run does not predict the 12 attributes of the course's format.
+    """
+    if source in inputs.SPLITS:
+        columns = run.dataset().open(source)
     else:
-        columns = read_folder(Path(source), None, run)
-    path = run.workdir / "evaluation" / "classification_test.csv"
-    predicted = classify(run, columns, **averages)[0]
+        columns = inputs.read_folder(Path(source), run.config.data.image_size)
+    labels = predictions.check_labels(run.schema.labels)
+    predicted, _ = evaluator.classify(
+        run.predict, columns, labels, flip=flip, neighbours=neighbours
+    )
+    path = run.evaluation / "classification_test.csv"
     text = predictions.classification_csv(columns["name"].tolist(), predicted)
     write_atomically(path, text)
     return path
 
 
 def run(
-    found: runs.Run,
+    run: Run,
     *,
     split: str = "val",
     images: str | None = None,
@@ -151,45 +83,45 @@ def run(
     """Judges the run, or writes its predictions.
 
     Args:
-      found: the run.
-      split: of the data set that is judged: "val" (the held-out identities), "train", "test"...
-      images: a folder of crops that is judged instead of a split.
-      annotations: its annotation file, CSV or .mat.
-      predict: a folder of crops, or a split, to write predictions for; nothing is judged.
-      flip: average the logits of an image and its mirror image.
-      neighbours: average them over so many nearest images too.
-      report: write `evaluation/attributes.html`.
+      run: a trained run.
+      split: What is judged: val (the held-out identities), train, test or query.
+      images: Judge this folder of crops instead of a split.
+      annotations: The labels of --images: CSV or .mat.
+      predict: Write predictions for a folder of crops, or for a split; nothing is judged.
+      flip: Average the logits of an image and its mirror image.
+      neighbours: Average them over so many nearest images too.
+      report: Write a page with the table, and with attention over crops.
 
     Returns:
       The text for the terminal.
     """
-    averages = {"flip": flip, "neighbours": neighbours}
-    if predict:
-        path = write_predictions(found, predict, **averages)
-        rows = predictions.check_classification_csv(path.read_text())
-        return f"{rows} predictions in {path}"
+    if run.predict is None:
+        raise InputError("--task=attributes needs a trained run: --workdir instead of --config")
     if bool(images) != bool(annotations):
         raise InputError("--images and --annotations go together: a folder and its labels")
+    if predict:
+        path = write_predictions(run, predict, flip=flip, neighbours=neighbours)
+        rows = predictions.check_classification_csv(path.read_text())
+        return f"{rows} predictions in {path}"
+    classes = run.schema.labels
     if images:
-        columns, judged = read_folder(Path(images), Path(annotations), found), images
+        size = run.config.data.image_size
+        columns = inputs.read_folder(Path(images), size, annotations=Path(annotations))
     else:
-        columns, judged = experiment.open_split(found.config, split), f"split {split}"
-    predicted, masks = classify(found, columns, **averages)
-    result = metrics.evaluate(columns, predicted, found.extra["label_counts"])
-    persons = columns["pid"][columns["age"] >= 0]
-    judged = {
-        "judged": judged,
-        "images": len(persons),
-        "identities": len(np.unique(persons)),
-        "checkpoint": found.step,
-    } | averages
-    path = found.workdir / "evaluation" / FILE
-    write_atomically(path, json.dumps(result | judged, indent=2) + "\n")
-    title = "{judged}: {images} images of {identities} identities; percent; checkpoint {checkpoint}"
-    title, rows = title.format(**judged), as_rows(result)
-    said = f"{title}\n\n{tables.align(HEADER, rows)}\n\nwritten to {path}"
+        columns = run.dataset().open(split)
+    known = [name for name in classes if name in columns]
+    labels = evaluator.outputs_to_judge(run.predict, columns, known)
+    predicted, masks = evaluator.classify(
+        run.predict, columns, labels, flip=flip, neighbours=neighbours, masks=report
+    )
+    about = {"judged": images or f"split {split}", "flip": flip, "neighbours": neighbours}
+    about["checkpoint"] = run.step
+    counts = run.extra["label_counts"]
+    result = evaluator.summarize(columns, predicted, counts, classes, about)
+    path = run.evaluation / FILE
+    write_atomically(path, json.dumps(result.record, indent=2) + "\n")
+    notes = [f"checkpoint {run.step}; written to {path}"]
     if report:
-        page = found.workdir / "evaluation" / PAGE
-        write_report(page, title, rows, columns, predicted, masks)
-        said += f"\nreport in {page}"
-    return said
+        write_page(run.evaluation / PAGE, result, columns, predicted, masks)
+        notes.append(f"report in {run.evaluation / PAGE}")
+    return inputs.as_text(result, *notes)

@@ -7,28 +7,18 @@ from pathlib import Path
 
 import numpy as np
 
-from market_jax import experiment, galleries, runs
-from market_jax.data import columns, filenames
-from market_jax.data.junk import make_junk
+from market_jax.data import columns as columns_
 from market_jax.errors import InputError
+from market_jax.evaluators import junk as evaluator
 from market_jax.files import write_atomically
-from market_jax.metrics import reconstruction
-from market_jax.registry import choose
-from market_jax.report import pictures, tables
+from market_jax.report import pictures
 from market_jax.report import review as review_page
+from market_jax.runs import Run
+from market_jax.tasks import inputs
 from market_jax.typing import Columns
 
 FILE, LIST, PAGE = "junk.json", "junk.csv", "junk_review.html"
 LEAST = 60  # candidates of the page, where fewer are flagged
-
-
-def score_images(found: runs.Run, rows: Columns) -> dict[str, np.ndarray]:
-    """Every score of every image: name -> [M]."""
-
-    def keep(outputs):
-        return reconstruction.scores(outputs["target"], outputs["reconstruction"])
-
-    return runs.extract(found, rows, keep)
 
 
 def as_csv(names: np.ndarray, values: np.ndarray, flagged: np.ndarray) -> str:
@@ -41,36 +31,21 @@ def as_csv(names: np.ndarray, values: np.ndarray, flagged: np.ndarray) -> str:
     return buffer.getvalue()
 
 
-def judge(scored: dict[str, np.ndarray], junk: np.ndarray) -> dict[str, dict[str, float]]:
-    """Score name -> how well it tells junk from the rest."""
-    return {name: reconstruction.judge(values, junk) for name, values in scored.items()}
-
-
-def judge_made(found: runs.Run, rows: Columns) -> dict:
-    """The same on junk that is made from the people in the images: all of it, and by kind."""
-    people = columns.select(rows, rows["pid"] > 0)
-    if not len(people["name"]):
-        raise InputError("no image shows a known person, of whom junk could be made")
-    images = people["image"][np.arange(len(people["name"]))]
-    made, kinds = make_junk(images)
-    usual = score_images(found, people)
-    strange = score_images(found, people | {"image": made})
-    result = {}
-    for kind in ("all", *np.unique(kinds)):
-        chosen = np.ones(len(kinds), bool) if kind == "all" else kinds == kind
-        truth = np.repeat([False, True], [len(kinds), chosen.sum()])
-        scored = {name: np.concatenate([usual[name], strange[name][chosen]]) for name in usual}
-        result[str(kind)] = judge(scored, truth)
-    return result
-
-
 def write_review(
-    found: runs.Run, rows: Columns, values: np.ndarray, flagged: np.ndarray, score: str
+    run: Run, columns: Columns, values: np.ndarray, flagged: np.ndarray, score: str
 ) -> Path:
-    """Writes the page with the flagged images, or the strangest where few are."""
+    """Writes the page with the flagged images, or the strangest where few are.
+
+    Args:
+      run: whose reconstructions are shown.
+      columns: of M images.
+      values: [M] scores.
+      flagged: bool [M].
+      score: the name of the score.
+    """
     order = np.argsort(-values, kind="stable")[: max(flagged.sum(), LEAST)]
-    chosen = columns.select(rows, order)
-    outputs = runs.extract(found, chosen, runs.only("target", "reconstruction"))
+    chosen = columns_.select(columns, order)
+    outputs = run.predict(chosen, ("target", "reconstruction"))
     images, remade = (
         pictures.to_unit_range(outputs[key], outputs["target"])
         for key in ("target", "reconstruction")
@@ -89,32 +64,18 @@ def write_review(
             chosen["name"], values[order], images, remade, strict=True
         )
     ]
-    path = found.workdir / "evaluation" / PAGE
+    path = run.evaluation / PAGE
     about = (
         f"{len(candidates)} of {len(values)} images, the strangest first by the score "
         f"{score!r}: picture, reconstruction, error."
     )
-    key = f"market_jax junk {found.workdir.resolve()} {score} {found.step} {len(candidates)}"
+    key = f"market_jax junk {run.workdir.resolve()} {score} {run.step} {len(candidates)}"
     write_atomically(path, review_page.page("Is it junk?", about, key, candidates))
     return path
 
 
-def rows_of_table(results: dict[str, dict]) -> list[tuple[str, ...]]:
-    """{what: score -> judgement} as rows of a table."""
-    return [
-        (
-            f"{what}, {score}",
-            f"{row['auroc']:.3f}",
-            f"{row['average_precision']:.3f}",
-            f"{row['chance']:.3f}",
-        )
-        for what, by_score in results.items()
-        for score, row in by_score.items()
-    ]
-
-
 def run(
-    found: runs.Run,
+    run: Run,
     *,
     split: str = "test",
     images: str | None = None,
@@ -126,64 +87,36 @@ def run(
     """Scores every image, flags the strangest, and judges the scores where junk is known.
 
     Args:
-      found: a run whose model has the outputs "reconstruction" and "target".
-      split: that is scored: "test", "val", "train".
-      images: a folder of crops that is scored instead.
-      score: "error" or "normalized", see `market_jax.metrics.reconstruction.scores`.
-      threshold: above which an image is flagged; by default the smaller one of two that are
-        proposed without labels.
-      made: judges the scores on junk made from the images of persons too.
-      review: writes the page on which a person decides.
+      run: a run whose model has the outputs "reconstruction" and "target".
+      split: What is scored: test, val or train.
+      images: Score this folder of crops instead of a split.
+      score: error or normalized (by the image's own variance).
+      threshold: The score above which an image is flagged; by default the smaller one of two
+        that are proposed without labels.
+      made: Judge the scores on junk made from people, too.
+      review: Write the page on which a person decides what is junk.
 
     Returns:
       The text for the terminal.
-
-    Raises:
-      InputError: what the data, the run or the arguments have wrong.
     """
-    rows = (
-        galleries.read_folder(found, images, None)
-        if images
-        else experiment.open_split(found.config, split)
-    )
-    scored = score_images(found, rows)
-    values = choose(score, scored, "score")
-    proposed = reconstruction.propose_thresholds(values)
-    limit = min(proposed.values()) if threshold is None else threshold
-    flagged = values > limit
-    folder = found.workdir / "evaluation"
-    write_atomically(folder / LIST, as_csv(rows["name"], values, flagged))
-    about = {
-        "judged": images or f"split {split}",
-        "images": len(values),
-        "score": score,
-        "threshold": limit,
-        "proposed": proposed,
-        "flagged": int(flagged.sum()),
-        "checkpoint": found.step,
-    }
-    said = [
-        f"{about['judged']}: {len(values)} images, {about['flagged']} flagged: "
-        f"{score} above {limit:.4g} (proposed: quantile {proposed['quantile']:.4g}, "
-        f"robust z-score {proposed['robust_z']:.4g})"
-    ]
-    results = {}
-    junk = rows["pid"] == filenames.JUNK
-    if junk.any() and not junk.all():
-        results["labelled junk"] = judge(scored, junk)
-        hits = int((flagged & junk).sum())
-        about |= {"junk": int(junk.sum()), "flagged_junk": hits}
-        said.append(f"of {junk.sum()} images labelled junk {hits} are flagged")
-    if made:
-        results |= {f"made, {kind}": by for kind, by in judge_made(found, rows).items()}
-    if results:
-        header = ("junk, score", "AUROC", "average precision", "chance")
-        said.append(tables.align(header, rows_of_table(results)))
+    if run.predict is None:
+        raise InputError("--task=junk needs a trained run: --workdir instead of --config")
+    if images:
+        columns = inputs.read_folder(Path(images), run.config.data.image_size)
     else:
-        said.append("the images have no junk labels: nothing is judged (see --made)")
-    write_atomically(folder / FILE, json.dumps(results | about, indent=2) + "\n")
-    said.append(f"written to {folder / LIST} and {folder / FILE}")
+        columns = run.dataset().open(split)
+    scores = evaluator.score_images(run.predict, columns)
+    results = evaluator.judge_made(run.predict, columns) if made else {}
+    judged = images or f"split {split}"
+    result, flagged = evaluator.summarize(
+        columns, scores, results, score=score, threshold=threshold, judged=judged
+    )
+    values = scores[score]
+    write_atomically(run.evaluation / LIST, as_csv(columns["name"], values, flagged))
+    record = dict(result.record) | {"checkpoint": run.step}
+    write_atomically(run.evaluation / FILE, json.dumps(record, indent=2) + "\n")
+    notes = [f"written to {run.evaluation / LIST} and {run.evaluation / FILE}"]
     if review:
-        path = write_review(found, rows, values, flagged, score)
-        said.append(f"open {path} in a browser to decide")
-    return "\n\n".join(said)
+        path = write_review(run, columns, values, flagged, score)
+        notes.append(f"open {path} in a browser to decide")
+    return inputs.as_text(result, *notes)

@@ -1,5 +1,12 @@
-"""Checkpoints by Orbax: the latest and the best, the config saved beside the state."""
+"""Checkpoints by Orbax: the latest and the best, the config saved beside the state.
 
+A checkpoint has four items, each of which can be read alone: "variables" (parameters and the other
+collections), "ema" (the averaged parameters, where they are kept), "training" (step, optimizer
+state and key: what only a restart needs) and "extra" (JSON).
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,45 +15,77 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from market_jax.errors import InputError
+from market_jax.training.state import TrainState
 from market_jax.typing import PyTree
 
-METRIC = "val/loss"
+_SCORE, _BORDER = "score", "round_start"  # what Orbax is told of each checkpoint
+
+
+@dataclasses.dataclass
+class _RoundBorder:
+    """Keeps the checkpoint at which the latest one's round began: a restart makes it again."""
+
+    def should_preserve(self, checkpoints: Sequence, *, context: Any) -> list[bool]:
+        """One answer for each checkpoint, as Orbax asks."""
+        border = (checkpoints[-1].metrics or {}).get(_BORDER) if checkpoints else None
+        return [info.step == border for info in checkpoints]
 
 
 def open_manager(directory: Path) -> ocp.CheckpointManager:
-    """The checkpoints in `directory`; those with the lowest validation loss and the newest stay.
+    """The checkpoints in a folder; the newest, the one with the highest score and a border stay.
 
     Saving is synchronous and atomic: a checkpoint is there whole, or not at all.
+
+    Args:
+      directory: of the checkpoints, made if it is not there.
     """
     policy = checkpoint_managers.AnyPreservationPolicy(
         [
             checkpoint_managers.LatestN(1),
-            checkpoint_managers.BestN(
-                get_metric_fn=lambda metrics: metrics[METRIC], reverse=True, n=1
-            ),
+            checkpoint_managers.BestN(get_metric_fn=lambda metrics: metrics[_SCORE], n=1),
+            _RoundBorder(),
         ]
     )
     options = ocp.CheckpointManagerOptions(
         preservation_policy=policy,
-        best_fn=lambda metrics: metrics[METRIC],
-        best_mode="min",
+        best_fn=lambda metrics: metrics[_SCORE],
+        best_mode="max",
         enable_async_checkpointing=False,
     )
     return ocp.CheckpointManager(Path(directory).absolute(), options=options)
 
 
+def _items(state: TrainState) -> dict[str, PyTree]:
+    """Item name -> its part of the state."""
+    training = {"step": state.step, "opt_state": state.opt_state, "key_data": state.key_data}
+    items = {"variables": state.variables, "training": training}
+    return items if state.ema is None else items | {"ema": state.ema}
+
+
 def save(
     manager: ocp.CheckpointManager,
     step: int,
-    state: PyTree,
-    metrics: dict[str, float],
-    extra: dict[str, Any],
+    state: TrainState,
+    *,
+    score: float,
+    round_start: int,
+    extra: Mapping[str, Any],
 ) -> None:
-    """Keeps `state` and the JSON-able `extra` as the checkpoint of `step`."""
+    """Keeps the state as the checkpoint of a step.
+
+    Args:
+      manager: of the checkpoints.
+      step: the number of steps done.
+      state: what is kept.
+      score: by which the best checkpoint is found; higher is better.
+      round_start: the step at which the present round began.
+      extra: JSON-able, kept beside the state.
+    """
+    items = {name: ocp.args.StandardSave(tree) for name, tree in _items(state).items()}
     manager.save(
         step,
-        args=ocp.args.Composite(state=ocp.args.StandardSave(state), extra=ocp.args.JsonSave(extra)),
-        metrics=metrics,
+        args=ocp.args.Composite(**items, extra=ocp.args.JsonSave(dict(extra))),
+        metrics={_SCORE: score, _BORDER: round_start},
     )
 
 
@@ -71,10 +110,10 @@ def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
     }
 
 
-def _check_shapes(directory: Path, template: PyTree) -> None:
+def _check_shapes(directory: Path, item: str, template: PyTree) -> None:
     """Raises an `InputError` that names the first array which the two do not share."""
     with ocp.StandardCheckpointer() as checkpointer:
-        saved = _shapes(checkpointer.metadata(directory / "state").item_metadata.tree)
+        saved = _shapes(checkpointer.metadata(directory / item).item_metadata.tree)
     wanted = _shapes(template)
     for name in sorted(saved.keys() | wanted.keys()):
         if saved.get(name) != wanted.get(name):
@@ -84,20 +123,65 @@ def _check_shapes(directory: Path, template: PyTree) -> None:
             )
 
 
-def read_state(manager: ocp.CheckpointManager, step: int, template: PyTree) -> PyTree:
-    """The state of a checkpoint, in the structure, shapes and sharding of `template`.
+def _read(manager: ocp.CheckpointManager, step: int, items: Mapping[str, PyTree]) -> dict:
+    """The named items of a checkpoint, in the structure, shapes and sharding of templates."""
+    directory = manager.directory / str(step)
+    templates = jax.tree.map(ocp.utils.to_shape_dtype_struct, dict(items))
+    try:
+        for name, template in templates.items():
+            _check_shapes(directory, name, template)
+        wanted = {name: ocp.args.StandardRestore(tree) for name, tree in templates.items()}
+        return dict(manager.restore(step, args=ocp.args.Composite(**wanted)))
+    except InputError:
+        raise
+    except (ValueError, KeyError, FileNotFoundError) as error:
+        raise InputError(f"{directory}: the checkpoint is damaged ({error})") from None
+
+
+def read_state(manager: ocp.CheckpointManager, step: int, template: TrainState) -> TrainState:
+    """The state of a checkpoint, for going on.
+
+    Args:
+      manager: of the checkpoints.
+      step: of the checkpoint.
+      template: a state of the same structure, shapes and sharding.
+
+    Raises:
+      InputError: the checkpoint is of another structure or is damaged.
+    """
+    items = _read(manager, step, _items(template))
+    variables = dict(items["variables"])
+    return template.replace(
+        params=variables.pop("params"), collections=variables, ema=items.get("ema"),
+        **items["training"],
+    )  # fmt: skip
+
+
+def read_variables(manager: ocp.CheckpointManager, step: int, template: PyTree) -> PyTree:
+    """The variables of a checkpoint, for evaluation: averaged parameters where they are kept.
+
+    Collections that the model itself does not have, such as memory banks, are left out.
+
+    Args:
+      manager: of the checkpoints.
+      step: of the checkpoint.
+      template: the model's variables, or their shapes with sharding.
 
     Raises:
       InputError: the checkpoint is of another structure or is damaged.
     """
     directory = manager.directory / str(step)
-    shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
-    try:
-        _check_shapes(directory, shapes)
-        return manager.restore(
-            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(shapes))
-        )["state"]
-    except InputError:
-        raise
-    except (ValueError, KeyError, FileNotFoundError) as error:
-        raise InputError(f"{directory}: the checkpoint is damaged ({error})") from None
+    items = {"variables": template}
+    if (directory / "ema").is_dir():
+        items["ema"] = template["params"]
+    with ocp.StandardCheckpointer() as checkpointer:
+        saved = checkpointer.metadata(directory / "variables").item_metadata.tree
+    others = {name: tree for name, tree in saved.items() if name not in template}
+    found = _read(manager, step, items | {"variables": template | _as_template(others)})
+    variables = {name: tree for name, tree in found["variables"].items() if name in template}
+    return variables | ({"params": found["ema"]} if "ema" in found else {})
+
+
+def _as_template(metadata: PyTree) -> PyTree:
+    """Shapes and dtypes of what Orbax tells about a saved tree."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), metadata)

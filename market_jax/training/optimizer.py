@@ -1,8 +1,7 @@
-"""Optimisers and learning-rate schedules, by name."""
+"""Optimizers and learning-rate schedules, by name."""
 
-import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -10,10 +9,9 @@ import jax.numpy as jnp
 import optax
 
 from market_jax.errors import InputError
-from market_jax.registry import choose
 from market_jax.typing import PyTree
 
-_OPTIMIZERS = {"adam": optax.adam, "sgd": functools.partial(optax.sgd, momentum=0.9)}
+__all__ = ["constant", "cosine", "exponential"]
 
 
 def constant(learning_rate: float, total_steps: int) -> optax.Schedule:
@@ -26,25 +24,37 @@ def cosine(learning_rate: float, total_steps: int) -> optax.Schedule:
     return optax.cosine_decay_schedule(learning_rate, max(total_steps, 1))
 
 
-def exponential(learning_rate: float, total_steps: int) -> optax.Schedule:
-    """A decay by the same factor at every step, to a hundredth at `total_steps`."""
-    return optax.exponential_decay(learning_rate, max(total_steps, 1), 0.01)
+def exponential(learning_rate: float, total_steps: int, *, end: float = 0.01) -> optax.Schedule:
+    """A decay by the same factor at every step, to `end` times the rate at `total_steps`."""
+    return optax.exponential_decay(learning_rate, max(total_steps, 1), end)
 
 
-_SCHEDULES = {"constant": constant, "cosine": cosine, "exponential": exponential}
+SCHEDULES = {"constant": constant, "cosine": cosine, "exponential": exponential}
 
 
 def make_schedule(
-    name: str, *, learning_rate: float, total_steps: int, warmup_steps: int = 0
+    schedule: Callable, *, learning_rate: float, total_steps: int, warmup_steps: int = 0
 ) -> optax.Schedule:
-    """The named schedule after a linear warm-up from zero: step -> learning rate."""
+    """A schedule after a linear warm-up from zero: step -> learning rate.
+
+    Args:
+      schedule: (learning rate, number of steps) -> optax schedule.
+      learning_rate: the highest rate.
+      total_steps: of the training, warm-up among them.
+      warmup_steps: of the warm-up.
+
+    Raises:
+      InputError: the rate is not above 0, or the warm-up has a negative length.
+    """
     if learning_rate <= 0:
         raise InputError(f"optimizer.learning_rate is {learning_rate}; it must be above 0")
-    schedule = choose(name, _SCHEDULES, "schedule")(learning_rate, total_steps - warmup_steps)
+    if warmup_steps < 0:
+        raise InputError("optimizer.warmup_epochs must be 0 or more")
+    after = schedule(learning_rate, total_steps - warmup_steps)
     if warmup_steps == 0:
-        return schedule
+        return after
     warmup = optax.linear_schedule(0.0, learning_rate, warmup_steps)
-    return optax.join_schedules([warmup, schedule], [warmup_steps])
+    return optax.join_schedules([warmup, after], [warmup_steps])
 
 
 def _kernels(params: PyTree) -> PyTree:
@@ -80,24 +90,25 @@ def lower(opt_state: PyTree, factor: float) -> PyTree:
     return jax.tree.map(change, opt_state, is_leaf=lambda node: isinstance(node, Plateau))
 
 
-def _scale_by_group(rates: Sequence[tuple[str, float]]) -> optax.GradientTransformation:
-    """Multiplies the updates of the parameters that a pattern finds; the first that does counts."""
+def _path_name(path) -> str:
+    return "/".join(str(key.key) for key in path)
+
+
+def _scale_by_pattern(multipliers: Sequence[tuple[str, float]]) -> optax.GradientTransformation:
+    """Multiplies the updates of parameters by their path; the first fitting pattern counts."""
 
     def factors(params):
-        found = set()
+        used = set()
 
         def factor(path, _):
-            name = "/".join(str(key.key) for key in path)
-            for pattern, value in rates:
-                if re.search(pattern, name):
-                    found.add(pattern)
-                    return value
-            return 1.0
+            fitting = [m for m in multipliers if re.search(m[0], _path_name(path))]
+            used.update(pattern for pattern, _ in fitting)
+            return fitting[0][1] if fitting else 1.0
 
         tree = jax.tree_util.tree_map_with_path(factor, params)
-        for pattern, _ in rates:
-            if pattern not in found:
-                raise InputError(f"optimizer.rates: {pattern!r} finds no parameter of its own")
+        for pattern, _ in multipliers:
+            if pattern not in used:
+                raise InputError(f"optimizer.lr_multipliers: {pattern!r} finds no parameter")
         return tree
 
     def update(updates, state, params=None):
@@ -110,37 +121,65 @@ def _scale_by_group(rates: Sequence[tuple[str, float]]) -> optax.GradientTransfo
     return optax.GradientTransformation(init, update)
 
 
-def make_optimizer(
-    name: str,
-    schedule: optax.Schedule,
-    *,
-    weight_decay: float = 0.0,
-    clip_norm: float = 0.0,
-    plateau: bool = False,
-    rates: Sequence[tuple[str, float]] = (),
-) -> optax.GradientTransformation:
-    """The named optimiser, with weight decay on kernels and clipping by the global norm.
+def adam(schedule: optax.Schedule, *, weight_decay: float = 0.0) -> optax.GradientTransformation:
+    """Adam with decoupled weight decay on kernels (AdamW).
 
     Args:
-      name: "adam" (decoupled weight decay, so AdamW), or "sgd" (momentum 0.9, weight decay in
-        the gradient).
       schedule: step -> learning rate.
+      weight_decay: times the learning rate, taken off the kernels at each step.
+    """
+    decay = optax.add_decayed_weights(-weight_decay, mask=_kernels)
+    return optax.chain(optax.adam(1.0), decay, optax.scale_by_schedule(schedule))
+
+
+def sgd(
+    schedule: optax.Schedule, *, momentum: float = 0.9, weight_decay: float = 0.0
+) -> optax.GradientTransformation:
+    """Gradient descent with momentum; weight decay is added to the kernels' gradients.
+
+    Args:
+      schedule: step -> learning rate.
+      momentum: the share of the last update that goes on.
       weight_decay: factor on the kernels.
-      clip_norm: largest norm of the gradient; 0 does not clip.
+    """
+    decay = optax.add_decayed_weights(weight_decay, mask=_kernels)
+    return optax.chain(decay, optax.sgd(schedule, momentum=momentum))
+
+
+OPTIMIZERS = {"adam": adam, "sgd": sgd}
+
+
+def make_optimizer(
+    optimizer: optax.GradientTransformation,
+    *,
+    clip_norm: float = 0.0,
+    plateau: bool = False,
+    lr_multipliers: Sequence[tuple[str, float]] = (),
+) -> optax.GradientTransformation:
+    """An optimizer with clipping before it, and changes of the learning rate after it.
+
+    Args:
+      optimizer: gradients -> updates.
+      clip_norm: the largest norm of the gradient; 0 does not clip.
       plateau: the rate can be lowered by `lower`.
-      rates: (regular expression, factor of the rate) for parameters by their path,
-        "backbone/stem/conv/kernel"; the first that is found in it counts, and 0 trains nothing.
+      lr_multipliers: (regular expression, factor of the learning rate) for parameters by their
+        path, "backbone/stem/conv/kernel". The first that is found in the path counts; 0 trains
+        nothing, and weight decay does not move it either.
 
     Raises:
-      InputError: the name is unknown, or a pattern finds no parameter (when the state is made).
+      InputError: a norm or factor is negative, or a pattern is broken or (when the state is made)
+        finds no parameter.
     """
-    factory = choose(name, _OPTIMIZERS, "optimizer")
+    if clip_norm < 0:
+        raise InputError(f"optimizer.clip_norm is {clip_norm}; it must be 0 or more")
+    for pattern, factor in lr_multipliers:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise InputError(f"optimizer.lr_multipliers: {pattern!r} ({error})") from None
+        if factor < 0:
+            raise InputError(f"optimizer.lr_multipliers: {factor} must be 0 or more")
     clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
-    decay = optax.add_decayed_weights(weight_decay, mask=_kernels)
     last = [_scale_by_plateau()] if plateau else []
-    last += [_scale_by_group(rates)] if rates else []
-    if name == "sgd":
-        return optax.chain(clip, decay, factory(schedule), *last)
-    scale = factory(1.0)  # minus the direction; decay is decoupled below
-    decoupled = optax.add_decayed_weights(-weight_decay, mask=_kernels)
-    return optax.chain(clip, scale, decoupled, optax.scale_by_schedule(schedule), *last)
+    last += [_scale_by_pattern(lr_multipliers)] if lr_multipliers else []
+    return optax.chain(clip, optimizer, *last)

@@ -4,56 +4,76 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from market_jax.typing import Array, Batch, PyTree
+from market_jax.typing import Array, PyTree
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """Everything that a restart needs.
+    """Everything that a restart needs, as one pytree.
 
     Attributes:
-      step: int32, steps done.
+      step: int32, the number of steps done.
       params: the model's parameters.
-      batch_stats: running statistics of BatchNorm; {} without.
-      opt_state: of the optax optimiser.
+      collections: every other Flax collection by name: "batch_stats" of BatchNorm, memory banks.
+      opt_state: of the optax optimizer.
+      ema: the averaged parameters; None where none are kept.
       key_data: uint32 data of the root key; a step's randomness is `fold_in(key, step)`.
     """
 
     step: Array
     params: PyTree
-    batch_stats: PyTree
+    collections: dict[str, PyTree]
     opt_state: PyTree
+    ema: PyTree | None
     key_data: Array
 
     @property
     def variables(self) -> dict[str, PyTree]:
-        """What `model.apply` takes."""
-        return {"params": self.params, "batch_stats": self.batch_stats}
+        """What `model.apply` takes in training."""
+        return {"params": self.params, **self.collections}
+
+    @property
+    def averaged_variables(self) -> dict[str, PyTree]:
+        """What is evaluated: the averaged parameters where they are kept."""
+        return {"params": self.params if self.ema is None else self.ema, **self.collections}
 
 
-def create(
-    model: nn.Module, batch: Batch, optimizer: optax.GradientTransformation, *, seed: int
-) -> TrainState:
-    """A state with fresh parameters.
+def split_key(seed: int) -> tuple[Array, Array]:
+    """The key of the model's parameters, and the root key of everything random in training."""
+    init_key, root_key = jax.random.split(jax.random.key(seed))
+    return init_key, root_key
+
+
+def init_variables(model: nn.Module, image_size: tuple[int, int], *, seed: int) -> PyTree:
+    """Fresh variables of a model: {"params": ..., "batch_stats": ..., ...}.
 
     Args:
       model: called as `model(image, train=...)`.
-      batch: "image" float32 [N, H, W, C]; only its shape counts.
-      optimizer: initialised on the parameters.
-      seed: of the parameters and of everything random in training.
+      image_size: (height, width).
+      seed: of the parameters.
     """
-    init_key, root_key = jax.random.split(jax.random.key(seed))
+    example = np.zeros((1, *image_size, 3), np.float32)
+    return jax.jit(model.init)(split_key(seed)[0], example)
 
-    def initial(key, image):
-        variables = model.init(key, image)
-        params = variables["params"]
-        return TrainState(
-            step=jnp.zeros((), jnp.int32),
-            params=params,
-            batch_stats=variables.get("batch_stats", {}),
-            opt_state=optimizer.init(params),
-            key_data=jax.random.key_data(root_key),
-        )
 
-    return jax.jit(initial)(init_key, jnp.zeros_like(batch["image"]))
+def init_state(
+    variables: PyTree, optimizer: optax.GradientTransformation, *, seed: int
+) -> TrainState:
+    """The state of step 0.
+
+    Args:
+      variables: of the model, fresh or published.
+      optimizer: initialised on the parameters.
+      seed: of everything random in training.
+    """
+    collections = {name: tree for name, tree in variables.items() if name != "params"}
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=variables["params"],
+        collections=collections,
+        opt_state=jax.jit(optimizer.init)(variables["params"]),
+        ema=None,
+        key_data=jax.random.key_data(split_key(seed)[1]),
+    )

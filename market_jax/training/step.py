@@ -1,122 +1,167 @@
 """The one training step of every experiment, and its evaluation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import jaxlib
 import optax
 
-from market_jax import devices
+from market_jax import devices, losses
+from market_jax.losses import Context, Term
+from market_jax.training import hooks as hooks_
 from market_jax.training.state import TrainState
-from market_jax.typing import Array, Batch, Outputs, PyTree
+from market_jax.typing import Array, Batch, PyTree
 
-Metrics = dict[str, Array]
-Loss = Callable[[Outputs, Batch], tuple[Array, Metrics]]
-Augment = Callable[[Array, Array], Array]
+KEPT = jax.checkpoint_policies.save_only_these_names("convolution")  # see kernels.convolution
 
-KEPT = jax.checkpoint_policies.save_only_these_names("convolution")  # see models.convolution
+
+class Objective(NamedTuple):
+    """What is minimised, and what is only reported.
+
+    Attributes:
+      terms: name -> term of the loss.
+      metrics: name -> function of a `Context`, without gradient.
+    """
+
+    terms: Mapping[str, Term]
+    metrics: Mapping[str, Callable]
+
+
+def _make_differentiate(apply: Callable, objective: Objective, *, remat: bool) -> Callable:
+    """(params, collections, batch, key, step) -> (gradients, collections, metrics, outputs)."""
+
+    def differentiate(params, collections, batch, key, step):
+        def forward(params):
+            return apply(
+                {"params": params, **collections},
+                batch["image"],
+                train=True,
+                rngs={"dropout": key, "sample": key},
+                mutable=list(collections),
+            )
+
+        def value(params):
+            outputs, updates = (jax.checkpoint(forward, policy=KEPT) if remat else forward)(params)
+            context = Context(outputs, batch, step, collections)
+            sums = losses.evaluate_terms(objective.terms, objective.metrics, context)
+            metrics = losses.summarize(objective.terms, sums, step)
+            return metrics["loss"], (collections | updates, metrics, outputs)
+
+        gradients, rest = jax.grad(value, has_aux=True)(params)
+        return gradients, *rest
+
+    return differentiate
+
+
+def _in_parts(differentiate: Callable, parts: int, *, keep_outputs: bool) -> Callable:
+    """`differentiate` of a batch that is cut into parts, one after the other."""
+
+    def differentiate_in_parts(params, collections, batch, key, step):
+        def body(collections, part):
+            gradients, collections, metrics, outputs = differentiate(
+                params, collections, *part, step
+            )
+            return collections, (gradients, metrics, outputs if keep_outputs else {})
+
+        # every parts-th row makes a part: each device keeps its own rows
+        cut = {k: v.reshape(-1, parts, *v.shape[1:]).swapaxes(0, 1) for k, v in batch.items()}
+        keys = jax.random.split(key, parts)
+        collections, (gradients, metrics, outputs) = jax.lax.scan(body, collections, (cut, keys))
+        gradients, metrics = jax.tree.map(lambda x: jnp.mean(x, axis=0), (gradients, metrics))
+        # the rows back in their order
+        outputs = jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), outputs)
+        return gradients, collections, metrics, outputs
+
+    return differentiate_in_parts
 
 
 def make_train_step(
     apply: Callable,
-    loss: Loss,
-    augment: Augment,
+    objective: Objective,
+    augment: Callable[[Array, Array], Array],
     optimizer: optax.GradientTransformation,
     *,
-    accumulate: int = 1,
+    hooks: Sequence[hooks_.Hook] = (),
+    grad_accum_steps: int = 1,
     remat: bool = False,
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
     """Builds the pure step (state, batch) -> (state, metrics), jitted, the state donated.
 
     Args:
-      apply: `model.apply`; its random streams are "dropout" and "sample".
-      loss: (outputs, batch) -> (scalar, metrics), means over the batch.
+      apply: `model.apply`; its random streams are "dropout" and "sample", and every collection
+        of the state is mutable.
+      objective: what is minimised and reported.
       augment: (key, uint8 [N, H, W, C]) -> float32 images.
       optimizer: of the state.
-      accumulate: parts that the batch is cut into; their gradients are averaged, so that memory
-        is needed for one part alone. BatchNorm sees a part at a time.
+      hooks: run after the update, see `market_jax.training.hooks`.
+      grad_accum_steps: the number of parts that the batch is cut into. Their gradients are
+        averaged, so that memory is needed for one part alone; BatchNorm sees a part at a time.
       remat: keeps the convolutions' outputs alone for the backward pass and computes the rest of
         it again: less memory, a little more time.
+
+    Returns:
+      The step. Its metrics are scalars: "loss", "loss/<term>" and "<metric>".
     """
+    differentiate = _make_differentiate(apply, objective, remat=remat)
+    if grad_accum_steps > 1:
+        differentiate = _in_parts(differentiate, grad_accum_steps, keep_outputs=bool(hooks))
 
-    def differentiate(params, batch_stats, batch, key):
-        """(gradients, batch_stats, metrics) of a part."""
-
-        def forward(params):
-            return apply(
-                {"params": params, "batch_stats": batch_stats},
-                batch["image"],
-                train=True,
-                rngs={"dropout": key, "sample": key},
-                mutable=["batch_stats"],
-            )
-
-        def objective(params):
-            outputs, updates = (jax.checkpoint(forward, policy=KEPT) if remat else forward)(params)
-            value, metrics = loss(outputs, batch)
-            return value, (updates.get("batch_stats", {}), metrics)
-
-        gradients, (updates, metrics) = jax.grad(objective, has_aux=True)(params)
-        return gradients, updates, metrics
-
-    def differentiate_in_parts(params, batch_stats, batch, key):
-        def body(batch_stats, part):
-            gradients, batch_stats, metrics = differentiate(params, batch_stats, *part)
-            return batch_stats, (gradients, metrics)
-
-        # every accumulate-th row makes a part: each device keeps its own rows
-        parts = {
-            k: v.reshape(-1, accumulate, *v.shape[1:]).swapaxes(0, 1) for k, v in batch.items()
-        }
-        keys = jax.random.split(key, accumulate)
-        batch_stats, sums = jax.lax.scan(body, batch_stats, (parts, keys))
-        gradients, metrics = jax.tree.map(lambda x: jnp.mean(x, axis=0), sums)
-        return gradients, batch_stats, metrics
-
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key_data), state.step)
         augment_key, model_key = jax.random.split(key)
-        image = augment(augment_key, batch["image"])
-        batch = dict(batch) | {"image": image, "step": jnp.full(len(image), state.step)}
-        function = differentiate if accumulate == 1 else differentiate_in_parts
-        gradients, batch_stats, metrics = function(
-            state.params, state.batch_stats, batch, model_key
+        batch = dict(batch) | {"image": augment(augment_key, batch["image"])}
+        gradients, collections, metrics, outputs = differentiate(
+            state.params, state.collections, batch, model_key, state.step
         )
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        context = Context(outputs, batch, state.step, collections)
         state = state.replace(
             step=state.step + 1,
             params=optax.apply_updates(state.params, updates),
-            batch_stats=batch_stats,
+            collections=collections,
             opt_state=opt_state,
         )
-        return state, metrics
+        return hooks_.update_all(state, context, hooks), metrics
 
     options = devices.compiler_options(jax.default_backend(), jaxlib.__version__)
     return jax.jit(step, donate_argnums=0, compiler_options=options)
 
 
 def make_evaluation_step(
-    apply: Callable, loss: Loss, prepare: Callable[[Array], Array]
-) -> Callable[[PyTree, Batch], Metrics]:
-    """Builds the jitted (variables, batch) -> metrics, and "count", the images not padding."""
+    apply: Callable, objective: Objective, prepare: Callable[[Array], Array]
+) -> Callable[[PyTree, Batch], dict[str, tuple[Array, Array]]]:
+    """Builds the jitted (variables, batch) -> sums of the terms and metrics, see `losses`.
 
-    def step(variables: PyTree, batch: Batch) -> Metrics:
+    Args:
+      apply: `model.apply`.
+      objective: what is evaluated.
+      prepare: uint8 [N, H, W, C] -> what the model takes.
+    """
+
+    def step(variables: PyTree, batch: Batch) -> dict[str, tuple[Array, Array]]:
         batch = dict(batch) | {"image": prepare(batch["image"])}
-        _, metrics = loss(apply(variables, batch["image"]), batch)
-        return metrics | {"count": jnp.sum(batch["mask"])}
+        collections = {name: tree for name, tree in variables.items() if name != "params"}
+        context = Context(apply(variables, batch["image"]), batch, None, collections)
+        return losses.evaluate_terms(objective.terms, objective.metrics, context)
 
     return jax.jit(step)
 
 
-def evaluate(step: Callable, variables: PyTree, batches) -> dict[str, float]:
-    """Means of the metrics over all images of all batches."""
-    totals: dict[str, float] = {}
+def evaluate(
+    step: Callable, objective: Objective, variables: PyTree, batches: Iterable[Batch]
+) -> dict[str, float]:
+    """Means of the loss, its terms and the metrics over all rows of all batches.
+
+    Args:
+      step: made by `make_evaluation_step`.
+      objective: the same.
+      variables: of the model.
+      batches: whose rows each count once; "mask" is False where a row is padding.
+    """
+    totals = None
     for batch in batches:
-        metrics = {k: float(v) for k, v in step(variables, batch).items()}
-        count = metrics.pop("count")
-        for name, value in metrics.items():
-            totals[name] = totals.get(name, 0.0) + value * count
-        totals["count"] = totals.get("count", 0.0) + count
-    count = totals.pop("count")
-    return {name: value / count for name, value in totals.items()}
+        sums = jax.tree.map(float, jax.device_get(step(variables, batch)))
+        totals = sums if totals is None else jax.tree.map(lambda a, b: a + b, totals, sums)
+    return {name: float(value) for name, value in losses.summarize(objective.terms, totals).items()}

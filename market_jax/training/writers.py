@@ -34,10 +34,10 @@ class Writer:
     """Writes metrics of a run to all places at once; use as a context manager.
 
     Args:
-      workdir: of the run.
+      workdir: the folder of the run.
       first_step: lines of an earlier run beyond this step are dropped.
-      total_steps: for the progress bar.
-      batch_size: for images/s.
+      total_steps: the length of the progress bar.
+      batch_size: images in a step, for images/s.
     """
 
     def __init__(self, workdir: Path, first_step: int, total_steps: int, batch_size: int):
@@ -77,7 +77,7 @@ class Writer:
             file.write(json.dumps({"step": step, **metrics}) + "\n")
         for name, value in metrics.items():
             self._board.add_scalar(name, value, step)
-        if "val/loss" in metrics:
+        if any(name.startswith("val/") for name in metrics):
             self._evaluated(step, metrics)
 
     def _evaluated(self, step: int, metrics: dict[str, float]) -> None:

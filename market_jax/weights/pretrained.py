@@ -12,6 +12,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from absl import logging
 
 from market_jax.errors import InputError
 from market_jax.typing import PyTree
@@ -78,7 +79,7 @@ def load(
     """A file's weights as variables of a model.
 
     Args:
-      path: of the file, see `files.read`.
+      path: the file, see `files.read`.
       template: the model's variables; kept where a file lacks what is added to a backbone: heads,
         masks between stages, GeM's power.
       namings: the model's `TORCH_NAMES`.
@@ -119,6 +120,40 @@ def load(
     return jax.tree_util.tree_unflatten(structure, values), sorted(
         name for name in tensors.keys() - used if not name.endswith(_COUNTER)
     )
+
+
+def begin(
+    variables: PyTree, source: str, backbone: str, namings: Mapping[str, Rules] | None
+) -> PyTree:
+    """A network's variables, those of its backbone from published weights.
+
+    Args:
+      variables: of a network with a submodule "backbone".
+      source: see `find`.
+      backbone: its name.
+      namings: the backbone's `TORCH_NAMES`; None where it has none.
+
+    Raises:
+      InputError: no weights of this backbone can be read, or the file does not fit it.
+    """
+    if namings is None:
+        raise InputError(f"no published weights of {backbone!r} can be read")
+    if source == "auto" and backbone != "efficientnet_lite":
+        raise InputError(
+            f"model.pretrained is 'auto', which brings efficientnet_lite's weights, and not "
+            f"{backbone}'s; name a file, or hf:OWNER/NAME/FILE"
+        )
+    path = find(source)
+    template = {kind: tree["backbone"] for kind, tree in variables.items() if "backbone" in tree}
+    loaded, unused = load(path, template, namings)
+    logging.info(
+        "%s: %d tensors read; not used: %s",
+        *(path, len(jax.tree.leaves(loaded)), ", ".join(unused) or "none"),
+    )
+    return {
+        kind: tree | ({"backbone": loaded[kind]} if kind in loaded else {})
+        for kind, tree in variables.items()
+    }
 
 
 def _name(path: Sequence[str], rules: Rules) -> str:

@@ -4,6 +4,7 @@ import math
 import numpy as np
 import pytest
 
+from market_jax.errors import InputError
 from market_jax.training import loop
 
 
@@ -12,27 +13,41 @@ class State:
         self.step = step
 
 
-def run(val_losses, train_losses=None, *, state=None, progress=None, **changes):
+def run(val_losses, train_losses=None, *, state=None, progress=None, adjust=None, **changes):
     """Runs the loop on made losses; returns (state, progress, saved, written)."""
     saved, written = [], []
     state, progress = state or State(), progress or loop.Progress()
     val = iter(val_losses)
+    changes = dict(changes)
+    round_steps = changes.pop("round_steps", None)
 
-    def step_fn(state, batch):
+    def step(state, batch):
         value = train_losses[state.step] if train_losses else 1.0
         return State(state.step + 1), {"loss": np.float32(value)}
 
-    settings = {"total_steps": 12, "evaluate_every": 2, "log_every": 3, "patience": 2} | changes
+    plan = {"total_steps": 12, "evaluate_every": 2, "log_every": 3, "patience": 2} | changes
+    actions = loop.Actions(
+        step=step,
+        evaluate=lambda state: {"val/loss": next(val)},
+        adjust=adjust or (lambda state, progress: state),
+        save=lambda step, state, progress, score: saved.append((step, vars(progress) | {})),
+        write=lambda step, values: written.append((step, values)),
+    )
+    run.rounds = []
+
+    def rounds(border, number):
+        run.rounds.append((border.step, number))
+        return loop.Round({}, None, round_steps)
+
     try:
         state = loop.run(
             state,
-            itertools.count(),
-            step_fn=step_fn,
-            evaluate_fn=lambda state: {"val/loss": next(val)},
-            save_fn=lambda step, state, progress, values: saved.append((step, vars(progress) | {})),
-            write_fn=lambda step, values: written.append((step, values)),
-            progress=progress,
-            **settings,
+            State(progress.round_start),
+            progress,
+            loop.Plan(**plan),
+            actions,
+            rounds=rounds,
+            feed=lambda this, first: itertools.count(first),
         )
     finally:
         run.last = saved, written
@@ -92,6 +107,12 @@ def test_a_loss_that_is_not_finite_stops_before_saving(bad, step):
     assert all(done <= step for done, _ in saved)
 
 
+def test_a_selected_metric_that_is_not_finite_is_never_saved():
+    with pytest.raises(loop.NotFiniteError, match="val/loss of step 4 is nan"):
+        run([3, math.nan, 1])
+    assert [step for step, _ in run.last[0]] == [2]
+
+
 def test_what_adjusts_the_state_sees_every_evaluation_before_it_is_saved():
     seen = []
 
@@ -99,5 +120,29 @@ def test_what_adjusts_the_state_sees_every_evaluation_before_it_is_saved():
         seen.append((state.step, progress.stale))
         return state
 
-    run([3, 4, 2, 5, 1, 6], adjust_fn=adjust)
+    run([3, 4, 2, 5, 1, 6], adjust=adjust)
     assert seen == [(2, 0), (4, 1), (6, 0), (8, 1), (10, 0), (12, 1)]
+
+
+def test_every_round_begins_where_the_last_one_ended():
+    _, progress, saved, _ = run([6, 5, 4, 3, 2, 1], round_steps=5, evaluate_every=4)
+    assert run.rounds == [(0, 0), (5, 1), (10, 2)]
+    assert [step for step, _ in saved] == [4, 5, 8, 10, 12]
+    assert [kept["round_start"] for _, kept in saved] == [0, 5, 5, 10, 10]
+    assert progress.round == 2
+
+
+def test_going_on_in_the_middle_of_a_round_makes_it_from_its_border():
+    progress = loop.Progress(4.0, 8, 0, round=1, round_start=5)
+    _, _, saved, _ = run([3, 2], state=State(8), progress=progress, round_steps=5, evaluate_every=4)
+    assert run.rounds == [(5, 1), (10, 2)]
+    assert [step for step, _ in saved] == [10, 12]
+
+
+def test_the_largest_is_the_best_where_the_mode_says_so():
+    select = loop.Select("val/loss", "max")
+    _, progress, *_ = run([1, 3, 2, 2.5], select=select)
+    assert (progress.best, progress.best_step, progress.stale) == (3, 4, 2)
+    assert select.score(1, {"val/loss": 3.0}) > select.score(1, {"val/loss": 2.0})
+    with pytest.raises(InputError, match="select.metric is 'val/mAP'; evaluated are val/loss"):
+        loop.Select("val/mAP").score(1, {"val/loss": 3.0})

@@ -41,20 +41,49 @@ def _means(size: int) -> np.ndarray:
     return inside / inside.sum(axis=1, keepdims=True)
 
 
+def convolve(
+    x: Array, number: int, dtype: jnp.dtype, attention: tuple[int, ...], train: bool
+) -> Array:
+    """A convolution, 1 to 5, with what follows it; called within a `__call__`.
+
+    Args:
+      x: [N, H, W, C].
+      number: of the convolution.
+      dtype: of the computation.
+      attention: the convolutions after which a mask weighs the map.
+      train: whether BatchNorm in a mask uses the batch's statistics.
+    """
+    kernel, stride, padding, width, pooled = _CONVOLUTIONS[number - 1]
+    settings = {"padding": padding, "dtype": dtype, "name": f"conv{number}"}
+    x = nn.relu(conv(width, kernel, stride, **settings)(x))
+    x = attend(x, number, attention, train, dtype)
+    return max_pool(x, (3, 3), strides=(2, 2)) if pooled else x
+
+
+class LastStage(nn.Module):
+    """The last convolution once more, with parameters of its own: [N, h, w, 256] -> map."""
+
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        return convolve(x, len(_CONVOLUTIONS), self.dtype, (), train)
+
+
 class Model(nn.Module):
     """RGB crops in [0, 1], 63x63 or larger -> feature map, features, logits of linear heads.
 
     Attributes:
       classes: output name -> number of classes; one linear head each. "imagenet": 1000 is the
         published weights' own.
-      dense: the two dense layers of 4,096 units are kept: "embedding" is what the second gives,
-        else it is the map pooled.
+      dense: the two dense layers of 4,096 units are kept: "feature" is what the second gives, else
+        it is the map pooled.
       dropout: before each of the dense layers.
       pooling: of the map, "average", "max" or "gem".
       attention: convolutions, 1 to 5, after which a mask weighs the map.
 
     Returns (from `__call__`):
-      {"map": [N, h, w, 256], "embedding": [N, 4096 or 256], name: [N, K] logits}, float32.
+      See `heads.pool_and_classify`; the map is [N, h, w, 256], the feature [N, 4096 or 256].
     """
 
     classes: Mapping[str, int] | None = None
@@ -66,15 +95,14 @@ class Model(nn.Module):
 
     @nn.compact
     def __call__(self, image: Array, train: bool = False) -> dict[str, Array]:
-        x = normalize(image).astype(self.dtype)
-        for i, (kernel, stride, padding, width, pooled) in enumerate(_CONVOLUTIONS, start=1):
-            settings = {"padding": padding, "dtype": self.dtype, "name": f"conv{i}"}
-            x = nn.relu(conv(width, kernel, stride, **settings)(x))
-            x = attend(x, i, self.attention, train, self.dtype)
-            x = max_pool(x, (3, 3), strides=(2, 2)) if pooled else x
-        outputs = pool_and_classify(x, {} if self.dense else self.classes or {}, self.pooling)
+        x, maps = normalize(image).astype(self.dtype), []
+        for number in range(1, len(_CONVOLUTIONS) + 1):
+            x = convolve(x, number, self.dtype, self.attention, train)
+            maps.append(x)
+        classes = self.classes or {}
         if not self.dense:
-            return outputs
+            return pool_and_classify([*maps, x], classes, self.pooling)
+        outputs = pool_and_classify([*maps, x], {}, self.pooling)
         rows, columns = _means(x.shape[1]), _means(x.shape[2])
         # channels first, as the published weights have them
         y = jnp.einsum("nhwc,ph,qw->ncpq", x, rows, columns).reshape(len(x), -1)
@@ -82,5 +110,10 @@ class Model(nn.Module):
             y = nn.Dropout(self.dropout, deterministic=not train)(y)
             y = nn.relu(nn.Dense(4096, dtype=self.dtype, name=f"dense{i}")(y.astype(self.dtype)))
         y = y.astype(jnp.float32)
-        heads = {name: nn.Dense(k, name=f"head_{name}") for name, k in (self.classes or {}).items()}
-        return {"map": outputs["map"], "embedding": y} | {n: head(y) for n, head in heads.items()}
+        logits = {name: nn.Dense(k, name=f"head_{name}")(y) for name, k in classes.items()}
+        return outputs | {"feature": y, "embedding": y} | logits
+
+    @nn.nowrap
+    def last_stage(self, name: str) -> LastStage:
+        """The last stage once more, with parameters of its own, for a part model's `__call__`."""
+        return LastStage(self.dtype, name=name)

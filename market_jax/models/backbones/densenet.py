@@ -51,6 +51,33 @@ class Transition(nn.Module):
         return mean_pool(x, (2, 2))
 
 
+def dense_block(x: Array, number: int, train: bool, dtype: jnp.dtype) -> Array:
+    """The layers of a dense block, 1 to 4; called within a `__call__`.
+
+    Args:
+      x: [N, H, W, C].
+      number: of the block.
+      train: whether BatchNorm uses the batch's statistics.
+      dtype: of the computation.
+    """
+    for i in range(1, _LAYERS[number - 1] + 1):
+        x = Layer(dtype, name=f"stage{number}_layer{i}")(x, train)
+    return x
+
+
+class LastStage(nn.Module):
+    """The last transition and dense block once more, with parameters of their own."""
+
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        number = len(_LAYERS)
+        x = Transition(self.dtype, name=f"transition{number - 1}")(x, train)
+        x = dense_block(x, number, train, self.dtype)
+        return nn.relu(batch_norm(train, dtype=self.dtype, name="norm5")(x))
+
+
 class Model(nn.Module):
     """RGB crops in [0, 1] -> feature map, pooled features, and the logits of linear heads.
 
@@ -61,7 +88,7 @@ class Model(nn.Module):
       attention: stages, 1 to 4, after which a mask weighs the map.
 
     Returns (from `__call__`):
-      {"map": [N, H/32, W/32, 1024], "embedding": [N, 1024], name: [N, K] logits}, float32.
+      See `heads.pool_and_classify`; the map is [N, H/32, W/32, 1024].
     """
 
     classes: Mapping[str, int] | None = None
@@ -75,11 +102,19 @@ class Model(nn.Module):
         x = conv(64, 7, 2, bias=False, dtype=self.dtype, name="conv0")(x)
         x = nn.relu(batch_norm(train, dtype=self.dtype, name="norm0")(x))
         x = max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
-        for stage, layers in enumerate(_LAYERS, start=1):
-            for i in range(1, layers + 1):
-                x = Layer(self.dtype, name=f"stage{stage}_layer{i}")(x, train)
-            x = attend(x, stage, self.attention, train, self.dtype)
-            if stage < len(_LAYERS):
-                x = Transition(self.dtype, name=f"transition{stage}")(x, train)
+        maps = []
+        for number in range(1, len(_LAYERS)):
+            x = dense_block(x, number, train, self.dtype)
+            x = attend(x, number, self.attention, train, self.dtype)
+            maps.append(x)
+            x = Transition(self.dtype, name=f"transition{number}")(x, train)
+        x = dense_block(x, len(_LAYERS), train, self.dtype)
+        x = attend(x, len(_LAYERS), self.attention, train, self.dtype)
+        maps.append(x)
         x = nn.relu(batch_norm(train, dtype=self.dtype, name="norm5")(x))
-        return pool_and_classify(x, self.classes or {}, self.pooling)
+        return pool_and_classify([*maps, x], self.classes or {}, self.pooling)
+
+    @nn.nowrap
+    def last_stage(self, name: str) -> LastStage:
+        """The last stage once more, with parameters of its own, for a part model's `__call__`."""
+        return LastStage(self.dtype, name=name)

@@ -7,13 +7,15 @@ trained with TensorFlow's padding, which is not symmetric where a stride is 2.
 from collections.abc import Mapping
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from market_jax.errors import InputError
 from market_jax.models.attention import attend
 from market_jax.models.heads import pool_and_classify
 from market_jax.models.layers import batch_norm, conv
-from market_jax.typing import Array
+from market_jax.typing import Array, PyTree
+from market_jax.weights import pretrained
 
 # (blocks, kernel, strides of the first, expansion, channels)
 _STAGES = (
@@ -112,6 +114,45 @@ class Block(nn.Module):
         return x + y if x.shape == y.shape else y
 
 
+def stage(
+    x: Array, number: int, strides: int, train: bool, dtype: jnp.dtype, padding: str | None
+) -> Array:
+    """The blocks of a stage, named "block6_0", ...; called within a `__call__`.
+
+    Args:
+      x: [N, H, W, C], the map before the stage.
+      number: of the stage, 1 to 7.
+      strides: of the stage.
+      train: whether BatchNorm uses the batch's statistics.
+      dtype: of the computation.
+      padding: "SAME" is TensorFlow's, None is PyTorch's.
+    """
+    blocks, kernel, _, expansion, width = _STAGES[number - 1]
+    for i in range(blocks):
+        settings = (width, kernel, strides if i == 0 else 1, expansion, dtype, padding)
+        x = Block(*settings, name=f"block{number - 1}_{i}")(x, train)
+    return x
+
+
+class LastStage(nn.Module):
+    """The last stage and convolution once more, with parameters of their own.
+
+    [N, H, W, 192] -> [N, H, W, 1280].
+
+    Attributes:
+      same_padding: as of the backbone.
+    """
+
+    same_padding: bool = False
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        padding = "SAME" if self.same_padding else None
+        x = stage(x, len(_STAGES), 1, train, self.dtype, padding)
+        return Unit(1280, 1, 1, self.dtype, padding, name="head")(x, train)
+
+
 class Model(nn.Module):
     """RGB crops in [0, 1] -> feature map, pooled features, and the logits of linear heads.
 
@@ -124,7 +165,7 @@ class Model(nn.Module):
       last_stride: of the last stage that has one; 1 keeps a larger map.
 
     Returns (from `__call__`):
-      {"map": [N, H/32, W/32, 1280], "embedding": [N, 1280], name: [N, K] logits}, float32.
+      See `heads.pool_and_classify`; the map is [N, H/32, W/32, 1280].
     """
 
     classes: Mapping[str, int] | None = None
@@ -138,14 +179,31 @@ class Model(nn.Module):
     def __call__(self, image: Array, train: bool = False) -> dict[str, Array]:
         if self.last_stride not in (1, 2):
             raise InputError(f"last_stride is {self.last_stride}; it must be 1 or 2")
-        ways = (self.dtype, "SAME" if self.same_padding else None)
+        padding = "SAME" if self.same_padding else None
         x = ((image - _MEAN) / _STD).astype(self.dtype)
-        x = Unit(32, 3, 2, *ways, name="stem")(x, train)
-        for stage, (blocks, kernel, strides, expansion, width) in enumerate(_STAGES):
-            strides = self.last_stride if stage == _LAST else strides
-            for i in range(blocks):
-                settings = (width, kernel, strides if i == 0 else 1, expansion, *ways)
-                x = Block(*settings, name=f"block{stage}_{i}")(x, train)
-            x = attend(x, stage + 1, self.attention, train, self.dtype)
-        x = Unit(1280, 1, 1, *ways, name="head")(x, train)
-        return pool_and_classify(x, self.classes or {}, self.pooling)
+        x = Unit(32, 3, 2, self.dtype, padding, name="stem")(x, train)
+        maps = []
+        for number, (_, _, strides, _, _) in enumerate(_STAGES, start=1):
+            strides = self.last_stride if number - 1 == _LAST else strides
+            x = stage(x, number, strides, train, self.dtype, padding)
+            x = attend(x, number, self.attention, train, self.dtype)
+            maps.append(x)
+        x = Unit(1280, 1, 1, self.dtype, padding, name="head")(x, train)
+        return pool_and_classify([*maps, x], self.classes or {}, self.pooling)
+
+    @nn.nowrap
+    def last_stage(self, name: str) -> LastStage:
+        """The last stage once more, with parameters of its own, for a part model's `__call__`."""
+        return LastStage(self.same_padding, self.dtype, name=name)
+
+
+def make_pretrained() -> tuple[Model, PyTree]:
+    """The network with ImageNet's weights: (model, variables).
+
+    Raises:
+      InputError: the package with the weights is not installed.
+    """
+    model = Model(same_padding=True)
+    example = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    template = jax.eval_shape(model.init, jax.random.key(0), example)
+    return model, pretrained.load(pretrained.find("auto"), template, TORCH_NAMES)[0]

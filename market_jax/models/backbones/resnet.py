@@ -57,6 +57,43 @@ class Block(nn.Module):
         return nn.relu(x + y)
 
 
+def stage(x: Array, number: int, depth: int, strides: int, train: bool, dtype: jnp.dtype) -> Array:
+    """The blocks of a stage, named "layer4_0", ...; called within a `__call__`.
+
+    A part model calls it again, in a module of its own, for another copy of the last stage.
+
+    Args:
+      x: [N, H, W, C], the map before the stage.
+      number: of the stage, 1 to 4.
+      depth: of the network, 18, 34, 50 or 101.
+      strides: of the stage.
+      train: whether BatchNorm uses the batch's statistics.
+      dtype: of the computation.
+    """
+    blocks, bottleneck = choose(depth, _DEPTHS, "model.depth")
+    for i in range(blocks[number - 1]):
+        settings = (64 * 2 ** (number - 1), strides if i == 0 else 1, bottleneck, dtype)
+        x = Block(*settings, name=f"layer{number}_{i}")(x, train)
+    return x
+
+
+class LastStage(nn.Module):
+    """The last stage of a ResNet once more, with parameters of its own: [N, H, W, C] -> map.
+
+    Attributes:
+      depth: 18, 34, 50 or 101.
+      last_stride: of the stage, 1 or 2.
+    """
+
+    depth: int = 50
+    last_stride: int = 2
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        return stage(x, 4, self.depth, self.last_stride, train, self.dtype)
+
+
 class Model(nn.Module):
     """RGB crops in [0, 1] -> feature map, pooled features, and the logits of linear heads.
 
@@ -69,7 +106,7 @@ class Model(nn.Module):
       attention: stages, 1 to 4, after which a mask weighs the map.
 
     Returns (from `__call__`):
-      {"map": [N, H/32, W/32, D], "embedding": [N, D], name: [N, K] logits}, float32.
+      See `heads.pool_and_classify`; the map is [N, H/32, W/32, 512 or 2048].
     """
 
     depth: int = 50
@@ -81,17 +118,21 @@ class Model(nn.Module):
 
     @nn.compact
     def __call__(self, image: Array, train: bool = False) -> dict[str, Array]:
-        stages, bottleneck = choose(self.depth, _DEPTHS, "model.depth")
+        choose(self.depth, _DEPTHS, "model.depth")
         if self.last_stride not in (1, 2):
             raise InputError(f"last_stride is {self.last_stride}; it must be 1 or 2")
         x = normalize(image).astype(self.dtype)
         x = conv(64, 7, 2, bias=False, dtype=self.dtype, name="conv1")(x)
         x = nn.relu(batch_norm(train, dtype=self.dtype, name="bn1")(x))
         x = max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
-        for stage, blocks in enumerate(stages):
-            strides = (1, 2, 2, self.last_stride)[stage]
-            for i in range(blocks):
-                settings = (64 * 2**stage, strides if i == 0 else 1, bottleneck, self.dtype)
-                x = Block(*settings, name=f"layer{stage + 1}_{i}")(x, train)
-            x = attend(x, stage + 1, self.attention, train, self.dtype)
-        return pool_and_classify(x, self.classes or {}, self.pooling)
+        maps = []
+        for number, strides in enumerate((1, 2, 2, self.last_stride), start=1):
+            x = stage(x, number, self.depth, strides, train, self.dtype)
+            x = attend(x, number, self.attention, train, self.dtype)
+            maps.append(x)
+        return pool_and_classify([*maps, x], self.classes or {}, self.pooling)
+
+    @nn.nowrap
+    def last_stage(self, name: str) -> LastStage:
+        """The last stage once more, with parameters of its own, for a part model's `__call__`."""
+        return LastStage(self.depth, self.last_stride, self.dtype, name=name)

@@ -77,8 +77,8 @@ def k_reciprocal(
       query: with "feature" [Q, D].
       gallery: with "feature" [G, D].
       distances: [Q, G].
-      k1: neighbours that are looked at, the image itself among them.
-      k2: neighbours that an image's encoding is averaged over.
+      k1: the number of neighbours that are looked at, the image itself among them.
+      k2: the number of neighbours that an image's encoding is averaged over.
       lambda_value: share of the original distance.
       metric: "cosine" or "euclidean" (squared), of the neighbours.
       one_more: look at k1 + 1 neighbours, as the authors' code does.

@@ -1,0 +1,138 @@
+"""A trained network for programs: `market_jax.load("runs/x")` -> embed, predict, search."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from market_jax import inference, runs
+from market_jax.data import filenames, folders
+from market_jax.errors import InputError
+from market_jax.retrieval import search
+from market_jax.typing import Columns
+
+Pictures = np.ndarray | str | Path | Sequence[str | Path | np.ndarray]
+
+
+class Prediction(NamedTuple):
+    """A label's prediction for M pictures.
+
+    Attributes:
+      names: the most likely class of each picture, str [M].
+      probabilities: float32 [M, K].
+      classes: the names of the K classes.
+    """
+
+    names: np.ndarray
+    probabilities: np.ndarray
+    classes: tuple[str, ...]
+
+
+class Model:
+    """A trained network.
+
+    Args:
+      run: a restored run.
+    """
+
+    def __init__(self, run: runs.Run):
+        self.run = run
+
+    def read(self, pictures: Pictures) -> Columns:
+        """Pictures as the network takes them: columns "image" and "name".
+
+        Args:
+          pictures: a folder; a picture's path, or several; an array uint8 [M, H, W, 3]; or
+            several arrays [H, W, 3] of any size.
+
+        Raises:
+          InputError: a file is missing or is no picture, or an array has another shape or dtype.
+        """
+        size = tuple(self.run.config.data.image_size)
+        if isinstance(pictures, str | Path):
+            path = Path(pictures)
+            pictures = _pictures_of(path) if path.is_dir() else [path]
+        if not len(pictures):
+            raise InputError("no picture is given")
+        images, names = [], []
+        for number, picture in enumerate(pictures):
+            name = str(picture) if isinstance(picture, str | Path) else f"picture {number}"
+            images.append(folders.resize(_as_array(picture, name), size))
+            names.append(name)
+        return {"image": np.stack(images), "name": np.array(names)}
+
+    def embed(self, pictures: Pictures, *, flip: bool = False) -> np.ndarray:
+        """The embedding of each picture: float32 [M, D].
+
+        Args:
+          pictures: see `read`.
+          flip: the mean with the mirrored pictures' embeddings.
+        """
+        columns = self.read(pictures)
+        return inference.features(self.run.predict, columns, flip=flip)["feature"]
+
+    def predict(self, pictures: Pictures, *, flip: bool = False) -> dict[str, Prediction]:
+        """The labels of each picture: label -> `Prediction`, of those that the network knows.
+
+        Args:
+          pictures: see `read`.
+          flip: the mean of the logits with the mirrored pictures'.
+        """
+        columns, classes = self.read(pictures), self.run.schema.labels
+        names = self.run.predict.output_names(columns)
+        known = [label for label in classes if label in names]
+        logits = self.run.predict(columns, known, flip=flip)
+        return {label: _predict(logits[label], classes[label]) for label in known}
+
+    def search(
+        self, query: Pictures, gallery: Pictures, k: int = 10, *, flip: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The k pictures of a gallery that are most like each query.
+
+        Args:
+          query: Q pictures, or their embeddings float [Q, D].
+          gallery: G pictures, or their embeddings float [G, D].
+          k: the number of answers, at most G.
+          flip: as `embed`.
+
+        Returns:
+          Cosine distances float32 [Q, k], ascending, and positions in the gallery int64 [Q, k].
+        """
+        sides = [x if _is_embedding(x) else self.embed(x, flip=flip) for x in (query, gallery)]
+        return search.top_k(*sides, k)
+
+
+def _pictures_of(folder: Path) -> list[Path]:
+    """The pictures of a folder, sorted by name."""
+    return sorted(p for p in folder.iterdir() if p.is_file() and filenames.is_image(p.name))
+
+
+def _is_embedding(x: Pictures) -> bool:
+    return isinstance(x, np.ndarray) and x.ndim == 2
+
+
+def _as_array(picture: str | Path | np.ndarray, name: str) -> np.ndarray:
+    """A picture as uint8 [H, W, 3]."""
+    if isinstance(picture, str | Path):
+        path = Path(picture)
+        if not path.is_file():
+            raise InputError(f"{path}: there is no such picture")
+        return folders.decode_image(path.read_bytes(), str(path))
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+        raise InputError(
+            f"{name} is {picture.dtype} {picture.shape}; it must be uint8 [height, width, 3]"
+        )
+    return picture
+
+
+def _predict(logits: np.ndarray, classes: tuple[str, ...]) -> Prediction:
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities = (shifted / shifted.sum(axis=1, keepdims=True)).astype(np.float32)
+    names = np.asarray(classes)[np.argmax(logits, axis=1)]
+    return Prediction(names, probabilities, tuple(classes))
+
+
+def load(run: str | Path, *, checkpoint: str = "best") -> Model:
+    """See `market_jax.load`."""
+    return Model(runs.restore(run, checkpoint, cache=False))

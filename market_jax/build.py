@@ -1,0 +1,272 @@
+"""One sub-config -> one object: where names become functions.
+
+Nothing but the recipes above has heard of a config; nothing below reads one.
+"""
+
+import importlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from market_jax import evaluators, losses, models, registry
+from market_jax.data import datasets, samplers, transforms
+from market_jax.data.datasets import Dataset
+from market_jax.data.samplers import Sampler
+from market_jax.errors import InputError
+from market_jax.inference import Predictor
+from market_jax.kernels import convolution
+from market_jax.losses import Term, annealing
+from market_jax.models import backbones, heads
+from market_jax.models.backbones import efficientnet_lite
+from market_jax.registry import choose
+from market_jax.training import hooks as hooks_
+from market_jax.training import optimizer as optimizer_
+from market_jax.training.loop import Plan, Select
+from market_jax.training.step import Objective
+from market_jax.typing import Columns, PyTree
+from market_jax.weights import pretrained
+
+CACHE_DIR = Path("data")  # where raw folders are prepared
+_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+def _defining(attribute: str, *packages) -> dict[str, Callable]:
+    """File name -> the attribute, of the files of packages that define it."""
+    files = {
+        name: path for package in packages for name, path in registry.files_of(package).items()
+    }
+    found = {
+        name: getattr(importlib.import_module(p), attribute, None) for name, p in files.items()
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _plain(fields) -> dict:
+    """A config, or a part of it, as a dict."""
+    return fields.to_dict() if isinstance(fields, ConfigDict) else dict(fields)
+
+
+def model(fields: Mapping, dtype: str = "float32"):
+    """The network of `config.model`.
+
+    Args:
+      fields: a spec; "name" is a file of `market_jax.models` or of its backbones. The field
+        "backbone" is another spec, and so is "head"; "pretrained" is for `pretrained_variables`.
+      dtype: of the computation, "float32" or "bfloat16".
+
+    Raises:
+      InputError: a name or a field does not exist, or a value is of another kind.
+    """
+    fields = {key: value for key, value in _plain(fields).items() if key != "pretrained"}
+    given = {"dtype": choose(dtype, _DTYPES, "dtype")}
+    if "backbone" in fields:
+        known = _defining("Model", backbones)
+        given["backbone"] = registry.bind(fields.pop("backbone"), known, "backbone", **given)()
+    if "head" in fields:
+        later = dict.fromkeys(("classes", "dropout", "dtype"), registry.LATER)
+        given["head"] = registry.bind(fields.pop("head"), heads.HEADS, "head", **later)
+    return registry.bind(fields, _defining("Model", models, backbones), "model", **given)()
+
+
+def apply(config: ConfigDict, module) -> Callable:
+    """`module.apply`, its convolutions computed as `config.convolution` says."""
+    return convolution.applying(config.convolution, module.apply)
+
+
+def pretrained_variables(config: ConfigDict, variables: PyTree) -> PyTree:
+    """The variables, the backbone's from the weights that `config.model.pretrained` names."""
+    source = config.model.get("pretrained", "")
+    if not source:
+        return variables
+    name = config.model.backbone.name
+    make = registry.find(name, _defining("Model", backbones), "backbone")
+    namings = getattr(importlib.import_module(make.__module__), "TORCH_NAMES", None)
+    return pretrained.begin(variables, source, name, namings)
+
+
+def objective(config: ConfigDict, total_steps: int = 1) -> Objective:
+    """`config.losses` and `config.metrics`.
+
+    A loss is a spec with "weight" and, where the weight grows in training, "schedule", a spec of
+    `market_jax.losses.annealing`.
+    """
+    terms = {}
+    for key, spec in config.losses.to_dict().items():
+        weight, schedule = spec.pop("weight", 1.0), spec.pop("schedule", None)
+        function = registry.bind(spec, losses.TERMS, f"loss (losses.{key})")
+        if schedule:
+            schedule = registry.bind(
+                schedule, annealing.SCHEDULES, f"schedule (losses.{key})", total_steps=total_steps
+            )()
+        terms[key] = Term(function, float(weight), schedule)
+    metrics = {
+        key: registry.bind(spec, losses.METRICS | losses.TERMS, f"metric (metrics.{key})")
+        for key, spec in config.metrics.to_dict().items()
+    }
+    return Objective(terms, metrics)
+
+
+def augment(config: ConfigDict) -> Callable:
+    """`config.augmentation` -> (key, uint8 images) -> float32 images."""
+    known = registry.names_of(transforms)
+    bound = {
+        name: registry.bind({"name": name} | fields, known, "transform")
+        for name, fields in config.augmentation.to_dict().items()
+    }
+
+    def run(key, images):
+        return transforms.augment(key, transforms.to_float(images), bound)
+
+    return run
+
+
+def dataset(config: ConfigDict) -> Dataset:
+    """`config.data`: one data set, or several with commas between their names and folders.
+
+    Raises:
+      InputError: a name is unknown, or a folder is missing or holds another data set.
+    """
+    import data_prep  # which imports TensorFlow
+
+    fields = config.data
+    names, folders = fields.name.split(","), fields.dir.split(",")
+    if len(names) != len(folders):
+        raise InputError(
+            f"data.name is {fields.name!r} and data.dir is {fields.dir!r}; "
+            "they must name as many data sets as folders, with commas between them"
+        )
+    directories = [
+        data_prep.find_or_prepare(name, folder, CACHE_DIR)
+        for name, folder in zip(names, folders, strict=True)
+    ]
+    return datasets.open_dataset(
+        directories,
+        image_size=fields.image_size,
+        val_fraction=fields.val_fraction,
+        split_seed=fields.split_seed,
+    )
+
+
+def sampler(config: ConfigDict, columns: Columns) -> Sampler:
+    """Batches for training: shuffled images, or with `config.num_instances` identities."""
+    each, draw = config.num_instances, {"seed": config.seed}
+    if each and config.grad_accum_steps > 1:
+        raise InputError("num_instances needs whole batches: grad_accum_steps must be 1")
+    if each:
+        return samplers.by_identity(columns["pid"], config.batch_size, num_instances=each, **draw)
+    return samplers.shuffled(len(columns["pid"]), config.batch_size, **draw)
+
+
+def validation_sampler(config: ConfigDict, columns: Columns) -> Sampler:
+    """Every image once; with `config.num_instances`, identities are spread as in training."""
+    pids, each = np.asarray(columns["pid"]), config.num_instances
+    if each:
+        return samplers.grouped(pids, config.batch_size, num_instances=each, seed=config.seed)
+    return samplers.sequential(len(pids), config.batch_size)
+
+
+def plan(config: ConfigDict, steps_per_epoch: int) -> Plan:
+    """When what happens, in steps.
+
+    Raises:
+      InputError: a count is out of range.
+    """
+    for key in ("epochs", "evaluate_every", "log_every", "grad_accum_steps"):
+        if config[key] < 1:
+            raise InputError(f"{key} is {config[key]}; it must be 1 or more")
+    for key in ("patience", "num_instances", "seed"):
+        if config[key] < 0:
+            raise InputError(f"{key} is {config[key]}; it must be 0 or more")
+    choose(config.select.mode, {"min": 1, "max": 1}, "select.mode")
+    return Plan(
+        total_steps=config.epochs * steps_per_epoch,
+        evaluate_every=config.evaluate_every * steps_per_epoch,
+        log_every=config.log_every,
+        patience=config.patience,
+        select=Select(**config.select.to_dict()),
+    )
+
+
+def optimizer(config: ConfigDict, module, steps_per_epoch: int):
+    """`config.optimizer` -> an optax optimizer, which leaves the frozen parameters alone."""
+    fields = config.optimizer.to_dict()
+    warmup = fields.pop("warmup_epochs")
+    if not 0 <= warmup <= config.epochs:
+        raise InputError(f"optimizer.warmup_epochs is {warmup}; it must be 0 to {config.epochs}")
+    schedule = optimizer_.make_schedule(
+        registry.bind(fields.pop("schedule"), optimizer_.SCHEDULES, "schedule"),
+        learning_rate=fields.pop("learning_rate"),
+        warmup_steps=round(warmup * steps_per_epoch),
+        total_steps=config.epochs * steps_per_epoch,
+    )
+    factor, _ = fields.pop("plateau_factor"), fields.pop("plateau_every")
+    if not 0 < factor <= 1:
+        raise InputError(f"optimizer.plateau_factor is {factor}; it must be above 0, 1 at the most")
+    clip_norm, multipliers = fields.pop("clip_norm"), fields.pop("lr_multipliers")
+    frozen = getattr(module, "frozen_parameters", tuple)()
+    made = registry.bind(fields, optimizer_.OPTIMIZERS, "optimizer", schedule=schedule)
+    return optimizer_.make_optimizer(
+        made(),
+        clip_norm=clip_norm,
+        plateau=factor < 1,
+        lr_multipliers=[(pattern, 0.0) for pattern in frozen] + _pairs(multipliers),
+    )
+
+
+def _pairs(multipliers) -> list[tuple[str, float]]:
+    """`optimizer.lr_multipliers`, checked."""
+    try:
+        return list(registry.convert(multipliers, tuple[tuple[str, float], ...]))
+    except ValueError:
+        raise InputError(
+            f"optimizer.lr_multipliers is {multipliers!r}; it must be pairs of a regular "
+            "expression and a factor: (('^backbone', 0.1),)"
+        ) from None
+
+
+def hooks(config: ConfigDict) -> list[hooks_.Hook]:
+    """`config.hooks`, and the average of the parameters by `config.ema_decay`."""
+    average = [hooks_.ema(decay=config.ema_decay)] if config.ema_decay else []
+    named = config.hooks.to_dict().values()
+    known = registry.names_of(hooks_)
+    return average + [registry.bind(spec, known, "hook")() for spec in named]
+
+
+def evaluators_of(config: ConfigDict) -> dict[str, Callable]:
+    """`config.evaluators` -> name -> (predict, dataset) -> Result."""
+    known = _defining("evaluate", evaluators)
+    return {
+        key: registry.bind(spec, known, f"evaluator (evaluators.{key})")
+        for key, spec in config.evaluators.to_dict().items()
+    }
+
+
+def check_classes(config: ConfigDict, labels: Mapping[str, tuple[str, ...]]) -> None:
+    """Refuses `config.model.classes` that have other numbers of classes than the data set.
+
+    Raises:
+      InputError: names the label and both numbers.
+    """
+    for name, count in (config.model.get("classes") or {}).items():
+        if name in labels and count != len(labels[name]):
+            raise InputError(
+                f"model.classes.{name} is {count}; the data set has {len(labels[name])} classes: "
+                f"{', '.join(labels[name])}"
+            )
+
+
+def imagenet_predictor(cache: Path | None = None) -> Predictor:
+    """EfficientNet-Lite0 with ImageNet's weights; its output is "embedding".
+
+    Args:
+      cache: the folder where features are kept; None keeps none.
+
+    Raises:
+      InputError: the package with the weights is not installed.
+    """
+    network, variables = efficientnet_lite.make_pretrained()
+    module_apply = convolution.applying("auto", network.apply)
+    return Predictor(module_apply, variables, model=network, cache=cache, key="imagenet")

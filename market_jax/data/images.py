@@ -1,0 +1,173 @@
+"""Pictures that are decoded when they are looked at: `images[indices]` -> uint8 [n, H, W, 3]."""
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from market_jax.data.folders import decode_image, resize
+
+_CHUNK = 1024  # pictures at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredImages:
+    """Pictures of a prepared data set, read by random access.
+
+    Attributes:
+      source: records with "image" (encoded) and "name".
+      rows: positions in the source.
+      image_size: (height, width); other pictures are resized.
+      fingerprint: says which pictures these are.
+    """
+
+    source: Sequence[Any]
+    rows: np.ndarray
+    image_size: tuple[int, int]
+    fingerprint: str = ""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, indices: np.ndarray) -> np.ndarray:
+        images = np.empty((len(indices), *self.image_size, 3), np.uint8)
+        records = self.source.__getitems__([int(i) for i in self.rows[indices]])
+        for i, record in enumerate(records):
+            where = record["name"].decode()
+            images[i] = resize(decode_image(record["image"], where), self.image_size)
+        return images
+
+    def take(self, indices: np.ndarray) -> "StoredImages":
+        """The images at `indices`, still on disk."""
+        return dataclasses.replace(self, rows=self.rows[indices])
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageFiles:
+    """Pictures in files.
+
+    Attributes:
+      paths: of the files.
+      image_size: (height, width); other pictures are resized.
+      fingerprint: says which pictures these are.
+    """
+
+    paths: np.ndarray
+    image_size: tuple[int, int]
+    fingerprint: str = ""
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, indices: np.ndarray) -> np.ndarray:
+        images = np.empty((len(indices), *self.image_size, 3), np.uint8)
+        for i, path in enumerate(self.paths[indices]):
+            image = decode_image(Path(path).read_bytes(), str(path))
+            images[i] = resize(image, self.image_size)
+        return images
+
+    def take(self, indices: np.ndarray) -> "ImageFiles":
+        """The images at `indices`, still on disk."""
+        return dataclasses.replace(self, paths=self.paths[indices])
+
+
+@dataclasses.dataclass(frozen=True)
+class JoinedImages:
+    """Pictures of several sources, one after the other.
+
+    Attributes:
+      parts: the sources.
+      part: int [M], which source a picture is in.
+      rows: int [M], its position there.
+    """
+
+    parts: tuple[Any, ...]
+    part: np.ndarray
+    rows: np.ndarray
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Says which pictures these are; None where a source does not say."""
+        known = [getattr(part, "fingerprint", None) for part in self.parts]
+        return None if None in known else "+".join(known)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, indices: np.ndarray) -> np.ndarray:
+        part, rows = self.part[indices], self.rows[indices]
+        images = None
+        for number in np.unique(part):
+            chosen = part == number
+            found = self.parts[number][rows[chosen]]
+            if images is None:
+                images = np.empty((len(rows), *found.shape[1:]), np.uint8)
+            images[chosen] = found
+        return self.parts[0][rows] if images is None else images
+
+    def take(self, indices: np.ndarray) -> "JoinedImages":
+        """The images at `indices`, still where they were."""
+        return dataclasses.replace(self, part=self.part[indices], rows=self.rows[indices])
+
+
+def join(parts: Sequence[Any]) -> JoinedImages:
+    """Several sources of pictures as one.
+
+    Args:
+      parts: arrays or the classes above, of the same image size.
+    """
+    sizes = [len(part) for part in parts]
+    return JoinedImages(
+        tuple(parts),
+        np.repeat(np.arange(len(parts)), sizes),
+        np.concatenate([np.arange(size) for size in sizes]),
+    )
+
+
+def files_fingerprint(paths: Sequence[Path], *more: Any) -> str:
+    """A digest of files' names, sizes and times: another one where a file changed.
+
+    Args:
+      paths: of the files.
+      *more: what else counts.
+    """
+    state = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in map(Path, paths)]
+    return hashlib.sha256(repr((state, more)).encode()).hexdigest()[:16]
+
+
+def _fits(size_in_bytes: int) -> bool:
+    """Whether an array takes at most half of the memory that is free now."""
+    try:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):
+        return True
+    return size_in_bytes <= free // 2
+
+
+def load(images: Any) -> Any:
+    """The pictures decoded, uint8 [M, H, W, 3], where they fit into memory; else as they are."""
+    if isinstance(images, np.ndarray) or not len(images):
+        return images
+    first = images[np.arange(1)]
+    if not _fits(len(images) * first.nbytes):
+        logging.warning("%d pictures do not fit into memory: they are read anew", len(images))
+        return images
+    loaded = np.empty((len(images), *first.shape[1:]), np.uint8)
+    for start in range(0, len(images), _CHUNK):
+        rows = np.arange(start, min(start + _CHUNK, len(images)))
+        loaded[rows] = images[rows]
+    return loaded
+
+
+def digests(images: Any) -> np.ndarray:
+    """A digest of each picture's pixels, bytes [M]: equal where pictures are."""
+    parts = []
+    for start in range(0, len(images), _CHUNK):
+        chunk = images[np.arange(start, min(start + _CHUNK, len(images)))]
+        parts += [hashlib.sha256(image.tobytes()).hexdigest()[:32].encode() for image in chunk]
+    return np.array(parts)

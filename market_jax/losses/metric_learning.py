@@ -1,0 +1,47 @@
+"""Terms that compare the rows of a batch: (context, *, ...) -> (values [N], weights [N]).
+
+Padding and rows of nobody (pid 0 and below) are nobody's positives and nobody's negatives.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from market_jax.errors import InputError
+from market_jax.losses.context import Context
+from market_jax.retrieval.triplets import hardest, squared_distances
+from market_jax.typing import Array
+
+__all__ = ["triplet"]
+
+
+def triplet(
+    context: Context, *, features: str = "feature", labels: str = "pid", margin: float = 0.3
+) -> tuple[Array, Array]:
+    """Batch-hard triplet loss of Euclidean distances (Hermans, Beyer & Leibe 2017).
+
+    For every image the farthest of the same person and the nearest of another in the batch.
+
+    Args:
+      context: of the batch.
+      features: the name of the output [N, D].
+      labels: the name of the column that says who is who; 0 and below are nobody.
+      margin: by how much the other should be farther, as a distance; 0 is the soft margin,
+        log(1 + exp(x)).
+
+    Returns:
+      The loss of each row, and 1 where it has both a positive and a negative.
+
+    Raises:
+      InputError: the margin is negative.
+    """
+    if margin < 0:
+        raise InputError(f"triplet: margin is {margin}; it must be 0 or more")
+    vectors = context.outputs[features].astype(jnp.float32)
+    pids = jnp.where(context.batch["mask"], context.batch[labels], 0)
+    # the floor bounds the root's gradient
+    distances = jnp.sqrt(jnp.maximum(squared_distances(vectors), 1e-12))
+    farthest, nearest = hardest(distances, pids)
+    known = (pids > 0) & jnp.isfinite(farthest) & jnp.isfinite(nearest)
+    gap = jnp.where(known, farthest - nearest, 0.0)
+    value = jnp.maximum(gap + margin, 0) if margin else jax.nn.softplus(gap)
+    return jnp.where(known, value, 0.0), known.astype(jnp.float32)

@@ -1,0 +1,47 @@
+"""Metrics: (context, *, ...) -> (values [N], weights [N]), reported and never minimised."""
+
+import jax.numpy as jnp
+
+from market_jax.losses.classification import mean_of_known
+from market_jax.losses.context import Context
+from market_jax.typing import Array
+
+__all__ = ["accuracy", "active_dimensions"]
+
+Values = tuple[Array, Array]
+
+
+def accuracy(context: Context, *, logits: tuple[str, ...], labels: tuple[str, ...] = ()) -> Values:
+    """The share of several classifications that are right.
+
+    Args:
+      context: of the batch.
+      logits: the names of the outputs [N, K].
+      labels: the names of the columns int [N]; by default the outputs'. An unknown label (below 0)
+        is neither right nor wrong.
+    """
+    each = []
+    for output, column in zip(logits, labels or logits, strict=True):
+        truth = context.batch[column]
+        right = jnp.argmax(context.outputs[output], axis=-1) == truth
+        each.append((right.astype(jnp.float32), (truth >= 0).astype(jnp.float32)))
+    return mean_of_known(each)
+
+
+def active_dimensions(context: Context, *, threshold: float = 0.01) -> Values:
+    """Latent dimensions whose mean varies over the batch by more than the threshold.
+
+    The same number for every image. None is active where the posterior has collapsed (Burda et
+    al. 2016).
+
+    Args:
+      context: of the batch, with the output "mean" [N, D].
+      threshold: of the variance.
+    """
+    mask = context.batch["mask"].astype(jnp.float32)[:, None]
+    mean = context.outputs["mean"]
+    count = jnp.maximum(jnp.sum(mask), 1.0)
+    center = jnp.sum(mean * mask, axis=0) / count
+    variance = jnp.sum(jnp.square(mean - center) * mask, axis=0) / count
+    active = jnp.sum((variance > threshold).astype(jnp.float32))
+    return jnp.full(len(mean), active), jnp.ones(len(mean))

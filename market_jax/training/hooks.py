@@ -1,0 +1,68 @@
+"""What happens inside the jitted step after the parameters were updated.
+
+A hook is two functions: `init(state) -> state` adds what it carries, once, before step 0, and
+`update(state, context) -> state` changes it after every step. What a hook carries lies in the
+state (`ema`, or a collection such as "memory"), so that it survives a restart bit for bit.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+
+from market_jax.errors import InputError
+from market_jax.losses import Context
+from market_jax.training.state import TrainState
+
+__all__ = ["ema"]
+
+
+class Hook(NamedTuple):
+    """A hook; see the module.
+
+    Attributes:
+      init: state -> state.
+      update: (state, context) -> state, traced within the step. The context has the outputs for
+        the batch, computed with the parameters before the update.
+    """
+
+    init: Callable
+    update: Callable
+
+
+def ema(*, decay: float = 0.999) -> Hook:
+    """Keeps an exponential moving average of the parameters, which is then evaluated.
+
+    Args:
+      decay: the share of the old average at each step, 0 to 1. Early on it is lower,
+        (1 + step) / (10 + step), so that the average is not held back by the first parameters.
+
+    Raises:
+      InputError: the decay is out of range.
+    """
+    if not 0 <= decay < 1:
+        raise InputError(f"ema: decay is {decay}; it must be 0 or more and below 1")
+
+    def init(state: TrainState) -> TrainState:
+        return state.replace(ema=jax.tree.map(lambda p: p + 0, state.params))
+
+    def update(state: TrainState, context: Context) -> TrainState:
+        share = jax.numpy.minimum(decay, (1 + state.step) / (10 + state.step))
+        mean = jax.tree.map(lambda a, p: share * a + (1 - share) * p, state.ema, state.params)
+        return state.replace(ema=mean)
+
+    return Hook(init, update)
+
+
+def init_all(state: TrainState, hooks: Sequence[Hook]) -> TrainState:
+    """The state with what every hook carries."""
+    for hook in hooks:
+        state = hook.init(state)
+    return state
+
+
+def update_all(state: TrainState, context: Context, hooks: Sequence[Hook]) -> TrainState:
+    """The state after every hook, in their order."""
+    for hook in hooks:
+        state = hook.update(state, context)
+    return state
