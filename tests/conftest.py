@@ -11,8 +11,10 @@ from PIL import Image
 
 import data_prep
 from configs import attributes_cnn
-from market_jax import devices, experiment
-from market_jax.data import attributes, columns
+from market_jax import devices
+from market_jax.data import attributes, columns, datasets
+from market_jax.recipes import supervised
+from market_jax.typing import Columns
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
@@ -91,14 +93,20 @@ def synthetic(synthetic_raw: Path, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def train_columns(synthetic: Path) -> columns.Columns:
+def train_columns(synthetic: Path) -> Columns:
     """Its training split in memory."""
-    return columns.open_split(synthetic, "train", image_size=(128, 64))
+    return columns.in_memory(columns.open_split(synthetic, "train", image_size=(128, 64)))
+
+
+@pytest.fixture(scope="session")
+def dataset(synthetic: Path) -> datasets.Dataset:
+    """The same as trainings see it, at the size of `small`."""
+    return datasets.open_dataset([synthetic], image_size=(32, 16))
 
 
 @pytest.fixture(scope="session")
 def workdir(synthetic: Path, tmp_path_factory) -> Path:
     """A finished run."""
     directory = tmp_path_factory.mktemp("runs") / "small"
-    experiment.fit(small(synthetic), directory)
+    supervised.fit(small(synthetic), directory)
     return directory

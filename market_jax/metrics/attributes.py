@@ -11,7 +11,6 @@ import numpy as np
 
 from market_jax.errors import InputError
 
-
 COLOR = "_color"  # how the names of labels end that are colours
 
 

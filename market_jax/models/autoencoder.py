@@ -1,4 +1,4 @@
-"""The autoencoder of Facchinetti & Bellumat: three VGG blocks, max-pooling with indices, and max-unpooling back."""
+"""The autoencoder of Facchinetti & Bellumat: max-pooling with indices, max-unpooling back."""
 
 import flax.linen as nn
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""A convolutional variational autoencoder (Kingma & Welling 2014), as Facchinetti & Bellumat describe theirs.
+"""A convolutional variational autoencoder (Kingma & Welling 2014), after Facchinetti & Bellumat.
 
 The decoder ends in one more convolution, without an activation.
 """

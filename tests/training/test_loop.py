@@ -144,5 +144,5 @@ def test_the_largest_is_the_best_where_the_mode_says_so():
     _, progress, *_ = run([1, 3, 2, 2.5], select=select)
     assert (progress.best, progress.best_step, progress.stale) == (3, 4, 2)
     assert select.score(1, {"val/loss": 3.0}) > select.score(1, {"val/loss": 2.0})
-    with pytest.raises(InputError, match="select.metric is 'val/mAP'; evaluated are val/loss"):
+    with pytest.raises(InputError, match=r"select\.metric is 'val/mAP'; evaluated are val/loss"):
         loop.Select("val/mAP").score(1, {"val/loss": 3.0})

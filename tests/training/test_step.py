@@ -11,17 +11,18 @@ from market_jax import devices, losses
 from market_jax.data import transforms
 from market_jax.models.attributes_cnn import Model
 from market_jax.training import step
-from market_jax.training.state import create
+from market_jax.training.hooks import Hook
+from market_jax.training.state import init_state, init_variables
 
 MODEL = Model(
     classes={"hat": 2, "age": 4}, widths=(4, 6, 8, 6), final_pool=(4, 4), head_width=8, dropout=0.2
 )
-LOSS = functools.partial(
-    losses.weighted_sum,
+LOSS = step.Objective(
     {
-        name: (functools.partial(losses.cross_entropy, key=name), 0.5, None)
+        name: losses.Term(functools.partial(losses.TERMS["cross_entropy"], logits=name), 0.5)
         for name in ("hat", "age")
     },
+    {"accuracy": functools.partial(losses.METRICS["accuracy"], logits=("hat", "age"))},
 )
 TX = optax.sgd(0.03, momentum=0.9)
 SLOW = optax.sgd(0.001)  # rounding does not grow in so few steps
@@ -40,8 +41,12 @@ class Still(nn.Module):
 
 
 def augment(key, images):
-    settings = {"flip": {}, "noise": {"std": 0.02}}
-    return transforms.augment(key, transforms.to_float(images), settings)
+    used = {"flip": transforms.flip, "noise": functools.partial(transforms.noise, std=0.02)}
+    return transforms.augment(key, transforms.to_float(images), used)
+
+
+def make_state(model=MODEL, tx=SLOW, seed=0):
+    return init_state(init_variables(model, (32, 16), seed=seed), tx, seed=seed)
 
 
 def batches(count, size=16):
@@ -58,8 +63,7 @@ def batches(count, size=16):
 
 
 def train(mesh, count, model=MODEL, tx=SLOW, **settings):
-    state = create(model, {"image": np.zeros((1, 32, 16, 3), np.float32)}, tx, seed=0)
-    state = devices.replicate(mesh, state)
+    state = devices.replicate(mesh, make_state(model, tx))
     train_step = step.make_train_step(model.apply, LOSS, augment, tx, **settings)
     history = []
     for batch in batches(count):
@@ -75,7 +79,7 @@ def single():
 
 def assert_same_training(found, expected):
     np.testing.assert_allclose(found[1], expected[1], rtol=1e-5)
-    states = [jax.tree.leaves((state.params, state.batch_stats)) for state, _ in (found, expected)]
+    states = [jax.tree.leaves((state.params, state.collections)) for state, _ in (found, expected)]
     for a, b in zip(*states, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-6)
 
@@ -89,7 +93,7 @@ def test_many_devices_give_the_single_device_result(single, count):
 def test_rematerialisation_changes_nothing_but_what_is_kept(single):
     mesh = devices.make_mesh(jax.devices()[:1])
     assert_same_training(train(mesh, STEPS, remat=True), single)
-    state = create(MODEL, {"image": np.zeros((1, 32, 16, 3), np.float32)}, TX, seed=0)
+    state = make_state(tx=TX)
     programs = [
         step.make_train_step(MODEL.apply, LOSS, augment, TX, remat=remat)
         .trace(state, next(batches(1)))
@@ -111,13 +115,13 @@ def test_accumulation_averages_the_gradients_of_the_parts(count):
     plain = Still(classes={"hat": 2, "age": 4})
     mesh = devices.make_mesh(jax.devices()[:count])
     whole = train(mesh, 4, plain)
-    assert_same_training(train(mesh, 4, plain, accumulate=4), whole)
+    assert_same_training(train(mesh, 4, plain, grad_accum_steps=4), whole)
 
 
 def test_accumulation_moves_batch_statistics_part_by_part():
     mesh = devices.make_mesh(jax.devices()[:1])
-    state, _ = train(mesh, 1, accumulate=2)
-    mean = state.batch_stats["BatchNorm_0"]["mean"]
+    state, _ = train(mesh, 1, grad_accum_steps=2)
+    mean = state.collections["batch_stats"]["BatchNorm_0"]["mean"]
     image = np.asarray(next(batches(1))["image"], np.float32) / 255
     parts = [image[i::2].mean(axis=(0, 1, 2)) for i in range(2)]
     expected = 0.9 * (0.1 * parts[0]) + 0.1 * parts[1]
@@ -138,8 +142,7 @@ def test_the_same_seed_gives_the_same_parameters(single):
 
 def test_the_state_is_donated():
     mesh = devices.make_mesh(jax.devices()[:1])
-    state = create(MODEL, {"image": np.zeros((1, 32, 16, 3), np.float32)}, TX, seed=0)
-    state = devices.replicate(mesh, state)
+    state = devices.replicate(mesh, make_state(tx=TX))
     train_step = step.make_train_step(MODEL.apply, LOSS, augment, TX)
     train_step(state, devices.place_batch(mesh, next(batches(1))))
     assert jax.tree.leaves(state.params)[0].is_deleted()
@@ -148,23 +151,67 @@ def test_the_state_is_donated():
 def test_evaluation_counts_each_image_once():
     """A padded last batch weighs what its images weigh."""
     mesh = devices.make_mesh(jax.devices()[:1])
-    state = create(MODEL, {"image": np.zeros((1, 32, 16, 3), np.float32)}, TX, seed=0)
+    state = make_state(tx=TX)
     evaluation = step.make_evaluation_step(MODEL.apply, LOSS, transforms.to_float)
     (batch,) = batches(1)
-    whole = step.evaluate(evaluation, state.variables, [devices.place_batch(mesh, batch)])
+    whole = step.evaluate(evaluation, LOSS, state.variables, [devices.place_batch(mesh, batch)])
     parts = []
     for rows in (np.arange(12), np.r_[12:16, np.zeros(8, int)]):
         part = {key: value[rows] for key, value in batch.items()}
         part["mask"] = np.arange(12) < (12 if len(parts) == 0 else 4)
         parts.append(devices.place_batch(mesh, part))
-    split = step.evaluate(evaluation, state.variables, parts)
+    split = step.evaluate(evaluation, LOSS, state.variables, parts)
     assert split.keys() == whole.keys()
     for name, value in whole.items():
         assert split[name] == pytest.approx(value, rel=1e-5)
 
 
 def test_state_of_another_seed_differs():
-    example = {"image": jnp.zeros((1, 32, 16, 3))}
-    a, b = (create(MODEL, example, TX, seed=seed) for seed in (0, 1))
+    a, b = (make_state(tx=TX, seed=seed) for seed in (0, 1))
     kernels = [s.params["Conv_0"]["kernel"] for s in (a, b)]
     assert not np.allclose(*kernels)
+
+
+class Remembering(nn.Module):
+    """A model with a collection of its own: the mean colour of the last batch."""
+
+    @nn.compact
+    def __call__(self, image, train=False):
+        last = self.variable("memory", "last", jnp.zeros, (3,))
+        color = jnp.mean(image, axis=(0, 1, 2))
+        if train and not self.is_initializing():
+            last.value = color
+        x = jnp.mean(image, axis=(1, 2))
+        return {"hat": nn.Dense(2)(x) + last.value.sum(), "age": nn.Dense(4)(x)}
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_every_collection_is_carried_from_step_to_step(parts):
+    mesh = devices.make_mesh(jax.devices()[:1])
+    state, _ = train(mesh, 2, Remembering(), grad_accum_steps=parts)
+    assert sorted(state.variables) == ["memory", "params"]
+    assert np.all(np.asarray(state.collections["memory"]["last"]) > 0.1)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_hooks_see_the_batch_in_its_order_after_the_update(parts):
+    """A hook that keeps the sum of logits by label in a collection."""
+
+    def update(state, context):
+        bank = state.collections["bank"]["sums"]
+        sums = jnp.zeros_like(bank).at[context.batch["hat"]].add(context.outputs["age"])
+        return state.replace(collections=state.collections | {"bank": {"sums": bank + sums}})
+
+    def init(state):
+        bank = {"bank": {"sums": jnp.zeros((2, 4))}}
+        return state.replace(collections=state.collections | bank)
+
+    hook, still = Hook(init, update), Still(classes={"hat": 2, "age": 4})
+    state = hook.init(make_state(still, TX))
+    settings = {"hooks": [hook], "grad_accum_steps": parts}
+    plain = step.make_train_step(still.apply, LOSS, lambda k, x: x / 255.0, TX, **settings)
+    (batch,) = batches(1)
+    outputs = still.apply(state.variables, batch["image"] / np.float32(255))["age"]
+    expected = [np.asarray(outputs)[batch["hat"] == k].sum(axis=0) for k in (0, 1)]
+    state, _ = plain(state, batch)
+    np.testing.assert_allclose(state.collections["bank"]["sums"], expected, rtol=1e-4, atol=1e-4)
