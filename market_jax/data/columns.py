@@ -44,7 +44,7 @@ def _builder(directory: Path):
 
     found = find_dataset(Path(directory))
     if found is None:
-        raise InputError(f"{directory}: there is no prepared dataset here (see data_prep)")
+        raise InputError(f"{directory}: there is no prepared data set here (see data_prep)")
     return tfds.builder_from_directory(found), found
 
 

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from market_jax.data import columns
+from market_jax.data import columns, images
 from market_jax.errors import InputError
 
 PIDS = st.lists(st.integers(-1, 30), min_size=1, max_size=80).filter(
@@ -49,9 +49,10 @@ def test_split_refuses_one_identity():
 
 
 def test_stored_images_equal_those_in_memory(synthetic):
-    kept = columns.open_split(synthetic, "test", image_size=(32, 16))
-    stored = columns.open_split(synthetic, "test", image_size=(32, 16), in_memory=False)
-    assert isinstance(stored["image"], columns.StoredImages)
+    stored = columns.open_split(synthetic, "test", image_size=(32, 16))
+    kept = columns.in_memory(stored)
+    assert isinstance(stored["image"], images.StoredImages)
+    assert isinstance(kept["image"], np.ndarray)
     rows = np.array([5, 0, 5, len(kept["pid"]) - 1])
     np.testing.assert_array_equal(kept["image"][rows], stored["image"][rows])
     half = columns.select(stored, kept["pid"] == 0)
@@ -60,9 +61,22 @@ def test_stored_images_equal_those_in_memory(synthetic):
 
 
 def test_too_little_memory_reads_by_random_access(synthetic, monkeypatch):
-    monkeypatch.setattr(columns, "_fits", lambda size: False)
-    split = columns.open_split(synthetic, "query", image_size=(32, 16))
-    assert isinstance(split["image"], columns.StoredImages)
+    monkeypatch.setattr(images, "_fits", lambda size: False)
+    split = columns.in_memory(columns.open_split(synthetic, "query", image_size=(32, 16)))
+    assert isinstance(split["image"], images.StoredImages)
+
+
+def test_no_picture_is_decoded_before_it_is_looked_at(synthetic, monkeypatch):
+    def refuse(content, where):
+        raise AssertionError(f"{where} was decoded")
+
+    monkeypatch.setattr(images, "decode_image", refuse)
+    split = columns.open_split(synthetic, "test", image_size=(32, 16))
+    half = columns.select(split, split["pid"] > 0)
+    assert len(half["image"]) == len(half["pid"])
+    assert half["image"].fingerprint
+    with pytest.raises(AssertionError, match="was decoded"):
+        half["image"][np.arange(1)]
 
 
 def test_rows_are_sorted_by_name(train_columns):
@@ -71,7 +85,7 @@ def test_rows_are_sorted_by_name(train_columns):
 
 
 def test_missing_dataset_and_split(synthetic, tmp_path):
-    with pytest.raises(InputError, match="no prepared dataset here"):
+    with pytest.raises(InputError, match="no prepared data set here"):
         columns.open_split(tmp_path, "train", image_size=(32, 16))
     with pytest.raises(InputError, match="no split 'gallery'; known: query, test, train"):
         columns.open_split(synthetic, "gallery", image_size=(32, 16))

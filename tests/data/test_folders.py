@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from market_jax.data import folders
+from market_jax.data import columns, folders
 from market_jax.errors import InputError
 from tests.conftest import write_picture
 
@@ -10,10 +10,12 @@ def test_scan(unitn):
     records = folders.scan(unitn / "train", "detect", folders.Report())
     assert [r["pid"] for r in records] == [2, 2, 7, 7, 11, 11]
     assert [r["camid"] for r in records] == [1, 2] * 3
-    columns = folders.to_columns(records, (12, 6))
-    assert columns["image"].shape == (6, 12, 6, 3)
-    assert columns["image"].dtype == np.uint8
-    assert abs(int(columns["image"][2].mean()) - 140) < 3
+    found = columns.from_records(records, (12, 6))
+    images = found["image"][np.arange(6)]
+    assert images.shape == (6, 12, 6, 3)
+    assert images.dtype == np.uint8
+    assert abs(int(images[2].mean()) - 140) < 3
+    assert found["image"].take(np.array([2]))[np.array([0])].tolist() == images[2:3].tolist()
 
 
 @pytest.mark.parametrize("content", [b"", b"no picture", b"\xff\xd8\xff\xe0 cut"])
@@ -78,7 +80,7 @@ def test_a_list_of_pictures(unitn):
         ("000000.jpg", 0, 1),
         ("000001.jpg", 7, 2),
     ]
-    assert folders.to_columns(records, (12, 6))["frame"].tolist() == [-1, -1]
+    assert columns.from_records(records, (12, 6))["frame"].tolist() == [-1, -1]
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,6 @@ def test_the_last_batch_is_padded(train_columns):
 
 
 def test_images_on_disk_give_the_same_batches(synthetic, train_columns):
-    stored = columns.open_split(synthetic, "train", image_size=(128, 64), in_memory=False)
+    stored = columns.open_split(synthetic, "train", image_size=(128, 64))
     for a, b in zip(take(train_columns, 2), take(stored, 2), strict=True):
         np.testing.assert_array_equal(a["image"], b["image"])

@@ -42,9 +42,9 @@ def test_a_batch_by_identity_has_so_many_persons_with_so_many_images(sizes, each
     pids = np.repeat(np.arange(len(sizes)), sizes)  # the first is nobody
     if people > len(sizes) - 1:
         with pytest.raises(InputError, match=f"the training split has {len(sizes) - 1} identities"):
-            samplers.by_identity(pids, people * each, each=each, seed=0)
+            samplers.by_identity(pids, people * each, num_instances=each, seed=0)
         return
-    sampler = samplers.by_identity(pids, people * each, each=each, seed=0)
+    sampler = samplers.by_identity(pids, people * each, num_instances=each, seed=0)
     assert sampler.steps == max(len(pids) // (people * each), 1)
     lap = (len(sizes) - 1) // people
     seen = []
@@ -63,4 +63,32 @@ def test_a_batch_by_identity_has_so_many_persons_with_so_many_images(sizes, each
 
 def test_batches_by_identity_must_be_whole():
     with pytest.raises(InputError, match="batch_size is 10; it must be 2 or more times"):
-        samplers.by_identity(np.arange(1, 50), 10, each=4, seed=0)
+        samplers.by_identity(np.arange(1, 50), 10, num_instances=4, seed=0)
+
+
+@given(st.lists(st.integers(-1, 9), min_size=1, max_size=90), st.integers(1, 5), st.integers(0, 3))
+def test_grouped_gives_every_row_once_and_few_of_a_person_side_by_side(pids, each, seed):
+    pids = np.array(pids)
+    sampler = samplers.grouped(pids, 16, num_instances=each, seed=seed)
+    rows = np.concatenate([sampler.indices(step) for step in range(sampler.steps)])
+    used = rows[rows != samplers.PADDING]
+    assert sorted(used.tolist()) == list(range(len(pids)))
+    assert np.all(rows[len(used) :] == samplers.PADDING)
+    people = pids[used]
+    assert np.all(np.diff((people <= 0).astype(int)) >= 0), "nobody comes last"
+    known = people[people > 0]
+    first = known[: min(len(known), each * len(np.unique(known)))]
+    starts = np.flatnonzero(np.r_[True, first[1:] != first[:-1]])
+    if len(np.unique(known)) > 1:
+        lengths = np.diff(np.r_[starts, len(first)])
+        assert lengths[:-1].max(initial=0) <= 2 * each
+
+
+def test_grouped_batches_hold_many_persons():
+    """Sorted by name, a batch of 64 would hold four of these."""
+    pids = np.repeat(np.arange(1, 41), 16)
+    sampler = samplers.grouped(pids, 64, num_instances=4)
+    for step in range(sampler.steps):
+        found, counts = np.unique(pids[sampler.indices(step)], return_counts=True)
+        assert len(found) == 16
+        assert set(counts) == {4}

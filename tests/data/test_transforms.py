@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from market_jax import registry
 from market_jax.data import transforms
 from market_jax.errors import InputError
 
@@ -16,6 +17,11 @@ SETTINGS = {
     "noise": {"std": 0.05},
     "erase": {"probability": 0.8},
 }
+
+
+def bind(settings):
+    known = registry.names_of(transforms)
+    return {n: registry.bind({"name": n} | s, known, "transform") for n, s in settings.items()}
 
 
 def test_settings_cover_every_transform():
@@ -113,7 +119,8 @@ def test_noise_has_the_given_deviation():
 
 
 def test_augment_is_per_image_and_keyed():
-    augment = jax.jit(lambda key, images: transforms.augment(key, images, SETTINGS))
+    bound = bind(SETTINGS)
+    augment = jax.jit(lambda key, images: transforms.augment(key, images, bound))
     images = jnp.stack([IMAGE] * 4)
     once = augment(KEY, images)
     np.testing.assert_array_equal(once, augment(KEY, images))
@@ -127,13 +134,30 @@ def test_a_probability_of_zero_leaves_a_transform_out_and_the_others_as_they_wer
     settings = {"flip": {}, "noise": {"std": 0.1}}
     off = settings | {"rotate": {"degrees": 30.0, "probability": 0.0}}
     np.testing.assert_array_equal(
-        transforms.augment(KEY, images, settings), transforms.augment(KEY, images, off)
+        transforms.augment(KEY, images, bind(settings)),
+        transforms.augment(KEY, images, bind(off)),
     )
 
 
 def test_unknown_transform():
-    with pytest.raises(InputError, match="unknown transform 'flop'; known: crop, erase, flip"):
+    with pytest.raises(InputError, match="unknown transform 'flop'; did you mean 'flip'"):
         transforms.augment(KEY, IMAGE[None], {"flop": {}})
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("flip", {"probability": 2.0}, "flip.probability is 2.0; it must be 0 to 1"),
+        ("flip", {"probability": -1.0}, "flip.probability is -1.0"),
+        ("crop", {"padding": -1}, "crop.padding is -1; it must be 0 or more"),
+        ("erase", {"area": (0.5, 0.1)}, "erase.area is .*rising"),
+        ("erase", {"aspect": 0.0}, "erase.aspect is 0.0"),
+        ("noise", {"std": float("nan")}, "noise.std is nan"),
+    ],
+)
+def test_settings_out_of_range_are_refused(name, settings, message):
+    with pytest.raises(InputError, match=message):
+        getattr(transforms, name)(KEY, IMAGE, **settings)
 
 
 def test_to_float():

@@ -8,39 +8,74 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from market_jax import losses
 from market_jax.errors import InputError
+from market_jax.losses import (
+    METRICS,
+    TERMS,
+    Context,
+    Term,
+    annealing,
+    evaluate_terms,
+    summarize,
+)
+from market_jax.losses.classification import cross_entropies, cross_entropy
+from market_jax.losses.metric_learning import triplet
+from market_jax.losses.metrics import accuracy, active_dimensions
+from market_jax.losses.reconstruction import kl, mmd, squared_error
 
 LOGITS = jnp.log(jnp.array([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]]))
 
 
+def context(outputs, batch=None, **rest):
+    batch = batch or {}
+    size = len(next(iter(outputs.values())))
+    return Context(outputs, {"mask": np.ones(size, bool)} | batch, **rest)
+
+
 def test_cross_entropy_against_its_closed_form():
     batch = {"hat": jnp.array([0, 1])}
-    values = losses.cross_entropy({"hat": LOGITS}, batch, key="hat")
+    values, weights = cross_entropy(context({"hat": LOGITS}, batch), logits="hat")
     np.testing.assert_allclose(values, -np.log([0.5, 0.1]), rtol=1e-6)
+    np.testing.assert_array_equal(weights, [1, 1])
 
 
 def test_label_smoothing_against_its_closed_form():
     batch = {"hat": jnp.array([0, 1])}
-    values = losses.cross_entropy({"hat": LOGITS}, batch, key="hat", label_smoothing=0.3)
+    values, _ = cross_entropy(context({"part1": LOGITS}, batch), logits="part1", labels="hat",
+                              label_smoothing=0.3)  # fmt: skip
     expected = 0.7 * -np.log([0.5, 0.1]) + 0.3 * -np.asarray(LOGITS).mean(axis=1)
     np.testing.assert_allclose(values, expected, rtol=1e-6)
+    with pytest.raises(InputError, match=r"label_smoothing is 2.0; it must be 0 or more"):
+        cross_entropy(context({"hat": LOGITS}, batch), logits="hat", label_smoothing=2.0)
 
 
-def test_unknown_labels_cost_nothing_and_give_no_gradient():
+def test_unknown_labels_have_no_say_and_give_no_gradient():
+    batch = {"x": jnp.array([-1, 2])}
+
     def total(logits):
-        return jnp.sum(losses.cross_entropy({"x": logits}, {"x": jnp.array([-1, 2])}, key="x"))
+        terms = {"x": Term(functools.partial(cross_entropy, logits="x"))}
+        return summarize(terms, evaluate_terms(terms, {}, context({"x": logits}, batch)))["loss"]
 
     gradient = jax.grad(total)(LOGITS)
     assert np.abs(gradient[0]).max() == 0
     assert np.abs(gradient[1]).max() > 0
+    np.testing.assert_allclose(total(LOGITS), -np.log(0.8), rtol=1e-5)  # not diluted
 
 
-def test_accuracy_is_the_share_of_right_heads():
+def test_several_classifications_average_over_what_is_known_of_a_row():
+    batch = {"a": jnp.array([0, -1]), "b": jnp.array([1, 2]), "c": jnp.array([-1, -1])}
+    outputs = {"a": LOGITS, "b": LOGITS, "c": LOGITS}
+    values, weights = cross_entropies(context(outputs, batch), logits=("a", "b", "c"))
+    np.testing.assert_allclose(values, [-np.log(0.5 * 0.25) / 2, -np.log(0.8)], rtol=1e-6)
+    np.testing.assert_allclose(weights, [2 / 3, 1 / 3], rtol=1e-6)
+
+
+def test_accuracy_is_the_share_of_right_heads_and_unknown_is_not_wrong():
     outputs = {"a": LOGITS, "b": LOGITS}
-    batch = {"a": jnp.array([0, 0]), "b": jnp.array([0, 2])}
-    values = losses.accuracy(outputs, batch, keys=("a", "b"))
+    batch = {"a": jnp.array([0, 0]), "b": jnp.array([-1, 2])}
+    values, weights = accuracy(context(outputs, batch), logits=("a", "b"))
     np.testing.assert_allclose(values, [1.0, 0.5])
+    np.testing.assert_allclose(weights, [0.5, 1.0])
 
 
 # one dimension; persons 1, 1, 2, 2, nobody, padding
@@ -54,73 +89,133 @@ PEOPLE = {
 @pytest.mark.parametrize(
     ("margin", "expected"),
     [
-        # gaps: 1 - 1.1, 1 - 0.1, 2.5 - 0.3, 2.5 - 2.8; nobody and padding are strangers to all
-        (0.3, [0.2, 1.2, 2.5, 0.0, 0.0, 0.0]),
-        (0.0, [*np.log1p(np.exp([-0.1, 0.9, 2.2, -0.3])), 0.0, 0.0]),
+        # gaps: 1 - 1.5, 1 - 0.5, 2.5 - 0.5, 2.5 - 3; nobody and padding are nobody's negatives
+        (0.3, [0.0, 0.8, 2.3, 0.0, 0.0, 0.0]),
+        (0.0, [*np.log1p(np.exp([-0.5, 0.5, 2.0, -0.5])), 0.0, 0.0]),
     ],
 )
 def test_triplet_by_hand(margin, expected):
-    value = functools.partial(losses.triplet, margin=margin)
-    np.testing.assert_allclose(value({"feature": POINTS}, PEOPLE), expected, rtol=1e-4, atol=1e-5)
-    jitted = jax.jit(value)({"feature": POINTS}, PEOPLE)
-    np.testing.assert_allclose(jitted, expected, rtol=1e-4, atol=1e-5)
+    term = functools.partial(triplet, margin=margin)
+    for function in (term, jax.jit(term)):
+        values, weights = function(Context({"feature": POINTS}, PEOPLE))
+        np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(weights, [1, 1, 1, 1, 0, 0])
 
 
-def test_triplet_without_a_match_or_a_stranger_costs_nothing():
-    for pids in ([1, 2, 3, 4, 5, 6], [1, 1, 1, 1, 1, 1]):
+def test_triplet_without_a_match_or_a_stranger_has_no_say():
+    def total(x, batch):
+        return triplet(Context({"feature": x}, batch))[0].sum()
+
+    for pids in ([1, 2, 3, 4, 5, 6], [1, 1, 1, 1, 1, 1], [1, 1, 0, 0, -1, -1]):
         batch = PEOPLE | {"pid": jnp.array(pids), "mask": jnp.ones(6, bool)}
-        gradient = jax.grad(lambda x, b=batch: losses.triplet({"feature": x}, b).sum())(POINTS)
-        assert np.abs(gradient).max() == 0
+        assert np.abs(jax.grad(total)(POINTS, batch)).max() == 0
+        assert triplet(Context({"feature": POINTS}, batch))[1].sum() == 0
     same = jnp.zeros((6, 1))  # points that coincide have a finite gradient
-    gradient = jax.grad(lambda x: losses.triplet({"feature": x}, PEOPLE).sum())(same)
-    assert np.isfinite(gradient).all()
+    assert np.isfinite(jax.grad(total)(same, PEOPLE)).all()
+
+
+def constant(values, weights=None):
+    """A term with given values and weights."""
+    weights = np.ones(len(values)) if weights is None else weights
+    return lambda context: (jnp.asarray(values), jnp.asarray(weights))
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=8), st.floats(0.0, 3.0))
-def test_weighted_sum_is_the_mean_over_the_mask(mask, weight):
+def test_the_loss_is_made_of_means_over_the_mask(mask, weight):
     values = np.arange(len(mask), dtype=np.float32) + 1
     terms = {
-        "a": (lambda o, b: jnp.asarray(values), weight, None),
-        "b": (lambda o, b: o["y"], 2.0, None),
+        "a": Term(constant(values), weight),
+        "b": Term(lambda c: constant(c.outputs["y"])(c), 2.0),
     }
-    total, metrics = losses.weighted_sum(terms, {"y": -values}, {"mask": np.array(mask)})
+    made = Context({"y": -values}, {"mask": np.array(mask)})
+    found = summarize(terms, evaluate_terms(terms, {"m": constant(3 * values)}, made))
     mean = values[mask].mean() if any(mask) else 0.0
-    np.testing.assert_allclose(total, (weight - 2.0) * mean, rtol=1e-5, atol=1e-5)
-    assert metrics["loss"] == total
-    name = "loss/a" if weight else "a"  # a term without a weight is only reported
-    np.testing.assert_allclose(metrics[name], mean, rtol=1e-5)
+    np.testing.assert_allclose(found["loss"], (weight - 2.0) * mean, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found["loss/a"], mean, rtol=1e-5)
+    np.testing.assert_allclose(found["m"], 3 * mean, rtol=1e-5)
+
+
+def test_what_has_no_say_may_hold_anything():
+    values, weights = np.array([1.0, np.nan, np.inf, 5.0]), np.array([1.0, 0.0, 1.0, 1.0])
+    terms = {"a": Term(constant(values, weights))}
+    made = Context({}, {"mask": np.array([True, True, False, True])})
+    assert summarize(terms, evaluate_terms(terms, {}, made))["loss"] == 3.0
+
+
+def test_a_term_without_weight_is_reported_and_not_added():
+    terms = {"a": Term(constant([np.nan]), 0.0), "b": Term(constant([2.0]))}
+    found = summarize(terms, evaluate_terms(terms, {}, Context({}, {"mask": np.array([True])})))
+    assert found["loss"] == 2.0
+    assert np.isnan(found["loss/a"])
+
+
+def test_sums_over_batches_give_the_whole():
+    """A padded last batch weighs what its rows weigh; rows without a say weigh nothing."""
+    values, weights = np.arange(6.0), np.array([1.0, 0.0, 1.0, 0.5, 1.0, 1.0])
+    terms = {"a": Term(lambda c: (c.batch["v"], c.batch["w"]), 2.0)}
+
+    def sums(rows, mask):
+        batch = {"v": values[rows], "w": weights[rows], "mask": np.array(mask)}
+        return evaluate_terms(terms, {}, Context({}, batch))
+
+    whole = summarize(terms, sums(np.arange(6), [True] * 6))
+    parts = [sums(np.arange(4), [True] * 4), sums([4, 5, 0, 0], [True, True, False, False])]
+    added = jax.tree.map(lambda a, b: a + b, *parts)
+    for name, value in summarize(terms, added).items():
+        np.testing.assert_allclose(value, whole[name], rtol=1e-6)
+
+
+def test_metrics_give_no_gradient():
+    def loss(x):
+        terms = {"a": Term(lambda c: (c.outputs["x"] ** 2, jnp.ones(1)))}
+        made = Context({"x": x}, {"mask": np.ones(1, bool)})
+        found = summarize(
+            terms, evaluate_terms(terms, {"m": lambda c: (c.outputs["x"], jnp.ones(1))}, made)
+        )
+        return found["loss"] + 100 * found["m"]
+
+    assert jax.grad(loss)(jnp.array([3.0]))[0] == 6.0
+
+
+def test_an_output_that_does_not_exist_is_named():
+    terms = {"hat": Term(functools.partial(cross_entropy, logits="hatt", labels="hat"))}
+    made = context({"hat": LOGITS}, {"hat": jnp.array([0, 1])})
+    with pytest.raises(InputError, match=r"losses.hat: there is no output or column 'hatt'; known"):
+        evaluate_terms(terms, {}, made)
 
 
 KEYWORDS = {
-    "cross_entropy": {"key": "x"},
-    "cross_entropies": {"keys": ("x", "x")},
-    "uncertain_cross_entropies": {"keys": ("x", "x"), "group": "x"},
-    "triplet": {"key": "x"},
-    "accuracy": {"keys": ("x",)},
+    "cross_entropy": {"logits": "x"},
+    "cross_entropies": {"logits": ("x", "x")},
+    "uncertain_cross_entropies": {"logits": ("x", "x"), "group": "x"},
+    "triplet": {"features": "x"},
+    "accuracy": {"logits": ("x",)},
     "squared_error": {"reduce": "sum"},
 }
 
 
-@pytest.mark.parametrize("name", losses.__all__)
+@pytest.mark.parametrize("name", sorted(TERMS | METRICS))
 def test_every_term_gives_a_value_per_image_eager_and_jitted(name):
-    term = functools.partial(getattr(losses, name), **KEYWORDS.get(name, {}))
+    term = functools.partial((TERMS | METRICS)[name], **KEYWORDS.get(name, {}))
     rng = np.random.default_rng(0)
     images = {k: rng.random((2, 4, 3, 3), np.float32) for k in ("reconstruction", "target")}
     latent = {k: rng.normal(size=(2, 5)).astype(np.float32) for k in ("mean", "logvar")}
     outputs = {"x": LOGITS, "log_variance_x": jnp.ones(2)} | images | latent
-    batch = {"x": jnp.array([1, 2]), "pid": jnp.array([1, 2]), "mask": np.ones(2, bool)}
-    assert term(outputs, batch).shape == (2,)
-    np.testing.assert_allclose(term(outputs, batch), jax.jit(term)(outputs, batch), rtol=1e-6)
+    made = context(outputs, {"x": jnp.array([1, 2]), "pid": jnp.array([1, 2])})
+    eager, jitted = term(made), jax.jit(term)(made)
+    for a, b in zip(eager, jitted, strict=True):
+        assert a.shape == (2,)
+        np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
 def test_squared_error_by_hand():
     target = np.zeros((2, 4, 2, 3), np.float32)
     reconstruction = target + np.array([1, 2], np.float32)[:, None, None, None]
     outputs = {"reconstruction": reconstruction, "target": target}
-    np.testing.assert_allclose(losses.squared_error(outputs, {}, reduce="sum"), [24, 96])
-    np.testing.assert_allclose(losses.squared_error(outputs, {}, reduce="mean"), [1, 4])
+    np.testing.assert_allclose(squared_error(context(outputs), reduce="sum")[0], [24, 96])
+    np.testing.assert_allclose(squared_error(context(outputs), reduce="mean")[0], [1, 4])
     with pytest.raises(InputError, match="unknown reduction 'max'; known: mean, sum"):
-        losses.squared_error(outputs, {}, reduce="max")
+        squared_error(context(outputs), reduce="max")
 
 
 def test_kl_against_its_integral():
@@ -129,7 +224,7 @@ def test_kl_against_its_integral():
     q = norm.pdf(x, mean, std)
     integral = np.trapezoid(np.where(q > 0, q * (norm.logpdf(x, mean, std) - norm.logpdf(x)), 0), x)
     outputs = {"mean": np.array([[mean, 0.0]]), "logvar": np.array([[2 * np.log(std), 0.0]])}
-    np.testing.assert_allclose(losses.kl(outputs, {}), [integral], rtol=1e-6)
+    np.testing.assert_allclose(kl(context(outputs))[0], [integral], rtol=1e-6)
 
 
 def gaussians(n, dimensions, seed=0, shift=0.0):
@@ -159,29 +254,30 @@ def test_mmd_against_its_integrals():
     among = np.mean([expected(q[i], q[j]) for i in range(4) for j in range(4) if i != j])
     across = np.mean([expected(row, prior) for row in q])
     value = among + expected(prior, prior) - 2 * across
-    found = losses.mmd(outputs, {"mask": np.ones(4, bool)})
+    found = mmd(context(outputs))[0]
     np.testing.assert_allclose(found, np.full(4, value), rtol=1e-5)
 
 
 def test_mmd_vanishes_where_the_posterior_is_the_prior_and_ignores_padding():
     prior = {"mean": np.zeros((8, 5)), "logvar": np.zeros((8, 5))}
-    np.testing.assert_allclose(losses.mmd(prior, {"mask": np.ones(8, bool)}), 0, atol=1e-6)
+    np.testing.assert_allclose(mmd(context(prior))[0], 0, atol=1e-6)
     outputs, mask = gaussians(6, 5), np.arange(6) < 4
-    padded = losses.mmd(outputs, {"mask": mask})
-    alone = losses.mmd({k: v[:4] for k, v in outputs.items()}, {"mask": np.ones(4, bool)})
+    padded = mmd(context(outputs, {"mask": mask}))[0]
+    alone = mmd(context({k: v[:4] for k, v in outputs.items()}))[0]
     np.testing.assert_allclose(padded[:4], alone, rtol=1e-5)
-    assert losses.mmd(outputs, {"mask": np.arange(6) < 1})[0] == 0, "one image says nothing"
+    assert mmd(context(outputs, {"mask": np.arange(6) < 1}))[0][0] == 0, "one image says nothing"
 
 
 def test_active_dimensions_by_hand():
     mean = np.array([[0.0, 1.0, 0.5], [0.0, -1.0, 0.5], [9.0, 9.0, 9.0]])
-    found = losses.active_dimensions({"mean": mean}, {"mask": np.array([True, True, False])})
+    found = active_dimensions(context({"mean": mean}, {"mask": np.array([True, True, False])}))[0]
     np.testing.assert_allclose(found, 1)
 
 
-@pytest.mark.parametrize("name", ["linear", "logistic", "cyclical"])
-def test_annealing_rises_from_nothing_to_the_whole(name):
-    factor = losses.anneal(name, total_steps=1000, share=0.5, cycles=4)
+@pytest.mark.parametrize("name", annealing.SCHEDULES)
+def test_a_schedule_rises_from_nothing_to_the_whole(name):
+    make = annealing.SCHEDULES[name]
+    factor = make(total_steps=1000, share=0.5)
     values = np.array([float(factor(step)) for step in range(1000)])
     assert values[0] < 0.01
     assert values.max() == pytest.approx(1.0, abs=0.01)
@@ -192,27 +288,25 @@ def test_annealing_rises_from_nothing_to_the_whole(name):
         assert np.all(np.diff(values) >= 0)
         assert values[250] == pytest.approx(0.5, abs=0.01)
         assert values[500] > 0.99
-    at_once = losses.anneal(name, total_steps=1000, share=0.0)
+    at_once = make(total_steps=1000, share=0.0)
     assert [float(at_once(step)) for step in (0, 1, 999)] == [1.0, 1.0, 1.0]
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("name", "settings", "message"),
     [
-        ({"name": "stairs"}, "unknown annealing 'stairs'"),
-        ({"name": "linear", "share": 1.5}, "share is 1.5; it must be 0 to 1"),
-        ({"name": "cyclical", "cycles": 0}, "cycles is 0; it must be 1 or more"),
+        ("linear", {"share": 1.5}, "share is 1.5; it must be 0 to 1"),
+        ("cyclical", {"cycles": 0}, "cycles is 0; it must be 1 or more"),
     ],
 )
-def test_annealing_that_does_not_exist(settings, message):
+def test_a_schedule_out_of_range_is_refused(name, settings, message):
     with pytest.raises(InputError, match=message):
-        losses.anneal(**settings, total_steps=9)
+        annealing.SCHEDULES[name](**settings, total_steps=9)
 
 
-def test_annealed_weights_count_in_training_and_whole_in_evaluation():
-    terms = {"kl": (lambda o, b: o["y"], 3.0, losses.anneal("linear", total_steps=10))}
-    outputs, mask = {"y": jnp.array([1.0, 3.0])}, np.ones(2, bool)
+def test_scheduled_weights_count_in_training_and_whole_in_evaluation():
+    terms = {"kl": Term(constant([1.0, 3.0]), 3.0, annealing.linear(total_steps=10))}
+    sums = evaluate_terms(terms, {}, Context({}, {"mask": np.ones(2, bool)}))
     for step, expected in ((0, 0.0), (2, 2.4), (9, 6.0)):
-        batch = {"mask": mask, "step": np.full(2, step)}
-        assert losses.weighted_sum(terms, outputs, batch)[0] == pytest.approx(expected)
-    assert losses.weighted_sum(terms, outputs, {"mask": mask})[0] == 6.0
+        np.testing.assert_allclose(summarize(terms, sums, step)["loss"], expected, rtol=1e-6)
+    assert summarize(terms, sums)["loss"] == 6.0

@@ -40,7 +40,7 @@ def test_by_hand():
     labels = everything([0, 0, 0, 1, 1, -1])
     predicted = everything([0, 0, 1, 1, 0, 0])
     counts = {name: [1, 5] + [0] * (len(classes) - 2) for name, classes in CLASSES.items()}
-    result = metrics.evaluate(labels, predicted, counts)
+    result = metrics.evaluate(labels, predicted, counts, CLASSES)
     hat = result["attributes"]["hat"]
     assert hat["images"] == 5
     assert hat["accuracy"] == pytest.approx(3 / 5)
@@ -57,7 +57,7 @@ def test_by_hand():
 
 def test_no_labels():
     with pytest.raises(InputError, match="no image has a label of the attribute 'age'"):
-        metrics.evaluate(everything([-1]), everything([0]), {})
+        metrics.evaluate(everything([-1]), everything([0]), {}, CLASSES)
 
 
 def test_official_majority_baseline():
@@ -70,9 +70,9 @@ def test_official_majority_baseline():
         columns[part] = {
             key: np.array([table[int(name[:4])][key] for name in names]) for key in CLASSES
         }
-    counts = metrics.count_labels(columns["train"])
+    counts = metrics.count_labels(columns["train"], CLASSES)
     predicted = {k: np.full(13115, np.argmax(counts[k])) for k in CLASSES}
-    result = metrics.evaluate(columns["test"], predicted, counts)
+    result = metrics.evaluate(columns["test"], predicted, counts, CLASSES)
     assert len(COLUMNS) == 27
     percent = {k: round(100 * row["majority"], 2) for k, row in result["attributes"].items()}
     assert percent == {
@@ -84,3 +84,15 @@ def test_official_majority_baseline():
     assert round(100 * result["mean"]["majority_12"], 2) == 71.59
     for row in result["attributes"].values():
         assert row["accuracy"] == row["majority"]
+
+
+def test_other_labels_are_judged_alike():
+    labels = {"wheels": np.array([0, 1, 2, -1]), "roof": np.array([1, 1, 0, 0])}
+    classes = {"wheels": ("2", "3", "4"), "roof": ("no", "yes")}
+    counts = metrics.count_labels(labels, classes)
+    assert counts == {"wheels": [1, 1, 1], "roof": [2, 2]}
+    result = metrics.evaluate(labels, labels, counts, classes)
+    assert result["mean"]["accuracy_2"] == 1.0
+    assert set(result["mean"]) == {
+        f"{key}_2{reading}" for key in ("accuracy", "majority") for reading in ("", "_binary")
+    }

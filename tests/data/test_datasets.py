@@ -1,0 +1,103 @@
+"""One data set, and several as one."""
+
+import numpy as np
+import pytest
+
+import data_prep
+from data_prep import builders
+from market_jax.data import columns, datasets
+from market_jax.data.schema import Schema, merge
+from market_jax.errors import InputError
+from tests.conftest import row, write_annotations, write_picture
+
+SIZE = (16, 8)
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    """A prepared data set without the label "hat", of 4 persons at cameras 1 and 2."""
+    root = tmp_path_factory.mktemp("other")
+    for pid in (2, 7, 11, 30):
+        for camid in (1, 2):
+            write_picture(root / "raw/train" / f"{pid:04d}_c{camid}_{pid:09d}.jpg", 8 * pid)
+    for folder in ("test", "queries"):
+        write_picture(root / "raw" / folder / "000000.jpg", 9)
+    rows = [(str(pid), row(upred=2)) for pid in (2, 7, 11, 30)]
+    write_annotations(root / "raw/annotations_train.csv", rows)
+    classes = builders.attributes.CLASSES
+    fewer = {name: names for name, names in classes.items() if name != "hat"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(builders.attributes, "CLASSES", fewer)
+        patch.setattr(builders.folders, "ATTRIBUTES", tuple(fewer))
+        read = builders.attributes.read
+        patch.setattr(
+            builders.attributes,
+            "read",
+            lambda *a: {p: {k: v for k, v in r.items() if k != "hat"} for p, r in read(*a).items()},
+        )
+        return data_prep.prepare("unitn", root / "raw", root / "prepared")[0]
+
+
+def test_a_data_set_brings_its_schema(synthetic, other):
+    assert "hat" in columns.read_schema(synthetic).labels
+    schema = columns.read_schema(other)
+    assert schema.name == "unitn"
+    assert "hat" not in schema.labels
+    assert "hat" not in columns.open_split(other, "train", image_size=SIZE)
+
+
+def test_several_data_sets_lie_apart(synthetic, other):
+    both = datasets.open_dataset([synthetic, other], image_size=SIZE)
+    alone = [datasets.open_dataset([d], image_size=SIZE) for d in (synthetic, other)]
+    assert set(both.schema.labels) == set(alone[0].schema.labels)
+    for split in ("train", "val"):
+        joined, parts = both.open(split), [one.open(split) for one in alone]
+        assert len(joined["pid"]) == sum(len(part["pid"]) for part in parts)
+        second = columns.select(joined, joined["dataset"] == 1)
+        assert set(second["hat"]) == {-1}, "a label that a data set does not have is unknown"
+        assert second["name"].tolist() == [f"unitn/{n}" for n in parts[1]["name"].tolist()]
+        first = columns.select(joined, joined["dataset"] == 0)
+        assert not set(first["pid"]) & set(second["pid"])
+        assert not set(first["camid"]) & set(second["camid"])
+        rows = np.arange(len(second["pid"]))
+        np.testing.assert_array_equal(second["image"][rows], parts[1]["image"][rows])
+        mixed = np.array([len(joined["pid"]) - 1, 0])
+        images = joined["image"][mixed]
+        np.testing.assert_array_equal(images[0], parts[1]["image"][rows[-1:]][0])
+        np.testing.assert_array_equal(images[1], parts[0]["image"][np.arange(1)][0])
+    train = both.open("train")
+    identities = {
+        i: set(train["pid"][train["identity"] == i]) for i in np.unique(train["identity"])
+    }
+    assert all(len(pids) == 1 for pids in identities.values())
+
+
+def test_who_is_held_out_does_not_depend_on_the_company(synthetic, other):
+    alone = datasets.open_dataset([other], image_size=SIZE).open("val")["name"]
+    both = datasets.open_dataset([synthetic, other], image_size=SIZE).open("val")
+    names = both["name"][both["dataset"] == 1]
+    assert [name.removeprefix("unitn/") for name in names.tolist()] == alone.tolist()
+
+
+def test_junk_and_distractors_stay_what_they_are(synthetic, other):
+    test = datasets.open_dataset([other, synthetic], image_size=SIZE).open("test")
+    assert {-1, 0} <= set(test["pid"][test["dataset"] == 1])
+
+
+def test_one_data_set_is_as_it_was(synthetic):
+    dataset = datasets.open_dataset([synthetic], image_size=SIZE)
+    train, val = dataset.open("train"), dataset.open("val")
+    assert "dataset" not in train
+    assert set(val["identity"]) == {-1}
+    assert sorted(set(train["identity"])) == list(range(len(set(train["pid"]))))
+    assert dataset.open("train") is train
+    with pytest.raises(InputError, match="there is no split 'gallery'; known: query, test, train"):
+        dataset.open("gallery")
+
+
+def test_labels_of_one_name_must_have_the_same_classes():
+    first = Schema("a", {"hat": ("no", "yes")})
+    assert merge([first, Schema("b", {"age": ("young",)})]).labels.keys() == {"hat", "age"}
+    message = "label 'hat' has the classes no, yes in a and yes, no in b"
+    with pytest.raises(InputError, match=message):
+        merge([first, Schema("b", {"hat": ("yes", "no")})])
