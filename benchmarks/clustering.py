@@ -1,7 +1,7 @@
 """Linkages of a gallery, beside the peers on the same arrays.
 
 python -m benchmarks.clustering --peer=peers/bin/python [--scales=0.25,1.25] [--method=average]
-python -m benchmarks.clustering --features=runs/DIR/evaluation/features-color_histogram-test.npz
+python -m benchmarks.clustering --features=runs/DIR/evaluation/outputs-HASH.npz
 
 `benchmarks/retrieval_peers.py` says how the peers are installed. Scale 1.25: 19,891 images. Prints
 medians, the ratios to ours and to the matrix product alone, the memory beyond the arrays, and
@@ -30,7 +30,7 @@ MOVED = 0.01  # of the features' deviation: what the exact linkage is compared w
 def agreement(path: Path, method: str) -> list[str]:
     """How far the linkage of neighbours agrees with the exact one on a file's features."""
     with np.load(path) as file:
-        features = distances.normalize(file["feature"])
+        features = distances.normalize(file["embedding"])
     noise = np.random.default_rng(0).normal(size=features.shape) * features.std(axis=0)
     clusters = max(len(features) // IMAGES, 1)
 

@@ -25,7 +25,9 @@ def start() -> dict[str, float]:
     from absl import flags
     from ml_collections import config_flags
 
-    from market_jax import devices, experiment
+    from market_jax import build, devices
+    from market_jax.training.state import init_state, init_variables
+    from market_jax.training.step import make_train_step
 
     config = config_flags.DEFINE_config_file("config")
     flags.FLAGS(sys.argv)
@@ -38,11 +40,16 @@ def start() -> dict[str, float]:
         times[name] = time.perf_counter() - begin
         return result
 
-    model, loss = experiment.make_model(config), experiment.make_loss(config)
-    plan = experiment.make_plan(config, np.arange(1, 10 * config.batch_size + 1))
-    tx = experiment.make_optimizer(config, plan)
-    state = lap("state", lambda: jax.block_until_ready(experiment.fresh_state(config, model, tx)))
-    step = experiment.make_train_step(config, experiment.make_apply(config, model), loss, tx)
+    model = build.model(config.model, config.dtype)
+    tx = build.optimizer(config, model, steps_per_epoch=10)
+
+    def make_state():
+        variables = init_variables(model, config.data.image_size, seed=config.seed)
+        return jax.block_until_ready(init_state(variables, tx, seed=config.seed))
+
+    state = lap("state", make_state)
+    objective, augment = build.objective(config), build.augment(config)
+    step = make_train_step(build.apply(config, model), objective, augment, tx)
     n = config.batch_size
     batch = {name: np.zeros(n, np.int64) for name in config.model.get("classes", {})}
     batch["image"] = np.zeros((n, *config.data.image_size, 3), np.uint8)

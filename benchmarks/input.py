@@ -17,26 +17,28 @@ import numpy as np
 from absl import app, flags
 from ml_collections import config_flags
 
-from market_jax import devices, experiment
+from market_jax import build, devices
+from market_jax.data import columns as columns_
 from market_jax.data import pipeline
 from market_jax.report import tables
+from market_jax.training.state import init_state, init_variables
+from market_jax.training.step import make_train_step
 
 CONFIG = config_flags.DEFINE_config_file("config", "configs/attributes_cnn.py", "The experiment.")
 STEPS = flags.DEFINE_integer("steps", 8, "Steps of each case in a round.")
 ROUNDS = flags.DEFINE_integer("rounds", 5, "Rounds; the first one warms up and is left out.")
 
 
-def cases(config, mesh) -> tuple[dict[str, Iterator], experiment.Plan]:
+def cases(config, mesh) -> dict[str, Iterator]:
     """Case -> an endless iterator over batches."""
     place = functools.partial(devices.place_batch, mesh)
     feeds = {}
     for name, in_memory in (("in memory", True), ("from disk", False)):
-        config.data.in_memory = in_memory
-        columns = experiment.open_split(config, "train")
-        plan = experiment.make_plan(config, columns["pid"])
-        feeds[name] = map(place, pipeline.batches(columns, plan.sampler))
+        columns = build.dataset(config).open("train")
+        columns = columns_.in_memory(columns) if in_memory else columns
+        feeds[name] = map(place, pipeline.batches(columns, build.sampler(config, columns)))
     fixed = jax.block_until_ready(next(feeds["in memory"]))
-    return {"fixed batch": itertools.repeat(fixed), **feeds}, plan
+    return {"fixed batch": itertools.repeat(fixed), **feeds}
 
 
 def main(_) -> None:
@@ -44,12 +46,13 @@ def main(_) -> None:
     devices.start()
     devices.keep_memory()
     config, mesh = CONFIG.value, devices.make_mesh()
-    feeds, plan = cases(config, mesh)
-    model = experiment.make_model(config)
-    tx = experiment.make_optimizer(config, plan)
-    state = devices.replicate(mesh, experiment.fresh_state(config, model, tx))
-    apply, loss = experiment.make_apply(config, model), experiment.make_loss(config)
-    train = experiment.make_train_step(config, apply, loss, tx)
+    feeds = cases(config, mesh)
+    model = build.model(config.model, config.dtype)
+    tx = build.optimizer(config, model, steps_per_epoch=100)
+    variables = init_variables(model, config.data.image_size, seed=config.seed)
+    state = devices.replicate(mesh, init_state(variables, tx, seed=config.seed))
+    objective, augment = build.objective(config), build.augment(config)
+    train = make_train_step(build.apply(config, model), objective, augment, tx)
     speeds: dict[str, list[float]] = {name: [] for name in (*feeds, "pipeline alone")}
     for _ in range(ROUNDS.value):
         for name, feed in feeds.items():

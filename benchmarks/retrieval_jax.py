@@ -14,15 +14,16 @@ from sklearn.metrics import adjusted_rand_score
 
 from market_jax import devices
 from market_jax.metrics import ranking
-from market_jax.retrieval import clustering, distances, reranking, search
+from market_jax.retrieval import clustering, distances, search
+from market_jax.retrieval.k_reciprocal import k_reciprocal
 
 K = 50
 IDENTITIES = 750  # that the made galleries hold
 
 
-def judge(far, labels):
+def judge(found, labels):
     """The values that are compared."""
-    result = ranking.evaluate(far, **labels)
+    result = ranking.evaluate(found, **labels)
     return {"mAP": result.mAP, "rank1": float(result.cmc[0])}
 
 
@@ -34,10 +35,10 @@ def rank(query, gallery, labels):
 
 def rerank(query, gallery, labels):
     """k-reciprocal re-ranking from features, with the reference code's two oddities."""
-    far = distances.compute(query, gallery, "cosine")
     sides = {"feature": query}, {"feature": gallery}
-    far = reranking.k_reciprocal(*sides, far, one_more=True, squared=True)
-    return lambda: judge(far, labels)
+    plain = distances.compute(query, gallery, "cosine")
+    reranked = k_reciprocal(*sides, plain, one_more=True, squared=True)
+    return lambda: judge(reranked, labels)
 
 
 def find(query, gallery, labels):

@@ -11,10 +11,10 @@ import numpy as np
 import optax
 
 from configs import common
-from market_jax import devices, networks
+from market_jax import build, devices, losses
 from market_jax.kernels import convolution
 from market_jax.training import profile, step
-from market_jax.training.state import create
+from market_jax.training.state import init_state, init_variables
 
 IDENTITIES = 751
 NETWORKS = {
@@ -27,43 +27,43 @@ NETWORKS = {
 }
 
 
-def loss(names, outputs, batch):
+def loss(names, context):
     """What `training_torch` minimises: over the heads, or over the reconstruction."""
+    outputs, batch = context.outputs, context.batch
     terms = [
-        jnp.mean(
-            optax.softmax_cross_entropy_with_integer_labels(
-                outputs[name], batch["label"] % outputs[name].shape[1]
-            )
+        optax.softmax_cross_entropy_with_integer_labels(
+            outputs[name], batch["label"] % outputs[name].shape[1]
         )
         for name in names
     ]
-    value = sum(terms) / max(len(terms), 1)
+    values = sum(terms) / max(len(terms), 1)
     if "reconstruction" in outputs:
         squares = jnp.square(outputs["reconstruction"] - batch["image"])
-        value = jnp.mean(squares)
+        values = jnp.mean(squares, axis=(1, 2, 3))
         if "logvar" in outputs:
-            mean, logvar = outputs["mean"], outputs["logvar"]
-            kl = -0.5 * jnp.sum(1 + logvar - mean**2 - jnp.exp(logvar))
-            value = (jnp.sum(squares) + kl) / len(squares)
-    return value, {"loss": value}
+            kl = losses.TERMS["kl"](context)[0]
+            values = jnp.sum(squares, axis=(1, 2, 3)) + kl
+    return values, jnp.ones(len(batch["image"]))
 
 
 def make_step(network, dtype, variant, shape):
     """Returns a function that trains one step on a fixed batch and returns the loss."""
-    model = networks.build({"name": network} | NETWORKS[network], dtype)
+    model = build.model({"name": network} | NETWORKS[network], dtype)
     tx = optax.adam(1e-3)
     batch = {
         "image": np.random.default_rng(0).random(shape, np.float32),
         "label": np.random.default_rng(1).integers(0, IDENTITIES, shape[0]),
+        "mask": np.ones(shape[0], bool),
     }
     batch = jax.device_put(batch)
-    objective = functools.partial(loss, NETWORKS[network].get("classes", ()))
+    term = functools.partial(loss, NETWORKS[network].get("classes", ()))
+    objective = step.Objective({"all": losses.Term(term)}, {})
 
     def make(way):
         apply = convolution.applying(way, model.apply)
         return step.make_train_step(apply, objective, lambda key, images: images, tx)
 
-    state = create(model, batch, tx, seed=0)
+    state = init_state(init_variables(model, shape[1:3], seed=0), tx, seed=0)
     train = make("lax" if variant == "plain" else variant)
     holder = {"state": state}
 

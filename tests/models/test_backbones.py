@@ -10,7 +10,7 @@ from market_jax.models import heads
 from market_jax.models.backbones import alexnet, densenet, efficientnet_lite, resnet
 from market_jax.weights import pretrained
 from tests.models.golden import TOP, fill, images
-from tests.models.test_pretrained import safetensors
+from tests.weights.test_pretrained import safetensors
 
 # of torchvision 0.28 under PyTorch 2.13, by golden.py: the first features of two images, and the
 # deviation of all
@@ -147,3 +147,54 @@ def test_the_last_stride_changes_the_map_and_no_parameter(model):
     assert jax.tree.map(lambda a: a.shape, variables) == jax.tree.map(lambda a: a.shape, others)
     with pytest.raises(InputError, match="last_stride is 3; it must be 1 or 2"):
         describe(3)
+
+
+class Parts(nn.Module):
+    """A part model: the last stage three times, its feature maps apart."""
+
+    backbone: nn.Module
+    before: str
+
+    @nn.compact
+    def __call__(self, image, train=False):
+        outputs = self.backbone(image, train)
+        parts = [self.backbone.last_stage(f"part{i}") for i in range(2)]
+        return {"map": outputs["map"]} | {
+            part.name: part(outputs[self.before], train) for part in parts
+        }
+
+
+BACKBONES = {
+    "alexnet": (alexnet.Model(dense=False), "stage4"),
+    "densenet": (densenet.Model(), "stage3"),
+    "efficientnet_lite": (efficientnet_lite.Model(), "stage6"),
+    "resnet": (resnet.Model(18), "stage3"),
+}
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_the_last_stage_can_be_had_again(name):
+    backbone, before = BACKBONES[name]
+    model, x = Parts(backbone, before), np.zeros((2, 96, 64, 3), np.float32)
+    outputs, variables = jax.eval_shape(model.init_with_output, jax.random.key(0), x)
+    params = variables["params"]
+    assert outputs["part0"].shape == outputs["part1"].shape == outputs["map"].shape
+    for part in ("part0", "part1"):
+        for layer, tree in params[part].items():
+            own = params["backbone"][layer]
+            shapes = [jax.tree.map(lambda leaf: leaf.shape, t) for t in (tree, own)]
+            assert shapes[0] == shapes[1], "the backbone's parameters fit its copies"
+
+
+def test_copies_with_the_backbones_parameters_give_its_map():
+    model = Parts(resnet.Model(18), "stage3")
+    x = jax.random.uniform(jax.random.key(1), (2, 64, 32, 3))
+    variables = jax.jit(model.init)(jax.random.key(0), x)
+    outputs = jax.jit(model.apply)(variables, x)
+    assert not np.allclose(outputs["part0"], outputs["part1"], atol=1e-3)
+    copied = {
+        kind: tree | {"part0": {layer: tree["backbone"][layer] for layer in tree["part0"]}}
+        for kind, tree in variables.items()
+    }
+    outputs = jax.jit(model.apply)(copied, x)
+    np.testing.assert_allclose(outputs["part0"], outputs["map"], rtol=1e-5, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Source B's networks: groups of outputs, heads, masks, and where their weights come from."""
+"""The classifier: groups of outputs, heads, masks, and where their weights come from."""
 
 import functools
 
@@ -10,12 +10,20 @@ import optax
 import pytest
 
 from configs import source_b
-from market_jax import experiment, losses, networks
+from market_jax import build as build_
+from market_jax import losses
+from market_jax.data.datasets import Dataset
+from market_jax.data.schema import Schema
 from market_jax.errors import InputError
+from market_jax.losses import Context
+from market_jax.losses.classification import cross_entropy, uncertain_cross_entropies
 from market_jax.models import classifier, heads
 from market_jax.models.attention import MASKS, ResidualAttention, StageAttention
+from market_jax.models.backbones import alexnet, efficientnet_lite, resnet
 from market_jax.models.layers import batch_norm, conv
+from market_jax.recipes import supervised
 from market_jax.weights import pretrained
+from tests.weights.test_pretrained import safetensors
 
 SIZE, KEY = (64, 32), jax.random.key(0)
 CLASSES = {"age": 4, "hat": 2, "bag": 2, "color": 3}
@@ -28,7 +36,7 @@ class Tiny(nn.Module):
     def __call__(self, x, train=False):
         x = conv(6, 3, 8, dtype=jnp.float32)(x)
         x = nn.relu(batch_norm(train)(x))
-        return {"map": x, "embedding": jnp.mean(x, axis=(1, 2))}
+        return {"map": x, "feature": jnp.mean(x, axis=(1, 2))}
 
 
 def build(**fields):
@@ -49,13 +57,14 @@ def test_outputs_and_that_two_classes_have_a_binary_cross_entropy():
     outputs = jax.jit(model.apply)(variables, x)
     shapes = {k: v.shape for k, v in outputs.items()}
     logits = {name: (4, k) for name, k in CLASSES.items()}
-    assert shapes == logits | {"embedding": (4, 6), "predictions": (4, 4 + 3 + 2)}
+    features = {"feature": (4, 6), "embedding": (4, 6)}
+    assert shapes == logits | features | {"predictions": (4, 4 + 3 + 2)}
     parts = np.split(np.asarray(outputs["predictions"]), [4, 7], axis=1)
     np.testing.assert_allclose(parts[0], jax.nn.softmax(outputs["age"]), rtol=1e-5)
     np.testing.assert_allclose(parts[1], jax.nn.softmax(outputs["color"]), rtol=1e-5)
     np.testing.assert_allclose(parts[2][:, 0], jax.nn.sigmoid(outputs["hat"][:, 1]), rtol=1e-5)
     labels = np.array([0, 1, 1, 0])
-    found = losses.cross_entropy(outputs, {"hat": labels}, key="hat")
+    found, _ = cross_entropy(Context(outputs, {"hat": labels}), logits="hat")
     expected = optax.sigmoid_binary_cross_entropy(outputs["hat"][:, 1], labels)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
@@ -145,81 +154,146 @@ def test_learned_weights_of_losses():
     model, variables, x = build(uncertainty=True)
     params = variables["params"]
     outputs = jax.jit(model.apply)(variables | {"params": params | {"log_variance_age": 0.7}}, x)
-    batch = {"age": np.array([0, 1, 2, 3])}
-    found = losses.uncertain_cross_entropies(outputs, batch, keys=("age",), group="age")
-    plain = losses.cross_entropy(outputs, batch, key="age")
+    context = Context(outputs, {"age": np.array([0, 1, 2, 3])})
+    found, _ = uncertain_cross_entropies(context, logits=("age",), group="age")
+    plain, _ = cross_entropy(context, logits="age")
     np.testing.assert_allclose(found, np.exp(-0.7) * plain + 0.35, rtol=1e-5)
+
+
+def spec(name, **arguments):
+    return {"name": name} | arguments
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"backbone": "resnet depth=35"}, r"unknown model\.depth 35"),
-        ({"backbone": "resnet deep=34"}, "unknown field of resnet 'deep'; known: .*depth"),
-        ({"backbone": "resnot"}, "unknown backbone 'resnot'; known: alexnet, .*resnet"),
-        ({"backbone": "layers"}, "unknown backbone 'layers'; known: alexnet"),
-        ({"head": "conv"}, "unknown head 'conv'; known: dense, linear, normalized"),
-        ({"head": "linear width=3"}, "unknown field of linear 'width'"),
-        ({"attention": {"hat": "sigmoid"}}, "unknown group of attributes 'hat'; known: age, bin"),
-        ({"attention": {"age": "tanh"}}, "unknown attention mask 'tanh'; known: sigmoid, softmax"),
+        ({"backbone": spec("resnet", depth=35)}, r"unknown model\.depth 35"),
+        ({"backbone": spec("resnet", deep=34)}, "argument of backbone 'resnet': 'deep'; did you"),
+        ({"backbone": spec("resnet", depth="34")}, "depth is '34'; it must be a whole number"),
+        ({"backbone": spec("alexnet", dense=0)}, "dense is 0; it must be true or false"),
+        ({"backbone": spec("resnot")}, "unknown backbone 'resnot'; did you mean 'resnet'"),
+        ({"backbone": spec("layers")}, "unknown backbone 'layers'"),
+        ({"head": spec("conv")}, "unknown head 'conv'; known: dense, linear, normalized"),
+        ({"head": spec("linear", width=3)}, "unknown argument of head 'linear': 'width'"),
+        ({"head": spec("dense", dropout=0.3)}, "unknown argument of head 'dense': 'dropout'"),
+        ({"attention": {"hat": "sigmoid"}}, "unknown group of attributes 'hat'"),
+        ({"attention": {"age": "tanh"}}, "unknown attention mask 'tanh'"),
+        ({"dropout": {"age": 1.5}}, "dropout.age is 1.5; it must be 0 or more, below 1"),
+        ({"classes": {"age": 1}}, "classes.age is 1; it must be 2 or more"),
+        ({"identities": -3}, "identities is -3; it must be 0 or more"),
+        ({"dropuot": {}}, "unknown argument of model 'classifier': 'dropuot'; did you mean"),
+        ({"name": "layers"}, "unknown model 'layers'"),
     ],
 )
 def test_what_a_network_cannot_be_is_refused(fields, message):
-    given = {"name": "classifier", "classes": CLASSES, "backbone": "alexnet"} | fields
+    given = spec("classifier", classes=CLASSES, backbone=spec("alexnet")) | fields
     with pytest.raises(InputError, match=message):
-        jax.eval_shape(networks.build(given, "float32").init, KEY, np.zeros((1, 64, 64, 3)))
+        jax.eval_shape(build_.model(given).init, KEY, np.zeros((1, 64, 64, 3)))
+
+
+def test_false_leaves_the_dense_layers_out():
+    given = spec("classifier", classes=CLASSES, backbone=spec("alexnet", dense=False))
+    params = jax.eval_shape(build_.model(given).init, KEY, np.zeros((1, 64, 64, 3)))["params"]
+    assert "dense1" not in params["backbone"]
+
+
+def test_a_backbone_from_outside():
+    given = spec("classifier", classes=CLASSES)
+    given["backbone"] = spec("tests.models.test_classifier:Tiny")
+    assert isinstance(build_.model(given).backbone, Tiny)
 
 
 @pytest.mark.parametrize("variant", source_b.VARIANTS)
 def test_every_variant_of_source_b_has_a_model_and_a_loss(variant):
     config = source_b.get_config(variant)
-    config = experiment.count_identities(config, {"identity": np.array([0, 7, 3])})
+    dataset = Dataset(Schema("made", {}), None)
+    config = supervised.fill_in(config, dataset, {"identity": np.array([0, 7, 3])})
     assert config.model.identities == (8 if variant == "identity" else 0)
-    model = experiment.make_model(config)
+    model = build_.model(config.model)
     x = jax.ShapeDtypeStruct((2, 128, 64, 3), np.float32)
     outputs, variables = jax.eval_shape(model.init_with_output, jax.random.key(0), x)
     batch = {name: np.zeros(2, np.int32) for name in config.model.classes}
     batch |= {"mask": np.ones(2, bool), "pid": np.ones(2, int), "identity": np.ones(2, int)}
-    total, metrics = jax.eval_shape(experiment.make_loss(config), outputs, batch)
-    assert total.shape == ()
-    assert {f"loss/{name}" for name in source_b.GROUPS} <= metrics.keys()
+    objective = build_.objective(config)
+
+    def sums(outputs):
+        context = Context(outputs, batch)
+        return losses.evaluate_terms(objective.terms, objective.metrics, context)
+
+    found = jax.eval_shape(sums, outputs)
+    assert {f"loss/{name}" for name in source_b.GROUPS} <= found.keys()
     has_masks = any(name.startswith("mask") for name in variables["params"])
     assert has_masks == (variant in source_b.ATTENTION)
+    assert model.frozen_parameters() == (("^backbone/",) if variant == "frozen" else ())
+
+
+def test_another_backbone_is_an_argument_of_the_config():
+    config = source_b.get_config("plain,resnet,depth=34,last_stride=1")
+    assert config.model.backbone.depth == 34
+    assert config.model.pretrained == ""
+    assert build_.model(config.model).backbone == resnet.Model(34, last_stride=1)
+    with pytest.raises(ValueError, match="unknown variant 'resnet'"):
+        source_b.get_config("resnet")
+
+
+def with_weights(backbone, source, variables):
+    config = source_b.get_config()
+    config.model.backbone, config.model.pretrained = backbone, source
+    return build_.pretrained_variables(config, variables)
 
 
 def test_published_weights_reach_the_backbone_and_nothing_else():
-    fields = {"name": "classifier", "classes": CLASSES, "pretrained": "auto"}
-    fields["backbone"] = "efficientnet_lite same_padding=true pooling=gem attention=[3]"
-    model = networks.build(fields, "float32")
+    backbone = spec("efficientnet_lite", same_padding=True, pooling="gem", attention=(3,))
+    model = build_.model(spec("classifier", classes=CLASSES, backbone=backbone))
     x = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
     variables = jax.tree.map(
         lambda leaf: np.zeros(leaf.shape, leaf.dtype), jax.eval_shape(model.init, KEY, x)
     )
-    found = networks.with_weights(fields, variables)
-    _, expected = networks.make_pretrained()
+    found = with_weights(backbone, "auto", variables)
+    _, expected = efficientnet_lite.make_pretrained()
     for kind in ("params", "batch_stats"):
-        backbone = dict(found[kind]["backbone"])
-        for name in {"attention3", "gem"} & backbone.keys():  # which the file has not
-            pair = backbone.pop(name), variables[kind]["backbone"][name]
+        loaded = dict(found[kind]["backbone"])
+        for name in {"attention3", "gem"} & loaded.keys():  # which the file has not
+            pair = loaded.pop(name), variables[kind]["backbone"][name]
             assert jax.tree.all(jax.tree.map(lambda a, b: a is b, *pair))
-        assert jax.tree.all(jax.tree.map(np.array_equal, backbone, expected[kind]))
+        assert jax.tree.all(jax.tree.map(np.array_equal, loaded, expected[kind]))
     assert found["params"]["head_age"] is variables["params"]["head_age"]
-    assert networks.with_weights(fields | {"pretrained": ""}, variables) is variables
+    assert with_weights(backbone, "", variables) is variables
+
+
+def test_a_backbone_without_running_statistics_gets_its_weights(tmp_path):
+    """AlexNet has no BatchNorm, its heads have."""
+    model = build_.model(
+        spec("classifier", classes=CLASSES, backbone=spec("alexnet"), head=spec("normalized"))
+    )
+    x = np.zeros((1, 64, 64, 3), np.float32)
+    variables = jax.tree.map(np.asarray, jax.jit(model.init)(KEY, x))
+    tensors = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables["params"]["backbone"]):
+        keys = [key.key for key in path]
+        value = leaf.transpose((3, 2, 0, 1) if leaf.ndim == 4 else None)
+        rules = alexnet.TORCH_NAMES["torchvision"]
+        tensors[pretrained._name(keys, rules)] = np.ascontiguousarray(value) + 1
+    path = safetensors(tmp_path / "w.safetensors", tensors)
+    found = with_weights(spec("alexnet"), str(path), variables)
+    bias = found["params"]["backbone"]["conv1"]["bias"]
+    np.testing.assert_allclose(bias, variables["params"]["backbone"]["conv1"]["bias"] + 1)
+    assert found["batch_stats"] == variables["batch_stats"]
 
 
 @pytest.mark.parametrize(
-    ("fields", "message"),
+    ("name", "source", "message"),
     [
-        ({"backbone": "resnet", "pretrained": "auto"}, "efficientnet_lite's weights, and not res"),
-        ({"backbone": "vae", "pretrained": "x.pth"}, "no published weights of 'vae' can be read"),
-        ({"backbone": "resnet", "pretrained": "no.pth"}, "no.pth: there is no such file"),
-        ({"backbone": "resnet", "pretrained": "hf:a/b"}, "it must be hf:OWNER/NAME/FILE"),
+        ("resnet", "auto", "efficientnet_lite's weights, and not resnet's"),
+        ("tests.models.test_classifier:Tiny", "x.pth", "no published weights of 'tests"),
+        ("resnet", "no.pth", "no.pth: there is no such file"),
+        ("resnet", "hf:a/b", "it must be hf:OWNER/NAME/FILE"),
     ],
 )
-def test_weights_that_cannot_be_had(fields, message):
+def test_weights_that_cannot_be_had(name, source, message):
     variables = {"params": {"backbone": {"conv1": {"kernel": np.zeros((7, 7, 3, 64))}}}}
     with pytest.raises(InputError, match=message):
-        networks.with_weights(fields, variables)
+        with_weights(spec(name), source, variables)
 
 
 def test_a_download_that_fails_says_what_to_do(monkeypatch):

@@ -82,7 +82,9 @@ def test_resnet_map_and_embedding(last_stride, rows):
     model = resnet.Model(18, last_stride, classes={"pid": 5})
     found = jax.eval_shape(model.init_with_output, jax.random.key(1), images((4, 64, 32, 3)))[0]
     shapes = {k: v.shape for k, v in found.items()}
-    assert shapes == {"map": (4, rows, rows // 2, 512), "embedding": (4, 512), "pid": (4, 5)}
+    ends = {"map": (4, rows, rows // 2, 512), "feature": (4, 512), "embedding": (4, 512)}
+    stages = {"stage1": (4, 16, 8, 64), "stage2": (4, 8, 4, 128), "stage3": (4, 4, 2, 256)}
+    assert shapes == ends | stages | {"stage4": (4, rows, rows // 2, 512), "pid": (4, 5)}
 
 
 @pytest.mark.parametrize("name", ["vae", "autoencoder"])

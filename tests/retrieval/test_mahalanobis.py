@@ -1,12 +1,15 @@
 """The learned weighting of features, on people who differ in some of the dimensions alone."""
 
+import functools
+
 import numpy as np
 import pytest
 
 from market_jax.errors import InputError
 from market_jax.evaluators import protocols
 from market_jax.metrics import ranking
-from market_jax.retrieval import distances, mahalanobis
+from market_jax.retrieval import chain, mahalanobis
+from market_jax.retrieval.training import Training
 
 TELLING, NOISE = 6, 24
 
@@ -23,11 +26,12 @@ def people(first, count, seed, turn=None):
     return {"pid": pid, "camid": camid, "feature": feature.astype(np.float32)}
 
 
-def judge(stage, rows):
+def judge(rows, *transforms):
     """mAP on the persons."""
     protocol = protocols.market(rows)
-    far = distances.compute(protocol.query["feature"], protocol.gallery["feature"], "euclidean")
-    return ranking.evaluate(stage(protocol.query, protocol.gallery, far), **protocol.labels).mAP
+    sides = protocol.query, protocol.gallery
+    found = chain.apply(*sides, transforms=transforms, metric="euclidean")
+    return ranking.evaluate(found, **protocol.labels).mAP
 
 
 @pytest.mark.parametrize("rank", [0, 8])
@@ -37,12 +41,10 @@ def test_learns_on_some_persons_what_tells_others_apart(rank):
         turn = np.linalg.qr(np.random.default_rng(5).normal(size=(TELLING + NOISE,) * 2))[0]
     training, others = people(1, 60, 0, turn), people(101, 20, 1, turn)
 
-    def learned(query, gallery, far):
-        return mahalanobis.mahalanobis(
-            query, gallery, far, training_features=training, rank=rank, metric="euclidean"
-        )
-
-    before, after = judge(lambda q, g, far: far, others), judge(learned, others)
+    learned = functools.partial(
+        mahalanobis.mahalanobis, training=Training(None, lambda: training), rank=rank
+    )
+    before, after = judge(others), judge(others, learned)
     assert before < 0.6
     assert after > before + 0.15
 
@@ -67,4 +69,6 @@ def test_names_what_is_missing():
     with pytest.raises(InputError, match="only 9 of the training identities"):
         mahalanobis.learn(few["feature"], few["pid"])
     with pytest.raises(InputError, match="rank is -1"):
-        mahalanobis.mahalanobis(few, few, None, training_features=few, rank=-1)
+        mahalanobis.mahalanobis(few, few, rank=-1)
+    with pytest.raises(InputError, match="mahalanobis learns from training images"):
+        mahalanobis.mahalanobis(few, few)

@@ -1,3 +1,4 @@
+import functools
 import itertools
 
 import numpy as np
@@ -8,7 +9,9 @@ from market_jax.data import filenames
 from market_jax.errors import InputError
 from market_jax.evaluators import protocols
 from market_jax.metrics import ranking
-from market_jax.retrieval import distances, expansion, reranking, spatio_temporal
+from market_jax.retrieval import chain, distances, spatio_temporal, transforms
+from market_jax.retrieval.k_reciprocal import k_reciprocal
+from market_jax.retrieval.training import Training
 from tests.conftest import real
 
 
@@ -52,7 +55,7 @@ def test_k_reciprocal_is_its_definition(one_more, squared, k2):
     kwargs = {"k1": 8, "k2": k2, "lambda_value": 0.3, "one_more": one_more, "squared": squared}
     for metric in ("cosine", "euclidean"):
         far = distances.compute(query["feature"], gallery["feature"], metric)
-        found = reranking.k_reciprocal(query, gallery, far, **kwargs, metric=metric)
+        found = k_reciprocal(query, gallery, far, **kwargs, metric=metric)
         np.testing.assert_allclose(found, reference(features, 12, None, **kwargs), atol=2e-5)
 
 
@@ -60,7 +63,7 @@ def test_k_reciprocal_of_duplicates_is_finite_and_first():
     features = np.repeat(np.eye(4, dtype=np.float32), 5, axis=0)
     query, gallery = {"feature": features[::5]}, {"feature": features}
     far = distances.compute(query["feature"], features)
-    found = reranking.k_reciprocal(query, gallery, far, k1=4, k2=2)
+    found = k_reciprocal(query, gallery, far, k1=4, k2=2)
     assert np.isfinite(found).all()
     assert (np.argmin(found, axis=1) // 5).tolist() == [0, 1, 2, 3]
 
@@ -72,34 +75,62 @@ def test_k_reciprocal_of_duplicates_is_finite_and_first():
 def test_k_reciprocal_names_what_is_wrong(kwargs, message):
     side = {"feature": np.eye(3)}
     with pytest.raises(InputError, match=message):
-        reranking.k_reciprocal(side, side, np.zeros((3, 3)), **({"k1": 2, "k2": 2} | kwargs))
+        k_reciprocal(side, side, np.zeros((3, 3)), **({"k1": 2, "k2": 2} | kwargs))
+
+
+def distances_of(sides):
+    """Cosine distances of (query, gallery)."""
+    return chain.apply(*sides)
 
 
 def test_query_expansion_by_hand():
     query, gallery = {"feature": [[1.0, 0.0]]}, {"feature": [[0.0, 1.0], [0.6, 0.8]]}
-    far = distances.compute(
-        **{k: v["feature"] for k, v in (("query", query), ("gallery", gallery))}
-    )
-    found = expansion.average_query_expansion(query, gallery, far, k=1)
+
+    def found(**settings):
+        expanded = transforms.alpha_query_expansion(query, gallery, **settings)
+        return distances_of(expanded)
+
     pooled = np.array([1.6, 0.8]) / np.hypot(1.6, 0.8)
     expected = 1 - np.array([[pooled[1], pooled @ [0.6, 0.8]]])
-    np.testing.assert_allclose(found, expected, atol=1e-6)
-    weighted = expansion.alpha_query_expansion(query, gallery, far, k=1, alpha=2)
+    np.testing.assert_allclose(found(k=1, alpha=0), expected, atol=1e-6)
+    average = transforms.average_query_expansion(query, gallery, k=1)
+    np.testing.assert_allclose(distances_of(average), expected, atol=1e-6)
     pooled = np.array([1 + 0.36 * 0.6, 0.36 * 0.8])
     pooled /= np.linalg.norm(pooled)
-    np.testing.assert_allclose(weighted[0, 0], 1 - pooled[1], atol=1e-6)
+    np.testing.assert_allclose(found(k=1, alpha=2)[0, 0], 1 - pooled[1], atol=1e-6)
     with pytest.raises(InputError, match="k is 3; it must be 1 to 2"):
-        expansion.average_query_expansion(query, gallery, far, k=3)
+        found(k=3)
+    assert query == {"feature": [[1.0, 0.0]]}, "what a transform is given stays as it is"
+
+
+def test_expansions_know_the_metric():
+    """By distance (5, 0) is nearer to (4, 1) than (40, 1) is, by angle the other way round."""
+    query = {"feature": np.array([[40.0, 0.0]])}
+    gallery = {"feature": np.array([[40.0, 10.0], [4.0, 0.0]])}
+    by_angle, _ = transforms.average_query_expansion(query, gallery, k=1)
+    np.testing.assert_allclose(by_angle["feature"], [[1.0, 0.0]])
+    by_distance, _ = transforms.average_query_expansion(query, gallery, k=1, metric="euclidean")
+    np.testing.assert_allclose(by_distance["feature"], [[40.0, 5.0]])
+    _, augmented = transforms.database_augmentation(
+        query, gallery, k=1, alpha=0, metric="euclidean"
+    )
+    np.testing.assert_allclose(augmented["feature"], [[22.0, 5.0], [22.0, 5.0]])
 
 
 def test_database_augmentation_by_hand():
     gallery = {"feature": np.array([[1.0, 0.0], [0.8, 0.6], [-1.0, 0.0]])}
     query = {"feature": np.array([[0.0, 1.0]])}
-    found = expansion.database_augmentation(query, gallery, np.zeros((1, 3)), k=1, alpha=0)
+    found = distances_of(transforms.database_augmentation(query, gallery, k=1, alpha=0))
     pooled = np.array([1.8, 0.6]) / np.hypot(1.8, 0.6)
     np.testing.assert_allclose(found[0, :2], 1 - pooled[1], atol=1e-6)
     with pytest.raises(InputError, match="k is 3; it must be 1 to 2"):
-        expansion.database_augmentation(query, gallery, np.zeros((1, 3)), k=3)
+        transforms.database_augmentation(query, gallery, k=3)
+
+
+def test_equal_images_are_each_others_neighbours_and_not_their_own():
+    gallery = {"feature": np.array([[1.0, 0.0]] * 4 + [[0.0, 1.0]])}
+    _, found = transforms.database_augmentation(gallery, gallery, k=2)
+    np.testing.assert_allclose(found["feature"][:4], gallery["feature"][:4], atol=1e-6)
 
 
 def people(seed=0, noise=1.5):
@@ -112,34 +143,91 @@ def people(seed=0, noise=1.5):
     return {"pid": pid, "camid": camid, "feature": feature, "name": names}
 
 
-@pytest.mark.parametrize(
-    "stage",
-    [
-        reranking.k_reciprocal,
-        expansion.average_query_expansion,
-        expansion.alpha_query_expansion,
-        expansion.database_augmentation,
-        expansion.multi_query,
-    ],
-)
-def test_every_stage_helps_where_people_form_clusters(stage):
+STEPS = {
+    "k_reciprocal": {"rerankers": [k_reciprocal]},
+    "average_query_expansion": {"transforms": [transforms.average_query_expansion]},
+    "alpha_query_expansion": {"transforms": [transforms.alpha_query_expansion]},
+    "database_augmentation": {"transforms": [transforms.database_augmentation]},
+    "multi_query": {"transforms": [transforms.multi_query]},
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_every_step_helps_where_people_form_clusters(name):
     protocol = protocols.market(people())
-    far = distances.compute(protocol.query["feature"], protocol.gallery["feature"])
-    plain = ranking.evaluate(far, **protocol.labels).mAP
-    after = ranking.evaluate(stage(protocol.query, protocol.gallery, far), **protocol.labels).mAP
+    sides = protocol.query, protocol.gallery
+    plain = ranking.evaluate(chain.apply(*sides), **protocol.labels).mAP
+    after = ranking.evaluate(chain.apply(*sides, **STEPS[name]), **protocol.labels).mAP
     assert plain < 0.9
     assert after > plain + 0.02
+
+
+@pytest.mark.parametrize(("first", "second"), list(itertools.permutations(STEPS, 2)))
+def test_each_of_two_chained_steps_changes_the_result(first, second):
+    protocol = protocols.market(people())
+    sides = protocol.query, protocol.gallery
+    both = {
+        kind: [*STEPS[first].get(kind, []), *STEPS[second].get(kind, [])]
+        for kind in ("transforms", "rerankers")
+    }
+    found = chain.apply(*sides, **both)
+    for name in (first, second):
+        assert not np.allclose(found, chain.apply(*sides, **STEPS[name]), atol=1e-3)
+
+
+def test_the_metric_reaches_every_step():
+    seen = []
+
+    def transform(query, gallery, *, metric):
+        seen.append(metric)
+        return query, gallery
+
+    def rerank(query, gallery, distances, *, metric):
+        seen.append(metric)
+        return distances
+
+    def changes(query, gallery):
+        return query, gallery
+
+    changes.metric_after = "euclidean"
+    side = {"feature": np.eye(3)}
+    steps = [transform, functools.partial(changes), transform]
+    chain.apply(side, side, transforms=steps, rerankers=[rerank], metric="cosine")
+    assert seen == ["cosine", "euclidean", "euclidean"]
+
+
+def test_what_is_learned_is_learned_once():
+    read, learned = [], []
+
+    def learn(training, *, rank):
+        learned.append(rank)
+        return training.features["feature"]
+
+    training = Training(dict, lambda: read.append(1) or {"feature": 7})
+    assert [training.learn(learn, rank=r) for r in (1, 1, 2, 1)] == [7] * 4
+    assert learned == [1, 2]
+    assert read == [1]
 
 
 def test_multi_query_takes_the_querys_own_camera_alone():
     rows = people()
     protocol = protocols.market(rows)
-    found = expansion.multi_query(protocol.query, protocol.gallery, np.zeros((48, 240)))
+    found = distances_of(transforms.multi_query(protocol.query, protocol.gallery))
     unit = distances.normalize(rows["feature"])
     pid, camid = protocol.query["pid"][0], protocol.query["camid"][0]
     own = unit[(rows["pid"] == pid) & (rows["camid"] == camid)].sum(axis=0)
     own += distances.normalize(protocol.query["feature"][:1])[0]
     np.testing.assert_allclose(found[0], 1 - unit @ own / np.linalg.norm(own), atol=1e-5)
+
+
+def test_multi_query_needs_cameras():
+    rows = people() | {"camid": np.full(240, -1)}
+    with pytest.raises(InputError, match="multi_query needs every image's camera"):
+        transforms.multi_query(rows, rows)
+
+
+def learner(training):
+    return Training(lambda: training, None)
 
 
 def visits(*rows):
@@ -172,7 +260,7 @@ def test_joined_score_is_as_published():
     training = visits((1, 1, 1, 0), (1, 2, 1, 1000))
     query, gallery = visits((9, 2, 1, 1010)), visits((9, 1, 1, 0), (9, 1, 1, 900))
     found = spatio_temporal.spatio_temporal(
-        query, gallery, np.array([[0.4, 0.4]]), training=training, sigma=0.01
+        query, gallery, np.array([[0.4, 0.4]]), training=learner(training), sigma=0.01
     )
     appearance = 1 / (1 + np.exp(-5 * 0.6))
     expected = [1 - appearance / (1 + 2 * np.exp(-5)), 1 - appearance / (1 + 2)]
@@ -191,7 +279,9 @@ def test_joined_score_is_as_published():
 def test_spatio_temporal_names_what_is_missing(training, query, message):
     side = query or training
     with pytest.raises(InputError, match=message):
-        spatio_temporal.spatio_temporal(side, side, np.zeros((1, 1)), training=training)
+        spatio_temporal.spatio_temporal(side, side, np.zeros((1, 1)), training=learner(training))
+    with pytest.raises(InputError, match="spatio_temporal learns from training images"):
+        spatio_temporal.spatio_temporal(side, side, np.zeros((1, 1)))
 
 
 NAMES = ("pid", "camid", "sequence", "frame")
