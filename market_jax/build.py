@@ -168,12 +168,8 @@ def validation_sampler(config: ConfigDict, columns: Columns) -> Sampler:
     return samplers.sequential(len(pids), config.batch_size)
 
 
-def plan(config: ConfigDict, steps_per_epoch: int) -> Plan:
-    """When what happens, in steps.
-
-    Raises:
-      InputError: a count is out of range.
-    """
+def check_counts(config: ConfigDict) -> None:
+    """Raises an `InputError` for a count that is out of range."""
     for key in ("epochs", "evaluate_every", "log_every", "grad_accum_steps"):
         if config[key] < 1:
             raise InputError(f"{key} is {config[key]}; it must be 1 or more")
@@ -181,6 +177,10 @@ def plan(config: ConfigDict, steps_per_epoch: int) -> Plan:
         if config[key] < 0:
             raise InputError(f"{key} is {config[key]}; it must be 0 or more")
     choose(config.select.mode, {"min": 1, "max": 1}, "select.mode")
+
+
+def plan(config: ConfigDict, steps_per_epoch: int) -> Plan:
+    """When what happens, in steps."""
     return Plan(
         total_steps=config.epochs * steps_per_epoch,
         evaluate_every=config.evaluate_every * steps_per_epoch,

@@ -11,6 +11,7 @@ from PIL import Image
 
 import data_prep
 from configs import attributes_cnn
+from data_prep import builders
 from market_jax import devices
 from market_jax.data import attributes, columns, datasets
 from market_jax.recipes import supervised
@@ -90,6 +91,31 @@ def synthetic_raw(tmp_path_factory) -> Path:
 def synthetic(synthetic_raw: Path, tmp_path_factory) -> Path:
     """The same, prepared."""
     return data_prep.prepare("synthetic", synthetic_raw, tmp_path_factory.mktemp("prepared"))[0]
+
+
+@pytest.fixture(scope="session")
+def other(tmp_path_factory):
+    """A prepared data set without the label "hat", of 4 persons at cameras 1 and 2."""
+    root = tmp_path_factory.mktemp("other")
+    for pid in (2, 7, 11, 30):
+        for camid in (1, 2):
+            write_picture(root / "raw/train" / f"{pid:04d}_c{camid}_{pid:09d}.jpg", 8 * pid)
+    for folder in ("test", "queries"):
+        write_picture(root / "raw" / folder / "000000.jpg", 9)
+    rows = [(str(pid), row(upred=2)) for pid in (2, 7, 11, 30)]
+    write_annotations(root / "raw/annotations_train.csv", rows)
+    classes = builders.attributes.CLASSES
+    fewer = {name: names for name, names in classes.items() if name != "hat"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(builders.attributes, "CLASSES", fewer)
+        patch.setattr(builders.folders, "ATTRIBUTES", tuple(fewer))
+        read = builders.attributes.read
+        patch.setattr(
+            builders.attributes,
+            "read",
+            lambda *a: {p: {k: v for k, v in r.items() if k != "hat"} for p, r in read(*a).items()},
+        )
+        return data_prep.prepare("unitn", root / "raw", root / "prepared")[0]
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,10 @@
+import json
+
 import numpy as np
 import pytest
 
-from market_jax import inference as features
+from market_jax import inference
+from market_jax.errors import InputError
 
 
 def test_what_is_kept_is_used_while_the_key_is_the_same(tmp_path):
@@ -12,7 +15,7 @@ def test_what_is_kept_is_used_while_the_key_is_the_same(tmp_path):
         return {"feature": np.full((2, 3), len(made)), "name": np.array(["a.jpg", "b.jpg"])}
 
     for key, count in (({"step": 1}, 1), ({"step": 1}, 1), ({"step": 2}, 2), ({"step": 1}, 3)):
-        rows = features.cached(path, key, make)
+        rows = inference.cached(path, json.dumps(key), make)
         assert len(made) == count
         assert rows["feature"][0, 0] == count
         assert rows["name"].tolist() == ["a.jpg", "b.jpg"]
@@ -23,7 +26,7 @@ def test_what_is_kept_is_used_while_the_key_is_the_same(tmp_path):
 def test_a_broken_file_is_made_anew(tmp_path, content):
     path = tmp_path / "features.npz"
     path.write_bytes(content)
-    rows = features.cached(path, {}, lambda: {"feature": np.ones(2)})
+    rows = inference.cached(path, "{}", lambda: {"feature": np.ones(2)})
     np.testing.assert_array_equal(rows["feature"], 1)
     with np.load(path) as stored:
         assert "feature" in stored.files
@@ -31,12 +34,75 @@ def test_a_broken_file_is_made_anew(tmp_path, content):
 
 def test_a_failure_leaves_the_old_file(tmp_path):
     path = tmp_path / "features.npz"
-    features.cached(path, {"step": 1}, lambda: {"feature": np.ones(2)})
+    inference.cached(path, "1", lambda: {"feature": np.ones(2)})
 
     def fail():
         raise RuntimeError("out of memory")
 
     with pytest.raises(RuntimeError):
-        features.cached(path, {"step": 2}, fail)
-    rows = features.cached(path, {"step": 1}, fail)
+        inference.cached(path, "2", fail)
+    rows = inference.cached(path, "1", fail)
     np.testing.assert_array_equal(rows["feature"], 1)
+
+
+class Colors:
+    """A model: the mean colour and a map of each image."""
+
+    def apply(self, variables, images):
+        self.traced = getattr(self, "traced", 0) + 1
+        left = images[:, :, : images.shape[2] // 2].mean(axis=(1, 2))
+        return {"color": left * variables["scale"], "map": images.mean(axis=3)}
+
+
+def make_columns(count=11):
+    images = np.random.default_rng(0).integers(0, 256, (count, 8, 4, 3), np.uint8)
+    return {"image": images, "name": np.array([f"{i}.jpg" for i in range(count)])}
+
+
+def test_a_predictor_gives_every_image_its_outputs_in_order():
+    columns, predict = (
+        make_columns(),
+        inference.Predictor(Colors().apply, {"scale": 2.0}, batch_size=4),
+    )
+    found = predict(columns, ["color"])["color"]
+    expected = columns["image"][:, :, :2].mean(axis=(1, 2)) / 255 * 2
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    with pytest.raises(InputError, match="unknown output of the model 'colour'; did you mean"):
+        predict(columns, ["colour"])
+
+
+def test_mirrored_outputs_are_averaged_and_maps_mirrored_back():
+    columns, model = make_columns(), Colors()
+    predict = inference.Predictor(model.apply, {"scale": 1.0})
+    found = predict(columns, ["color", "map"], flip=True)
+    assert model.traced == 2, "two passes"
+    np.testing.assert_allclose(found["color"], columns["image"].mean(axis=(1, 2)) / 255, rtol=1e-5)
+    np.testing.assert_allclose(found["map"], columns["image"].mean(axis=3) / 255, rtol=1e-5)
+
+
+def test_each_process_does_its_share(monkeypatch):
+    """Three processes, one after the other; what they would gather is put together here."""
+    columns = make_columns(10)
+    whole = inference.Predictor(Colors().apply, {"scale": 1.0}, batch_size=8)(columns, ["color"])
+    parts, sizes = [], []
+
+    def gather(own, most, size):
+        sizes.append(len(own["color"]))
+        parts.append(own["color"])
+        return own
+
+    monkeypatch.setattr(inference, "_gather", gather)
+    for index in range(3):
+        monkeypatch.setattr(inference.devices, "share", lambda index=index: (index, 3))
+        predict = inference.Predictor(Colors().apply, {"scale": np.ones(())}, batch_size=8)
+        predict(columns, ["color"])
+    assert sizes == [4, 4, 2]
+    np.testing.assert_allclose(np.concatenate(parts), whole["color"], rtol=1e-6)
+
+
+def test_features_that_are_not_finite_are_named():
+    predict = inference.Predictor(Colors().apply, {"scale": np.float32("nan")})
+    with pytest.raises(InputError, match=r"the features of 0.jpg are not finite"):
+        inference.features(predict, make_columns(), ["color"])
+    with pytest.raises(InputError, match=r"output 'map' is \(11, 8, 4\); features are"):
+        inference.features(predict, make_columns(), ["map"])

@@ -57,11 +57,13 @@ def train(synthetic, workdir, *flags, **environment):
 
 
 def arrays(workdir):
-    """The arrays of the latest checkpoint."""
+    """The step of the latest checkpoint, and its arrays with their paths."""
     steps = [p for p in (workdir / "checkpoints").iterdir() if p.name.isdigit()]
     latest = max(steps, key=lambda p: int(p.name))
+    items = {"variables", "training", "ema"} & {p.name for p in latest.iterdir()}
     with contextlib.closing(ocp.StandardCheckpointer()) as checkpointer:
-        return int(latest.name), jax.tree.leaves(checkpointer.restore(latest / "state"))
+        trees = {name: checkpointer.restore(latest / name) for name in sorted(items)}
+    return int(latest.name), jax.tree_util.tree_leaves_with_path(trees)
 
 
 def kill_after(process, workdir, lines):
@@ -88,8 +90,8 @@ def test_killed_and_started_again_ends_with_the_same_parameters(synthetic, tmp_p
     again, found = arrays(tmp_path / "killed")
     assert again == step
     assert len(found) == len(expected) > 40
-    for a, b in zip(found, expected, strict=True):
-        np.testing.assert_array_equal(a, b)
+    for (path, a), (_, b) in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))
     logs = [
         [{k: v for k, v in line.items() if "per_second" not in k} for line in lines]
         for lines in map(writers.read_metrics, (tmp_path / "whole", tmp_path / "killed"))
@@ -150,6 +152,11 @@ def test_train_then_evaluate_without_a_workdir(synthetic, tmp_path):
         ("train.py", ["--config.data.name=duke"], "unknown data set (data.name) 'duke'"),
         ("train.py", ["--workdir=/dev/null/run"], "Not a directory"),
         ("evaluate.py", ["--task=juggling"], "unknown task 'juggling'; known: attributes"),
+        ("evaluate.py", ["--task=inputs"], "unknown task 'inputs'"),
+        ("evaluate.py", ["--task=attributes", "--rerank=x"], "--task=attributes --help lists"),
+        ("evaluate.py", ["--task=junk", "--neighbours=3"], "Unknown command line flag"),
+        ("evaluate.py", ["--task=reid", "--top_k=many"], "top_k"),
+        ("evaluate.py", ["--split=val"], "--task"),
         ("evaluate.py", ["--task=attributes", "--workdir=/no"], "/no: holds no checkpoint"),
     ],
 )

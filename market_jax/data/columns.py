@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from market_jax.data import images as images_
+from market_jax.data.attributes import ATTRIBUTES
 from market_jax.data.folders import METADATA
 from market_jax.data.images import ImageFiles, StoredImages
 from market_jax.data.schema import Schema
@@ -59,7 +60,10 @@ def read_schema(directory: Path) -> Schema:
     """
     builder, found = _builder(directory)
     features = builder.info.features["attributes"]
-    return Schema(found.parent.name, {name: tuple(features[name].names) for name in features})
+    # TFDS does not keep their order: Market-1501's come first, in their own
+    usual = {name: number for number, name in enumerate(ATTRIBUTES)}
+    names = sorted(features, key=lambda name: (usual.get(name, len(usual)), name))
+    return Schema(found.parent.name, {name: tuple(features[name].names) for name in names})
 
 
 def splits_of(directory: Path) -> list[str]:

@@ -79,6 +79,7 @@ def prepare(config: ConfigDict, workdir: Path, defaults: ConfigDict | None) -> T
     train, val = dataset.open("train"), dataset.open("val")
     config = fill_in(config, dataset, train)
     settings.check_same_run(workdir, config, defaults)
+    build.check_counts(config)
     mesh = devices.make_mesh()
     devices.check_batch_size(config.batch_size, mesh, config.grad_accum_steps)
     steps_per_epoch = build.sampler(config, train).steps

@@ -3,39 +3,11 @@
 import numpy as np
 import pytest
 
-import data_prep
-from data_prep import builders
 from market_jax.data import columns, datasets
 from market_jax.data.schema import Schema, merge
 from market_jax.errors import InputError
-from tests.conftest import row, write_annotations, write_picture
 
 SIZE = (16, 8)
-
-
-@pytest.fixture(scope="module")
-def other(tmp_path_factory):
-    """A prepared data set without the label "hat", of 4 persons at cameras 1 and 2."""
-    root = tmp_path_factory.mktemp("other")
-    for pid in (2, 7, 11, 30):
-        for camid in (1, 2):
-            write_picture(root / "raw/train" / f"{pid:04d}_c{camid}_{pid:09d}.jpg", 8 * pid)
-    for folder in ("test", "queries"):
-        write_picture(root / "raw" / folder / "000000.jpg", 9)
-    rows = [(str(pid), row(upred=2)) for pid in (2, 7, 11, 30)]
-    write_annotations(root / "raw/annotations_train.csv", rows)
-    classes = builders.attributes.CLASSES
-    fewer = {name: names for name, names in classes.items() if name != "hat"}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(builders.attributes, "CLASSES", fewer)
-        patch.setattr(builders.folders, "ATTRIBUTES", tuple(fewer))
-        read = builders.attributes.read
-        patch.setattr(
-            builders.attributes,
-            "read",
-            lambda *a: {p: {k: v for k, v in r.items() if k != "hat"} for p, r in read(*a).items()},
-        )
-        return data_prep.prepare("unitn", root / "raw", root / "prepared")[0]
 
 
 def test_a_data_set_brings_its_schema(synthetic, other):

@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from configs import autoencoder, infovae, vae
-from market_jax import experiment
+from market_jax.recipes import supervised
 from market_jax.training import writers
 
 PICTURES = {"reconstructions.png", "samples.png", "interpolations.png", "latent.png"}
@@ -24,7 +24,7 @@ def small(module, directory):
 @pytest.mark.parametrize("module", [vae, infovae])
 def test_a_variational_autoencoder_leaves_what_people_look_at(synthetic, tmp_path, module):
     config = small(module, synthetic)
-    experiment.fit(config, tmp_path)
+    supervised.fit(config, tmp_path)
     assert {p.name for p in tmp_path.glob("*.png")} == PICTURES | {"curves.png"}
     with Image.open(tmp_path / "samples.png") as picture:
         assert picture.size == (12 * 20, 2 * 36)
@@ -46,7 +46,7 @@ def test_an_autoencoder_leaves_its_reconstructions(synthetic, tmp_path, switches
     config = small(autoencoder, synthetic)
     config.model.switches = switches
     config.model.bottleneck = 0 if switches else 8
-    experiment.fit(config, tmp_path)
+    supervised.fit(config, tmp_path)
     assert {p.name for p in tmp_path.glob("*.png")} == {"reconstructions.png", "curves.png"}
     with Image.open(tmp_path / "reconstructions.png") as picture:
         rows = np.asarray(picture, float)
@@ -54,12 +54,12 @@ def test_an_autoencoder_leaves_its_reconstructions(synthetic, tmp_path, switches
     assert np.abs(rows[:half] - rows[half:]).mean() < 60, "below are the same images, about"
 
 
-def test_the_annealing_reaches_the_training(synthetic, tmp_path):
+def test_the_schedule_of_a_weight_reaches_the_training(synthetic, tmp_path):
     config = small(vae, synthetic)
-    config.losses.kl.anneal.name = "linear"
-    config.losses.kl.anneal.share = 1.0
+    config.losses.kl.schedule.name = "linear"
+    config.losses.kl.schedule.share = 1.0
     config.epochs, config.log_every = 1, 1
-    experiment.fit(config, tmp_path)
+    supervised.fit(config, tmp_path)
     lines = [x for x in writers.read_metrics(tmp_path) if "train/loss" in x]
     for i, line in enumerate(lines):
         share = i / len(lines)

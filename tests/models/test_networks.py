@@ -114,4 +114,7 @@ def test_bfloat16_keeps_parameters_and_outputs_in_float32(name):
     model, x = model.clone(dtype=jnp.bfloat16), images((2, *size, 3))
     variables = jax.eval_shape(model.init, jax.random.key(1), x)
     outputs = jax.eval_shape(model.apply, variables, x)
-    assert all(v.dtype == jnp.float32 for v in jax.tree.leaves((variables, outputs)))
+    ends = {k: v for k, v in outputs.items() if not k.startswith("stage")}
+    assert all(v.dtype == jnp.float32 for v in jax.tree.leaves((variables, ends)))
+    stages = [v for k, v in outputs.items() if k.startswith("stage")]
+    assert all(v.dtype == jnp.bfloat16 for v in stages), "maps between stages are not widened"

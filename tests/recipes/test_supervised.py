@@ -1,5 +1,5 @@
+import contextlib
 import copy
-import functools
 import importlib
 import json
 import os
@@ -8,13 +8,16 @@ import jax
 import numpy as np
 import pytest
 
-from configs import attributes_cnn
-from market_jax import experiment, runs, settings, tasks
+import data_prep
+from configs import attributes_cnn, source_b
+from market_jax import build, registry, runs, settings, tasks
 from market_jax.data import attributes, columns
 from market_jax.errors import InputError
-from market_jax.registry import find_module
+from market_jax.recipes import supervised
 from market_jax.report import predictions
+from market_jax.tasks import attributes as attributes_task
 from market_jax.training import checkpoints, writers
+from market_jax.training.state import init_state, init_variables
 from tests.conftest import ROOT, small
 
 CONFIGS = sorted(
@@ -25,21 +28,26 @@ CONFIGS = sorted(
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_name_in_every_config_resolves(name):
     config = importlib.import_module(f"configs.{name}").get_config()
-    model = experiment.make_model(config)
-    experiment.make_loss(config)
-    experiment.make_augment(config)
-    plan = experiment.make_plan(config, np.arange(1, 1001))
-    tx = experiment.make_optimizer(config, plan)
-    state = jax.eval_shape(functools.partial(experiment.fresh_state, config, model, tx))
-    assert jax.tree.leaves(state.params)
+    model = build.model(config.model, config.dtype)
+    build.objective(config, 10)
+    build.augment(config)
+    build.evaluators_of(config)
+    build.hooks(config)
+    build.plan(config, 10)
+    tx = build.optimizer(config, model, 10)
+
+    def make_state():
+        variables = init_variables(model, config.data.image_size, seed=config.seed)
+        return init_state(variables, tx, seed=config.seed)
+
+    assert jax.tree.leaves(jax.eval_shape(make_state).params)
     for task in config.tasks:
-        assert callable(find_module(tasks, task, "task").run)
-    experiment.make_stages(config, dict)
+        assert callable(registry.find_file(tasks, task, "task", "run"))
     assert settings.from_json(settings.to_json(config)) == config
 
 
 def test_a_run_leaves_what_people_look_at(workdir):
-    assert json.loads((workdir / "config.json").read_text())["model"]["name"] == "attributes_cnn"
+    assert json.loads((workdir / "config.json").read_text())["config"]["seed"] == 0
     assert (workdir / "curves.png").stat().st_size > 5000
     lines = writers.read_metrics(workdir)
     evaluations = [line for line in lines if "val/loss" in line]
@@ -48,10 +56,9 @@ def test_a_run_leaves_what_people_look_at(workdir):
     assert any("train/images_per_second" in line for line in lines)
 
 
-def test_attribute_task(workdir, capsys):
-    run = runs.restore("attributes", str(workdir), "best", None)
-    task = find_module(tasks, "attributes", "task")
-    text = task.run(run)
+def test_attribute_task(workdir):
+    run = runs.restore(workdir)
+    text = attributes_task.run(run)
     assert "mean of 12" in text
     result = json.loads((workdir / "evaluation" / "attributes.json").read_text())
     keys = {"accuracy", "balanced_accuracy", "f1", "majority", "accuracy_binary"}
@@ -69,12 +76,11 @@ def test_attribute_task(workdir, capsys):
 
 def test_attribute_task_on_a_folder(workdir, synthetic_raw):
     """The folder of the test split gives what the split gives."""
-    run = runs.restore("attributes", str(workdir), "best", None)
-    task = find_module(tasks, "attributes", "task")
+    run = runs.restore(workdir)
     path = workdir / "evaluation" / "attributes.json"
-    task.run(run, split="test")
+    attributes_task.run(run, split="test")
     split = json.loads(path.read_text())
-    task.run(
+    attributes_task.run(
         run,
         images=str(synthetic_raw / "bounding_box_test"),
         annotations=str(synthetic_raw / "market_attribute.mat"),
@@ -83,16 +89,15 @@ def test_attribute_task_on_a_folder(workdir, synthetic_raw):
     assert folder["attributes"] == split["attributes"]
     assert folder["identities"] == split["identities"] == 2
     with pytest.raises(InputError, match="--images and --annotations go together"):
-        task.run(run, images="x")
+        attributes_task.run(run, images="x")
 
 
 def test_predictions_for_a_split_and_a_folder(workdir, synthetic_raw):
-    run = runs.restore("attributes", str(workdir), "latest", None)
-    task = find_module(tasks, "attributes", "task")
+    run = runs.restore(workdir, "latest")
     path = workdir / "evaluation" / "classification_test.csv"
     texts = []
     for source in ("test", str(synthetic_raw / "bounding_box_test")):
-        said = task.run(run, predict=source)
+        said = attributes_task.run(run, predict=source)
         assert str(path) in said
         texts.append(path.read_text())
     assert texts[0] == texts[1]
@@ -103,16 +108,16 @@ def test_predictions_for_a_split_and_a_folder(workdir, synthetic_raw):
 def test_going_on_with_other_settings_is_refused(workdir, synthetic):
     changed = small(synthetic, **{"model.residual": False, "seed": 3})
     with pytest.raises(InputError, match=r"model.residual True -> False; seed 0 -> 3"):
-        experiment.fit(changed, workdir)
+        supervised.fit(changed, workdir)
     before = sorted(p.name for p in (workdir / "checkpoints").iterdir())
-    experiment.fit(small(synthetic), workdir)  # finished: nothing to do
+    supervised.fit(small(synthetic), workdir)  # finished: nothing to do
     assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == before
 
 
 def test_a_run_restored_without_its_data_dir(workdir, synthetic):
-    run = runs.restore("attributes", str(workdir), "best", "/somewhere/else")
+    run = runs.restore(workdir, data_dir="/somewhere/else")
     with pytest.raises(InputError, match=r"/somewhere/else: there is no such folder"):
-        experiment.open_split(run.config, "val")
+        run.dataset()
 
 
 def test_newest_run_is_found(workdir, tmp_path, monkeypatch):
@@ -122,7 +127,7 @@ def test_newest_run_is_found(workdir, tmp_path, monkeypatch):
     for age, name in enumerate(("new", "old", "unable")):
         run = tmp_path / "runs" / name
         (run / "checkpoints" / "10").mkdir(parents=True)
-        content = {"tasks": ["attributes"] if name != "unable" else ["junk"]}
+        content = {"config": {"tasks": ["attributes"] if name != "unable" else ["junk"]}}
         (run / "config.json").write_text(json.dumps(content))
         os.utime(run / "checkpoints" / "10", (1e9 - age, 1e9 - age))
     assert runs.find_run("attributes").name == "new"
@@ -130,7 +135,7 @@ def test_newest_run_is_found(workdir, tmp_path, monkeypatch):
 
 def test_restore_refuses(workdir, tmp_path):
     with pytest.raises(InputError, match="holds no checkpoint"):
-        runs.restore("attributes", str(tmp_path), "best", None)
+        runs.restore(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -140,16 +145,30 @@ def test_restore_refuses(workdir, tmp_path):
         ({"data.dir": "/no/where"}, "data.dir is /no/where: there is no such folder"),
         ({"data.name": "unitn"}, "data.name is unitn, but .*/synthetic/1.0.0 is synthetic"),
         ({"data.name": "unitn", "data.dir": ""}, "data.dir is empty; it must name the folder"),
-        ({"model.name": "resnet99"}, "unknown model 'resnet99'; known: alexnet, attributes_cnn, a"),
-        ({"model.name": "layers"}, "unknown model 'layers'; known: alexnet"),
-        ({"losses.hat.term": "hinge"}, "unknown loss term 'hinge'; known: accuracy, active_dim"),
+        ({"model.name": "resnet99"}, "unknown model 'resnet99'; did you mean 'resnet'"),
+        ({"model.name": "layers"}, "unknown model 'layers'"),
+        ({"losses.hat.name": "hinge"}, r"unknown loss \(losses.hat\) 'hinge'; known: cross_ent"),
+        ({"losses.hat.logits": "hut"}, "losses.hat: there is no output or column 'hut'"),
+        ({"losses.hat.label_smoothing": 2.0}, "label_smoothing is 2.0; it must be 0 or more"),
+        ({"model.classes.age": 3}, "model.classes.age is 3; the data set has 4 classes: young"),
+        ({"augmentation.flip.probability": 2.0}, "flip.probability is 2.0; it must be 0 to 1"),
+        ({"model.widths": (4,)}, r"widths is \(4,\); it must be 4 values"),
+        ({"select.mode": "least"}, "unknown select.mode 'least'; known: max, min"),
+        ({"select.metric": "val/mAP"}, "select.metric is 'val/mAP'; evaluated are val/accuracy"),
+        ({"ema_decay": 1.0}, "ema: decay is 1.0; it must be 0 or more and below 1"),
+        ({"optimizer.lr_multipliers": ((1, 2),)}, "lr_multipliers is .* it must be pairs"),
+        ({"optimizer.schedule.name": "step"}, "unknown schedule 'step'"),
+        ({"optimizer.plateau_factor": 0.0}, "plateau_factor is 0.0; it must be above 0"),
+        ({"optimizer.warmup_epochs": float("inf")}, "warmup_epochs is inf; it must be 0 to 3"),
+        ({"patience": -1}, "patience is -1; it must be 0 or more"),
+        ({"data.name": "synthetic,unitn"}, "must name as many data sets as folders"),
         ({"batch_size": 12}, "batch_size is 12; it must be a multiple of the 8"),
         ({"batch_size": 8000}, "batch_size is 8000, but the training split has"),
         ({"optimizer.name": "lion"}, "unknown optimizer 'lion'"),
         ({"data.image_size": (64, 32, 3)}, r"data.image_size is \(64, 32, 3\); it must be"),
-        ({"accumulate": 0}, "accumulate is 0; it must be 1 or more"),
-        ({"accumulate": 4}, r"batch_size is 16; .* 8 device\(s\) times the 4 parts of accumulate"),
-        ({"dtype": "float16"}, "unknown dtype 'float16'; known: bfloat16, float32"),
+        ({"grad_accum_steps": 0}, "grad_accum_steps is 0; it must be 1 or more"),
+        ({"grad_accum_steps": 4}, r"batch_size is 16; .* 8 device\(s\) times the 4 parts"),
+        ({"dtype": "float16"}, "unknown dtype 'float16'; did you mean 'bfloat16'"),
         ({"convolution": "mkl"}, "convolution is 'mkl'; known: auto, onednn, jax, lax"),
         ({"epochs": 0}, "epochs is 0; it must be 1 or more"),
         ({"data.val_fraction": 1.5}, "data.val_fraction is 1.5; it must lie between 0 and 1"),
@@ -157,18 +176,18 @@ def test_restore_refuses(workdir, tmp_path):
 )
 def test_bad_settings_end_in_a_message(synthetic, tmp_path, changes, message):
     with pytest.raises(InputError, match=message):
-        experiment.fit(small(synthetic, **changes), tmp_path / "run")
-    assert not (tmp_path / "run" / "checkpoints").exists()
+        supervised.fit(small(synthetic, **changes), tmp_path / "run")
+    assert not list((tmp_path / "run").glob("checkpoints/*"))
 
 
 def test_a_loss_that_is_not_finite_names_its_batch(synthetic, tmp_path):
     config = small(synthetic, **{"optimizer.learning_rate": 1e30, "optimizer.warmup_epochs": 0.0})
     with pytest.raises(InputError) as error:
-        experiment.fit(config, tmp_path / "run")
+        supervised.fit(config, tmp_path / "run")
     message = str(error.value)
     step = int(message.split("step ")[1].split()[0])
-    train = experiment.open_split(config, "train")
-    rows = experiment.make_plan(config, train["pid"]).sampler.indices(step)
+    train = build.dataset(config).open("train")
+    rows = build.sampler(config, train).indices(step)
     assert ", ".join(train["name"][rows]) in message
     assert "the last good checkpoint: none" in message
     manager = checkpoints.open_manager(tmp_path / "run" / "checkpoints")
@@ -178,25 +197,23 @@ def test_a_loss_that_is_not_finite_names_its_batch(synthetic, tmp_path):
 
 def test_a_raw_folder_is_prepared_once(synthetic_raw, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    config = small(synthetic_raw)
-    first = experiment.prepared_directory(config)
+    first = data_prep.find_or_prepare("synthetic", str(synthetic_raw))
     assert first.is_relative_to("data")
-    assert experiment.prepared_directory(config) == first
+    assert data_prep.find_or_prepare("synthetic", str(synthetic_raw)) == first
     assert columns.find_dataset(first) == first
 
 
-def test_train_and_val_share_no_identity(synthetic):
-    config = small(synthetic)
-    train, val = (experiment.open_split(config, split) for split in ("train", "val"))
+def test_train_and_val_share_no_identity(synthetic, dataset):
+    train, val = (dataset.open(split) for split in ("train", "val"))
     assert not set(train["pid"]) & set(val["pid"])
-    everyone = experiment.open_stored(config, "train")
+    everyone = columns.open_split(synthetic, "train", image_size=(32, 16))
     assert len(everyone["pid"]) == len(train["pid"]) + len(val["pid"])
     assert np.all(everyone["pid"] > 0)
 
 
 def test_images_on_disk_train_alike(synthetic, workdir, tmp_path):
     config = small(synthetic, **{"data.in_memory": False})
-    experiment.fit(config, tmp_path / "run")
+    supervised.fit(config, tmp_path / "run")
     values = [
         [line["val/loss"] for line in writers.read_metrics(d) if "val/loss" in line]
         for d in (workdir, tmp_path / "run")
@@ -205,60 +222,47 @@ def test_images_on_disk_train_alike(synthetic, workdir, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"dtype": "bfloat16"}, {"accumulate": 2}, {"remat": True, "convolution": "lax"}]
+    "changes",
+    [{"dtype": "bfloat16"}, {"grad_accum_steps": 2}, {"remat": True, "convolution": "lax"}],
 )
 def test_other_ways_to_compute_train_too(synthetic, workdir, tmp_path, changes):
-    experiment.fit(small(synthetic, epochs=1, **changes), tmp_path / "run")
+    supervised.fit(small(synthetic, epochs=1, **changes), tmp_path / "run")
     (value,) = (x["val/loss"] for x in writers.read_metrics(tmp_path / "run") if "val/loss" in x)
     expected = next(x["val/loss"] for x in writers.read_metrics(workdir) if "val/loss" in x)
     assert value == pytest.approx(expected, rel=0.1)
 
 
 def test_a_profile_is_written(synthetic, tmp_path):
-    experiment.fit(small(synthetic, epochs=2, profile=True), tmp_path / "run")
+    supervised.fit(small(synthetic, epochs=2, profile=True), tmp_path / "run")
     text = (tmp_path / "run" / "profile" / "summary.txt").read_text()
     assert "batch            16 images" in text
     assert "share of peak" in text
 
 
-def test_a_run_of_an_older_version_gets_the_settings_it_lacks(workdir):
+def test_a_run_of_an_older_version_is_refused(workdir, synthetic, tmp_path):
     saved = json.loads((workdir / "config.json").read_text())
-    del saved["retrieval"], saved["optimizer"]["clip_norm"]
-    config = settings.from_json(saved, attributes_cnn.get_config())
-    assert config.retrieval.metric == "cosine"
-    assert config.optimizer.clip_norm == 0.0
-    assert config.model.widths == (4, 6, 8, 6), "what was saved stands"
-
-
-@pytest.mark.parametrize(
-    ("stage", "message"),
-    [
-        ("k_reciprocol", "unknown retrieval stage 'k_reciprocol'; known: .*k_reciprocal"),
-        ("k_reciprocal k1", "'k1' is not KEY=VALUE"),
-        ("k_reciprocal k1=twenty", "k1 is 'twenty'; it must be a whole number"),
-        ("k_reciprocal k1=true", "k1 is True; it must be a whole number"),
-        ("k_reciprocal one_more=1", "one_more is 1; it must be true or false"),
-        ("agglomerative method=3", "method is 3; it must be a name"),
-        ("spatio_temporal training=3", "unknown argument of the stage .* 'training'"),
-        ("k_reciprocal k7=20", "unknown argument of the stage k_reciprocal 'k7'; known: k1, k2"),
-        ("k_reciprocal query=1", "unknown argument of the stage k_reciprocal 'query'"),
-        ("", "a retrieval stage has no name"),
-    ],
-)
-def test_stages_that_do_not_exist(stage, message):
-    config = attributes_cnn.get_config()
-    config.retrieval.stages = (stage,)
+    (tmp_path / "config.json").write_text(json.dumps(saved["config"]))
+    message = "was trained by an older version of market_jax, which wrote format 1; this one reads"
     with pytest.raises(InputError, match=message):
-        experiment.make_stages(config, dict)
+        supervised.fit(small(synthetic), tmp_path)
 
 
-def test_stages_get_their_arguments():
-    config = attributes_cnn.get_config()
-    config.retrieval.metric = "euclidean"
-    config.retrieval.stages = ("k_reciprocal k1=7 one_more=true", "alpha_query_expansion")
-    first, second = experiment.make_stages(config, dict)
-    assert first.keywords == {"metric": "euclidean", "k1": 7, "one_more": True}
-    assert second.func.__name__ == "alpha_query_expansion"
+def test_going_on_refuses_what_changes_the_result_and_nothing_else(workdir, synthetic, tmp_path):
+    config, usual = small(synthetic), attributes_cnn.get_config()
+    other = {"data.dir": "/moved", "data.in_memory": False, "epochs": 9, "log_every": 7}
+    config.update_from_flattened_dict(other)
+    config.evaluators.reid = {"name": "reid"}
+    settings.check_same_run(workdir, config, usual)
+    saved = json.loads((workdir / "config.json").read_text())
+    del saved["config"]["ema_decay"], saved["config"]["optimizer"]["clip_norm"]
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    settings.check_same_run(tmp_path, config, usual)
+    config.ema_decay = 0.9
+    with pytest.raises(InputError, match=r"\(ema_decay None -> 0.9\)"):
+        settings.check_same_run(tmp_path, config, usual)
+    config.ema_decay, config.optimizer.clip_norm = 0.0, 1.0
+    with pytest.raises(InputError, match=r"\(optimizer.clip_norm None -> 1.0\)"):
+        settings.check_same_run(tmp_path, config, usual)
 
 
 def test_configs_are_not_shared():
@@ -268,24 +272,87 @@ def test_configs_are_not_shared():
     assert attributes_cnn.get_config() == second
 
 
-def test_persons_as_labels_are_counted_once_and_a_run_goes_on(synthetic, tmp_path):
-    config = importlib.import_module("configs.source_b").get_config("identity")
+def small_identities(synthetic, **changes):
+    """The recipe for re-identification at a size for tests."""
+    config = source_b.get_config("identity,alexnet,dense=False")
     config.data.dir, config.data.image_size = str(synthetic), (96, 64)
-    config.model.update({"backbone": "alexnet dense=false", "pretrained": ""})
-    config.model.head = "normalized width=8"
-    config.batch_size, config.epochs, config.convolution = 16, 1, "lax"
-    experiment.fit(config, tmp_path / "run")
-    experiment.fit(config, tmp_path / "run")  # the same command: nothing differs, nothing is left
+    config.model.head.width = 8
+    config.batch_size, config.epochs, config.convolution = 16, 2, "lax"
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+def test_identities_as_labels_are_counted_once_and_a_run_goes_on(synthetic, tmp_path):
+    config = small_identities(synthetic, epochs=1)
+    supervised.fit(config, tmp_path / "run")
+    supervised.fit(config, tmp_path / "run")  # the same command: nothing differs, nothing is left
     assert config.model.identities == -1, "the user's config is left as it was"
-    run = runs.restore("reid", str(tmp_path / "run"), "latest", None)
-    train, val = experiment.open_training(config)
+    run = runs.restore(tmp_path / "run", "latest")
+    train, val = (run.dataset().open(split) for split in ("train", "val"))
     assert run.config.model.identities == len(np.unique(train["pid"]))
     assert set(val["identity"]) == {-1}
-    outputs = runs.extract(run, val, runs.only("embedding", "feature", "identity"))
+    outputs = run.predict(val, ("embedding", "feature", "identity"))
     assert outputs["identity"].shape == (len(val["pid"]), run.config.model.identities)
     assert not np.allclose(outputs["embedding"], outputs["feature"])
-    losses = {k for line in writers.read_metrics(tmp_path / "run") for k in line}
-    assert {"train/loss/identity", "train/loss/triplet", "val/loss/triplet"} <= losses
-    config.accumulate = 2
-    with pytest.raises(InputError, match="images_per_identity needs whole batches"):
-        experiment.fit(config, tmp_path / "other")
+    values = {k for line in writers.read_metrics(tmp_path / "run") for k in line}
+    assert {"train/loss/identity", "train/loss/triplet", "val/loss/triplet"} <= values
+    assert {"val/market/mAP", "val/market/rank1"} <= values
+    config.grad_accum_steps = 2
+    with pytest.raises(InputError, match="num_instances needs whole batches"):
+        supervised.fit(config, tmp_path / "other")
+
+
+def test_map_selects_the_checkpoint(synthetic, tmp_path):
+    """The best checkpoint is the one whose held-out mAP is highest, not the one of least loss."""
+    select = {"select.metric": "val/market/mAP", "select.mode": "max"}
+    config = small_identities(synthetic, epochs=4, patience=0, **select)
+    supervised.fit(config, tmp_path / "run")
+    lines = [x for x in writers.read_metrics(tmp_path / "run") if "val/loss" in x]
+    best = max(lines, key=lambda line: line["val/market/mAP"])
+    assert len(lines) == 4
+    run = runs.restore(tmp_path / "run")
+    assert run.step == best["step"]
+    judged = build.evaluators_of(config)["reid"](run.predict, run.dataset())
+    assert judged.metrics["market/mAP"] == pytest.approx(best["val/market/mAP"], abs=1e-5)
+    progress = run.extra["progress"]
+    assert progress["best"] == pytest.approx(best["val/market/mAP"])
+
+
+def test_the_average_of_the_parameters_is_what_is_evaluated(synthetic, tmp_path):
+    config = small(synthetic, epochs=1, ema_decay=0.5)
+    supervised.fit(config, tmp_path / "run")
+    (line,) = (x for x in writers.read_metrics(tmp_path / "run") if "val/loss" in x)
+    run = runs.restore(tmp_path / "run")
+    attributes_task.run(run)
+    result = json.loads((tmp_path / "run/evaluation/attributes.json").read_text())
+    assert result["mean"]["accuracy_12"] == pytest.approx(line["val/accuracy"], abs=1e-6)
+    with contextlib.closing(checkpoints.open_manager(tmp_path / "run/checkpoints")) as manager:
+        directory = manager.directory / str(run.step)
+        assert (directory / "ema").is_dir()
+
+
+def test_a_frozen_backbone_does_not_move(synthetic, tmp_path):
+    """Not even by weight decay: `model.frozen` alone is enough."""
+    config = source_b.get_config("heads,alexnet,dense=False")
+    config.data.dir, config.data.image_size = str(synthetic), (96, 64)
+    config.model.frozen, config.model.head.width = True, 8
+    config.batch_size, config.epochs, config.convolution = 16, 1, "lax"
+    supervised.fit(config, tmp_path / "run")
+    run = runs.restore(tmp_path / "run")
+    begin = init_variables(run.predict.model, (96, 64), seed=config.seed)["params"]
+    end = run.predict.variables["params"]
+    same = jax.tree.map(np.array_equal, begin["backbone"], end["backbone"])
+    assert jax.tree.all(same)
+    assert not np.array_equal(
+        begin["head_age"]["Dense_0"]["kernel"], end["head_age"]["Dense_0"]["kernel"]
+    )
+
+
+def test_two_data_sets_with_different_labels_train_together(synthetic, other, tmp_path):
+    config = small(synthetic, **{"data.name": "synthetic,unitn", "epochs": 1})
+    config.data.dir = f"{synthetic},{other}"
+    supervised.fit(config, tmp_path / "run")
+    (line,) = (x for x in writers.read_metrics(tmp_path / "run") if "val/loss" in x)
+    assert np.isfinite(line["val/loss/hat"])
+    run = runs.restore(tmp_path / "run")
+    assert "mean of 12" in attributes_task.run(run)

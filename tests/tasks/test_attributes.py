@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 from configs import source_b
-from market_jax import experiment, galleries, runs
+from market_jax import inference, runs
+from market_jax.data.attributes import ATTRIBUTES
 from market_jax.errors import InputError
+from market_jax.evaluators import attributes as evaluator
+from market_jax.recipes import supervised
 from market_jax.report import attention
 from market_jax.tasks import attributes, reid
 
@@ -15,16 +18,15 @@ from market_jax.tasks import attributes, reid
 @pytest.fixture(scope="module")
 def trained(synthetic, tmp_path_factory):
     """A short run of a small network with attention, not pretrained."""
-    config = source_b.get_config("sigmoid")
+    config = source_b.get_config("sigmoid,alexnet,dense=False")
     config.data.dir = str(synthetic)
     config.data.image_size = (96, 64)
-    config.model.update({"backbone": "alexnet dense=false", "pretrained": ""})
-    config.model.head = "normalized width=8"
+    config.model.head.width = 8
     config.convolution = "lax"  # compiles sooner
     config.batch_size, config.epochs = 16, 1
     workdir = tmp_path_factory.mktemp("attributes") / "run"
-    experiment.fit(config, workdir)
-    return runs.restore("attributes", str(workdir), "latest", None)
+    supervised.fit(config, workdir)
+    return runs.restore(workdir, "latest")
 
 
 def test_the_page_shows_masks_over_crops_and_wrong_answers(trained):
@@ -32,11 +34,11 @@ def test_the_page_shows_masks_over_crops_and_wrong_answers(trained):
     path = trained.workdir / "evaluation" / attributes.PAGE
     assert f"report in {path}" in text
     page = path.read_text()
-    rows = experiment.open_split(trained.config, "val")
+    rows = trained.dataset().open("val")
     shown = min(int((rows["age"] >= 0).sum()), 24)
     assert page.count('class="person"') == shown
     assert page.count("data:image/jpeg;base64,") == 3 * shown, "crop, upper and lower mask"
-    predicted, masks = attributes.classify(trained, rows)
+    predicted, masks = evaluator.classify(trained.predict, rows, ATTRIBUTES, masks=True)
     assert sorted(masks) == ["down_color", "up_color"]
     assert masks["up_color"].shape == (len(rows["pid"]), 2, 1)
     wrong = sum(int(np.sum(predicted[name] != rows[name])) for name in masks)
@@ -46,33 +48,46 @@ def test_the_page_shows_masks_over_crops_and_wrong_answers(trained):
 
 
 def test_flip_averages_with_the_mirror_image(trained):
-    rows = experiment.open_split(trained.config, "val")
+    rows = trained.dataset().open("val")
     mirrored = rows | {"image": rows["image"][np.arange(len(rows["pid"]))][:, :, ::-1]}
-    keep = runs.only("gender")
-    sides = [runs.extract(trained, side, keep)["gender"] for side in (rows, mirrored)]
+    sides = [trained.predict(side, ["gender"])["gender"] for side in (rows, mirrored)]
     assert np.abs(sides[0] - sides[1]).max() > 0
-    predicted, _ = attributes.classify(trained, rows, flip=True)
+    predicted, _ = evaluator.classify(trained.predict, rows, ["gender"], flip=True)
     np.testing.assert_array_equal(predicted["gender"], np.argmax(sum(sides), axis=1))
-    again, _ = attributes.classify(trained, mirrored, flip=True)
+    again, _ = evaluator.classify(trained.predict, mirrored, ["gender"], flip=True)
     np.testing.assert_array_equal(predicted["gender"], again["gender"])
+
+
+def test_a_picture_with_flip_and_neighbours_goes_through_the_network_twice(trained):
+    """Once as it is and once mirrored: the logits and the embedding come from the same passes."""
+    rows, passes = trained.dataset().open("val"), []
+
+    def apply(variables, images):
+        passes.append(images.shape)
+        return trained.predict.apply(variables, images)
+
+    network = inference.Predictor(apply, trained.predict.variables, batch_size=64)
+    evaluator.classify(network, rows, ATTRIBUTES, flip=True, neighbours=2)
+    assert len(passes) == 2
 
 
 def test_neighbours_correct_each_other_by_hand():
     features = np.array([[1.0, 0], [1, 0.1], [1, -0.1], [0, 1]])
     logits = {"hat": np.array([[0.0, 1], [0, 1], [4, 0], [5, 0]])}
-    found = attributes.average_over_neighbours(logits, features, 2)
+    found = evaluator.average_over_neighbours(logits, features, 2)
     np.testing.assert_allclose(found["hat"][:3], [[4 / 3, 2 / 3]] * 3)
-    alone = attributes.average_over_neighbours(logits, features, 0)
+    alone = evaluator.average_over_neighbours(logits, features, 0)
     np.testing.assert_array_equal(alone["hat"], logits["hat"])
     with pytest.raises(InputError, match="neighbours is 4; it must be 0 to 3"):
-        attributes.average_over_neighbours(logits, features, 4)
+        evaluator.average_over_neighbours(logits, features, 4)
 
 
 def test_neighbours_are_of_the_embedding(trained):
-    rows = experiment.open_split(trained.config, "val")
+    rows = trained.dataset().open("val")
     every = len(rows["pid"]) - 1
-    predicted, _ = attributes.classify(trained, rows, neighbours=every)
+    predicted, _ = evaluator.classify(trained.predict, rows, ATTRIBUTES, neighbours=every)
     assert all(len(set(found.tolist())) == 1 for found in predicted.values())
+    attributes.run(trained, neighbours=1)
     assert "neighbours" in json.loads(
         (trained.workdir / "evaluation" / attributes.FILE).read_text()
     ), "the result says how it was averaged"
@@ -90,32 +105,33 @@ def test_an_overlay_is_brightest_where_the_mask_is():
 
 
 def test_features_predictions_and_both(trained):
-    rows = experiment.open_split(trained.config, "val")
-    outputs = runs.extract(trained, rows, runs.only("embedding", "predictions"))
+    rows = trained.dataset().open("val")
+    outputs = trained.predict(rows, ("embedding", "predictions"))
     a, b = outputs["embedding"], outputs["predictions"]
     assert b.shape == (len(rows["pid"]), 32)
-    both = galleries.read_split(trained, "model+predictions", "val")["feature"]
-    np.testing.assert_allclose(both, np.concatenate([a, b], axis=1), rtol=1e-5)
-    only = galleries.read_split(trained, "predictions", "val")["feature"]
-    np.testing.assert_allclose(only, b, rtol=1e-5)
+    for source, expected in (
+        ("model+predictions", np.concatenate([a, b], axis=1)),
+        ("predictions", b),
+        ("model", a),
+    ):
+        found = reid.Features(trained, source, False).of_split("val")["feature"]
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_learned_weighting_is_learned_from_training_identities_alone(trained, monkeypatch):
     asked = []
-    read = galleries.read_split
+    read = reid.Features.of_split
 
-    def spy(found, source, split):
-        asked.append((source, split))
-        rows = read(found, source, split)
-        if split != "train":
-            return rows
-        # the fixture has few persons: each half of one's images is taken for a person
+    def spy(features, split):
+        asked.append((features.outputs, split))
+        rows = read(features, split)
+        # the fixture has few identities: each half of one's images is taken for an identity
         half = np.arange(len(rows["pid"])) % 2
         return rows | {"pid": 2 * rows["pid"] + half}
 
-    monkeypatch.setattr(galleries, "read_split", spy)
-    reid.run(trained, features="predictions", stage=["mahalanobis steps=20"])
-    assert ("predictions", "train") in asked
-    assert {source for source, _ in asked} == {"predictions"}
+    monkeypatch.setattr(reid.Features, "of_split", spy)
+    reid.run(trained, features="predictions", transform=["mahalanobis steps=20"])
+    assert asked == [(("predictions",), "train")], "learned once, for three protocols"
     result = json.loads((trained.workdir / "evaluation" / reid.FILE).read_text())
     assert list(result)[:2] == ["ranking", "ranking+mahalanobis"]
+    assert len(result["ranking+mahalanobis"]) == 3

@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 
 from configs import autoencoder
-from market_jax import experiment, galleries, runs
+from market_jax import runs
 from market_jax.data import junk as made_junk
 from market_jax.errors import InputError
 from market_jax.metrics import reconstruction
-from market_jax.tasks import junk, reid
+from market_jax.recipes import supervised
+from market_jax.tasks import inputs, junk, reid
 
 
 @pytest.fixture(scope="module")
@@ -21,8 +22,8 @@ def trained(synthetic, tmp_path_factory):
     config.model.update({"widths": (4, 8), "switches": False, "bottleneck": 8})
     config.batch_size, config.epochs = 16, 2
     workdir = tmp_path_factory.mktemp("junk") / "run"
-    experiment.fit(config, workdir)
-    return runs.restore("junk", str(workdir), "latest", None)
+    supervised.fit(config, workdir)
+    return runs.restore(workdir, "latest")
 
 
 def table(path):
@@ -32,7 +33,7 @@ def table(path):
 def test_every_image_is_scored_and_labels_judge_the_scores(trained):
     text = junk.run(trained)
     folder = trained.workdir / "evaluation"
-    rows = experiment.open_split(trained.config, "test")
+    rows = trained.dataset().open("test")
     listed = table(folder / junk.LIST)
     assert sorted(row["name"] for row in listed) == rows["name"].tolist()
     values = [float(row["score"]) for row in listed]
@@ -43,7 +44,7 @@ def test_every_image_is_scored_and_labels_judge_the_scores(trained):
     assert result["labelled junk"]["error"]["chance"] == pytest.approx(np.mean(rows["pid"] == -1))
     assert "labelled junk, normalized" in text
     # by hand: the scores of one image
-    outputs = runs.extract(trained, rows)
+    outputs = trained.predict(rows, ("target", "reconstruction"))
     i = rows["name"].tolist().index(listed[0]["name"])
     target, again = outputs["target"][i], outputs["reconstruction"][i]
     expected = np.mean((target - again) ** 2) / np.mean((target - target.mean((0, 1))) ** 2)
@@ -84,15 +85,17 @@ def test_the_page_shows_the_strangest_and_what_it_rejects_is_left_out(trained, t
     rejected = [row["name"] for row in listed[:3]]
     lines = [f"{row['name']},{row['score']},{int(i < 3)},1" for i, row in enumerate(listed)]
     reviewed.write_text("name,score,rejected,decided\n" + "\n".join(lines) + "\n")
-    assert galleries.read_excluded(reviewed) == set(rejected)
+    assert inputs.read_excluded(reviewed) == set(rejected)
     reid.run(trained, split="test", exclude=str(reviewed))
     result = json.loads((trained.workdir / "evaluation" / reid.FILE).read_text())
     assert result["images"] == len(listed) - 3
 
 
 def test_a_run_without_reconstructions_is_refused(workdir):
-    found = runs.restore("attributes", str(workdir), "best", None)
-    with pytest.raises(InputError, match=r"the model has no output '(target|reconstruction)'"):
+    found = runs.restore(workdir)
+    with pytest.raises(
+        InputError, match="unknown output of the model 'target'; known: age, backpack"
+    ):
         junk.run(found)
 
 

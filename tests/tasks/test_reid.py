@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 
 from configs import attributes_cnn
-from market_jax import experiment, galleries, runs
-from market_jax.data import columns
+from market_jax import build, inference, runs
 from market_jax.errors import InputError
+from market_jax.evaluators import reid as evaluator
 from market_jax.metrics import ranking
 from market_jax.retrieval import distances
 from market_jax.tasks import reid
@@ -20,7 +20,7 @@ def trained(workdir, tmp_path):
     """A run of its own, restored."""
     shutil.copytree(workdir, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "evaluation", ignore_errors=True)
-    return runs.restore("reid", str(tmp_path / "run"), "best", None)
+    return runs.restore(tmp_path / "run")
 
 
 def result_of(found):
@@ -38,16 +38,17 @@ def test_held_out_identities_in_every_protocol(trained):
     by_protocol = result["ranking"]
     assert by_protocol["course_with_self"]["rank1"] == 1.0, "every query finds itself"
     assert by_protocol["course_with_self"]["mAP"] > by_protocol["course"]["mAP"]
-    val = experiment.open_split(trained.config, "val")
+    val = trained.dataset().open("val")
     assert result["images"] == len(val["pid"])
     assert by_protocol["market"]["queries"] == len(set(zip(val["pid"], val["camid"], strict=True)))
     # by hand: the same features, ranked by a sort
-    features = runs.extract(trained, val, runs.only("embedding"))["embedding"]
-    made, _ = galleries.read_protocols(trained, "model", "val", None, None, None)
+    features = trained.predict(val, ["embedding"])["embedding"]
+    sides = evaluator.read_features(trained.predict, trained.dataset(), "val")
+    made = evaluator.make_protocols(*sides)
     at = {name: i for i, name in enumerate(val["name"])}
     query = features[[at[name] for name in made["market"].query["name"]]]
-    far = distances.compute(query, features)
-    expected = ranking.evaluate(far, **made["market"].labels)
+    plain = distances.compute(query, features)
+    expected = ranking.evaluate(plain, **made["market"].labels)
     assert by_protocol["market"]["mAP"] == pytest.approx(expected.mAP, abs=1e-6)
     low, high = by_protocol["market"]["mAP_interval"]
     assert low <= by_protocol["market"]["mAP"] <= high
@@ -57,64 +58,82 @@ def test_held_out_identities_in_every_protocol(trained):
 
 def test_features_are_extracted_once(trained, monkeypatch):
     reid.run(trained)
-    stored = trained.workdir / "evaluation" / "features.npz"
+    (stored,) = trained.evaluation.glob("outputs-*.npz")
     with np.load(stored) as kept:
-        assert {"feature", "name", "pid", "camid", "sequence", "frame"} <= set(kept.files)
+        assert set(kept.files) == {"key", "embedding"}
     first = result_of(trained)
-    monkeypatch.setattr(runs, "extract", None)
-    reid.run(trained, metric="euclidean")
+
+    def again(step):
+        predict = inference.Predictor(
+            trained.predict.apply,
+            trained.predict.variables,
+            cache=trained.evaluation,
+            key=[step, trained.extra["progress"], trained.extra["config"]],
+        )
+        return trained._replace(predict=predict)
+
+    monkeypatch.setattr(inference, "run", None)
+    reid.run(again(trained.step), metric="euclidean")
     assert result_of(trained)["metric"] == "euclidean"
-    reid.run(trained, metric="cosine")
+    reid.run(again(trained.step), metric="cosine")
     assert result_of(trained) == first
     with pytest.raises(TypeError):  # another step's features are not these
-        reid.run(trained._replace(step=trained.step + 1))
+        reid.run(again(trained.step + 1))
+    with pytest.raises(TypeError):  # neither are the mirror images'
+        reid.run(again(trained.step), flip=True)
 
 
-def test_stages_stand_beside_plain_ranking(trained):
-    reid.run(trained, stage=["k_reciprocal k1=4 k2=2 lambda_value=0.3"])
+def test_transforms_and_rerankers_stand_beside_plain_ranking(trained):
+    words = "k_reciprocal k1=4 k2=2 lambda_value=0.3"
+    reid.run(trained, rerank=[words])
     result = result_of(trained)
     assert list(result)[:2] == ["ranking", "ranking+k_reciprocal"]
-    assert result["stages"] == ["k_reciprocal k1=4 k2=2 lambda_value=0.3"]
-    reid.run(trained, stage=["multi_query", "spatio_temporal alpha=5"])
+    assert result["rerankers"] == [words]
+    reid.run(trained, transform=["multi_query"], rerank=["spatio_temporal alpha=5"])
     result = result_of(trained)
     assert list(result["ranking+multi_query+spatio_temporal"]) == ["market"]
+    reid.run(trained)
+    result = result_of(trained)
+    assert result["rerankers"] == [], "a second evaluation knows nothing of the first one's"
+    assert "ranking+multi_query+spatio_temporal" not in result
 
 
 def test_clusters_answer_beside_plain_ranking(trained):
-    reid.run(trained, retrieval="kmeans clusters=4")
+    reid.run(trained, rerank=["kmeans clusters=4"])
     result = result_of(trained)
-    assert list(result)[:2] == ["ranking", "kmeans"]
-    assert list(result["kmeans"]) == ["market", "course", "course_with_self"]
-    assert result["kmeans"]["course"]["mAP"] < result["ranking"]["course"]["mAP"] + 0.2
+    assert list(result)[:2] == ["ranking", "ranking+kmeans"]
+    assert list(result["ranking+kmeans"]) == ["market", "course", "course_with_self"]
+    assert result["ranking+kmeans"]["course"]["mAP"] < result["ranking"]["course"]["mAP"] + 0.2
     assert "images_per_cluster" not in result
-    text = reid.run(trained, retrieval="agglomerative method=average soft=0.5")
+    text = reid.run(trained, rerank=["agglomerative method=average soft=0.5"])
     result = result_of(trained)
-    assert result["agglomerative"]["course_with_self"]["rank1"] == 1.0
+    assert result["ranking+agglomerative"]["course_with_self"]["rank1"] == 1.0
     assert result["mAP_on_training"][str(result["images_per_cluster"])] == max(
         result["mAP_on_training"].values()
     )
-    assert "agglomerative, market" in text
+    assert "ranking+agglomerative, market" in text
 
 
 def test_a_clustering_learns_its_threshold_or_asks_the_bic(trained):
-    reid.run(trained, retrieval="agglomerative learn=threshold")
+    reid.run(trained, rerank=["agglomerative learn=threshold"])
     learned = result_of(trained)
     assert learned["threshold"] > 0
-    reid.run(trained, retrieval=f"agglomerative threshold={learned['threshold']}")
-    assert result_of(trained)["agglomerative"] == learned["agglomerative"]
-    reid.run(trained, retrieval="agglomerative neighbours=3 method=average learn=threshold")
+    reid.run(trained, rerank=[f"agglomerative threshold={learned['threshold']}"])
+    assert result_of(trained)["ranking+agglomerative"] == learned["ranking+agglomerative"]
+    reid.run(trained, rerank=["agglomerative neighbours=3 method=average learn=threshold"])
     assert result_of(trained)["threshold"] != learned["threshold"]
-    reid.run(trained, retrieval="gaussian_mixture bic=true")
+    reid.run(trained, rerank=["gaussian_mixture bic=true"])
     assert "images_per_cluster" not in result_of(trained)
 
 
 def test_flipped_features_are_the_mean(trained):
-    val = experiment.open_split(trained.config, "val")
-    mirrored = columns.select(val, np.arange(len(val["pid"])))
-    mirrored["image"] = val["image"][:, :, ::-1]
+    val = trained.dataset().open("val")
+    images = val["image"][np.arange(len(val["pid"]))]
+    sides = [val | {"image": images}, val | {"image": images[:, :, ::-1]}]
     for source in ("model", "pixels"):
-        both = runs.embed(trained, source, val, flip=True)
-        parts = [runs.embed(trained, source, rows, flip=False) for rows in (val, mirrored)]
+        predict, names = runs.feature_source(trained, source)
+        both = inference.features(predict, val, names, flip=True)["feature"]
+        parts = [inference.features(predict, rows, names)["feature"] for rows in sides]
         np.testing.assert_allclose(both, sum(parts) / 2, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(both, both.reshape(-1, 32, 16, 3)[:, :, ::-1].reshape(both.shape))
 
@@ -124,8 +143,8 @@ def test_what_needs_no_training_beats_chance(synthetic, tmp_path, features):
     found = baseline(synthetic, tmp_path)
     reid.run(found, features=features, split="test")
     result = result_of(found)
-    rows = experiment.open_split(found.config, "test")
-    query = experiment.open_split(found.config, "query")
+    rows = build.dataset(found.config).open("test")
+    query = build.dataset(found.config).open("query")
     assert result["ranking"]["market"]["queries"] == len(query["pid"]), "the release's own queries"
     assert result["images"] == len(rows["pid"])
     kept = result["verification"]["on_other_identities"]
@@ -145,7 +164,7 @@ def test_a_folder_and_a_list_give_what_the_split_gives(synthetic, synthetic_raw,
     folder = synthetic_raw / "bounding_box_test"
     reid.run(found, features="pixels", images=str(folder))
     by_name = result_of(found)
-    rows = experiment.open_split(found.config, "test")
+    rows = build.dataset(found.config).open("test")
     lines = [
         f"{n},{p},{c}" for n, p, c in zip(rows["name"], rows["pid"], rows["camid"], strict=True)
     ]
@@ -159,7 +178,7 @@ def test_excluded_images_are_gone(synthetic, tmp_path):
     found = baseline(synthetic, tmp_path)
     reid.run(found, features="pixels", split="test")
     everything = result_of(found)
-    rows = experiment.open_split(found.config, "test")
+    rows = build.dataset(found.config).open("test")
     junk = rows["name"][rows["pid"] == -1]
     table = tmp_path / "junk.csv"
     kept = rows["name"][rows["pid"] > 0][0]
@@ -177,7 +196,7 @@ def test_excluded_images_are_gone(synthetic, tmp_path):
 
 
 def test_the_page_is_whole(trained):
-    text = reid.run(trained, report=True, stage=["average_query_expansion k=2"])
+    text = reid.run(trained, report=True, transform=["average_query_expansion k=2"])
     page = trained.workdir / "evaluation" / reid.PAGE
     assert str(page) in text
     content = page.read_text()
@@ -206,8 +225,8 @@ def release(unitn, tmp_path):
     "ranked_by",
     [
         {},
-        {"stage": ["k_reciprocal k1=3 k2=1"]},
-        {"retrieval": "agglomerative clusters=4 soft=0.5"},
+        {"rerank": ["k_reciprocal k1=3 k2=1"]},
+        {"rerank": ["agglomerative clusters=4 soft=0.5"]},
     ],
 )
 def test_answers_to_the_release(release, ranked_by, monkeypatch, tmp_path):
@@ -225,7 +244,7 @@ def test_answers_to_the_release(release, ranked_by, monkeypatch, tmp_path):
 
 def test_a_cluster_is_a_shorter_answer(release, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    reid.run(release, features="pixels", predict="release", retrieval="kmeans clusters=12")
+    reid.run(release, features="pixels", predict="release", rerank=["kmeans clusters=12"])
     lines = (release.workdir / "evaluation" / "reid_test.txt").read_text().splitlines()
     assert lines == [f"{i:06d}.jpg: {2 * i + 1:06d}.jpg" for i in range(4)]
 
@@ -235,17 +254,29 @@ def test_mistakes_end_in_a_message(release, trained, monkeypatch, tmp_path):
     cases = [
         (release, {"split": "test", "features": "pixels"}, "--predict=release answers them"),
         (release, {"predict": "release", "features": "pixels", "top_k": 13}, "top_k is 13; .* 12"),
-        (release, {"predict": "queries", "features": "pixels"}, "--task=reid knows release"),
-        (release, {"features": "pixel"}, "unknown features 'pixel'; known: .*imagenet, model"),
+        (
+            release,
+            {"predict": "queries", "features": "pixels"},
+            "unknown value of --predict 'queries'; known: release",
+        ),
+        (release, {"features": "pixel"}, "unknown features 'pixel'; did you mean 'pixels'"),
         (release, {}, "--features=model needs a trained run"),
         (trained, {"split": "test2"}, "there is no split 'test2'"),
         (trained, {"annotations": "x.csv"}, "--annotations goes with --images"),
-        (trained, {"retrieval": "gaussian_mixture clusters=3 bic=true"}, "give one of them"),
-        (trained, {"stage": ["rerank"]}, "unknown retrieval stage 'rerank'"),
-        (trained, {"stage": ["kmeans"]}, "clusters is 0; it must be 1 to"),
-        (trained, {"retrieval": "kmeans clusters=0"}, "clusters is 0; it must be 1 to"),
-        (trained, {"retrieval": "kmeans learn=threshold"}, "cannot learn 'threshold'"),
-        (trained, {"retrieval": "agglomerative clusters=3 learn=threshold"}, "cannot learn"),
+        (trained, {"rerank": ["gaussian_mixture clusters=3 bic=true"]}, "give one of them"),
+        (trained, {"rerank": ["rerank"]}, "unknown re-ranker 'rerank'"),
+        (trained, {"rerank": ["multi_query"]}, "unknown re-ranker 'multi_query'"),
+        (trained, {"transform": ["k_reciprocal"]}, "unknown transform 'k_reciprocal'"),
+        (trained, {"rerank": ["kmeans clusters=0"]}, "clusters is 0; it must be 1 to"),
+        (trained, {"rerank": ["kmeans learn=threshold"]}, "cannot learn 'threshold'"),
+        (trained, {"rerank": ["agglomerative clusters=3 learn=threshold"]}, "cannot learn"),
+        (trained, {"rerank": ["k_reciprocal k1"]}, "'k1' is not KEY=VALUE"),
+        (trained, {"rerank": ["k_reciprocal k1=twenty"]}, "k1 is 'twenty'; it must be a whole"),
+        (trained, {"rerank": ["k_reciprocal k1=true"]}, "k1 is True; it must be a whole number"),
+        (trained, {"rerank": ["k_reciprocal one_more=2"]}, "one_more is 2; it must be true or"),
+        (trained, {"rerank": ["k_reciprocal metric=cosine"]}, "argument of re-ranker .*'metric'"),
+        (trained, {"rerank": ["spatio_temporal training=3"]}, "argument of re-ranker .*'training'"),
+        (trained, {"metric": "manhattan"}, "unknown metric 'manhattan'"),
     ]
     for found, arguments, message in cases:
         with pytest.raises(InputError, match=message):
