@@ -110,11 +110,14 @@ def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
     }
 
 
+def _metadata(directory: Path) -> PyTree:
+    """The shapes and dtypes of a saved item."""
+    return dict(ocp.StandardCheckpointHandler().metadata(directory))
+
+
 def _check_shapes(directory: Path, item: str, template: PyTree) -> None:
     """Raises an `InputError` that names the first array which the two do not share."""
-    with ocp.StandardCheckpointer() as checkpointer:
-        saved = _shapes(checkpointer.metadata(directory / item).item_metadata.tree)
-    wanted = _shapes(template)
+    saved, wanted = _shapes(_metadata(directory / item)), _shapes(template)
     for name in sorted(saved.keys() | wanted.keys()):
         if saved.get(name) != wanted.get(name):
             raise InputError(
@@ -174,8 +177,7 @@ def read_variables(manager: ocp.CheckpointManager, step: int, template: PyTree) 
     items = {"variables": template}
     if (directory / "ema").is_dir():
         items["ema"] = template["params"]
-    with ocp.StandardCheckpointer() as checkpointer:
-        saved = checkpointer.metadata(directory / "variables").item_metadata.tree
+    saved = _metadata(directory / "variables")
     others = {name: tree for name, tree in saved.items() if name not in template}
     found = _read(manager, step, items | {"variables": template | _as_template(others)})
     variables = {name: tree for name, tree in found["variables"].items() if name in template}
