@@ -1,5 +1,6 @@
 """The import contracts of setup.cfg, and what the project promises about its own files."""
 
+import ast
 import subprocess
 
 import pytest
@@ -22,3 +23,17 @@ def test_no_picture_or_weight_is_tracked():
         pytest.skip("this is no git checkout")
     ends = (".jpg", ".jpeg", ".png", ".npz", ".npy", ".pth", ".safetensors", ".array_record")
     assert not [name for name in listed.stdout.splitlines() if name.lower().endswith(ends)]
+
+
+def test_no_function_is_longer_than_60_lines():
+    """Docstring included; and few are longer than 40."""
+    lengths = {}
+    for folder in ("market_jax", "data_prep", "configs", "benchmarks", "."):
+        pattern = "*.py" if folder == "." else "**/*.py"
+        for path in (ROOT / folder).glob(pattern):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.FunctionDef):
+                    name = f"{path.relative_to(ROOT)}: {node.name}"
+                    lengths[name] = node.end_lineno - node.lineno + 1
+    assert not {name: length for name, length in lengths.items() if length > 60}
+    assert sum(length > 40 for length in lengths.values()) < 0.05 * len(lengths)

@@ -19,12 +19,22 @@ SIZES = (2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 40.0)  # images of a cluster
 
 
 def count_clusters(images: int, size: float) -> int:
-    """The number of clusters that images make, at so many images each; at least one."""
+    """The number of clusters, at least one.
+
+    Args:
+      images: how many images there are.
+      size: images of a cluster, on average.
+    """
     return max(round(images / size), 1)
 
 
 def prepare(columns: Columns, metric: str) -> np.ndarray:
-    """What is clustered: the features [M, D], for "cosine" of length one."""
+    """What is clustered: float32 [M, D].
+
+    Args:
+      columns: "feature" [M, D].
+      metric: "cosine" makes features of length one; "euclidean" leaves them.
+    """
     feature = np.asarray(columns["feature"], np.float32)
     return distances_.normalize(feature) if metric == "cosine" else feature
 

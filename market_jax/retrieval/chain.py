@@ -15,10 +15,33 @@ from market_jax.retrieval import (
 )
 from market_jax.typing import Columns
 
-__all__ = ["RERANKERS", "TRANSFORMS", "apply"]
+__all__ = ["RERANKERS", "TRANSFORMS", "apply", "transform_all"]
 
 TRANSFORMS = names_of(transforms, mahalanobis)  # (query, gallery) -> (query, gallery)
 RERANKERS = names_of(k_reciprocal, centroids, spatio_temporal)  # and distances -> distances
+
+
+def _settings(function: Callable, metric: str) -> dict[str, str]:
+    """The metric, for a function that has an argument of that name."""
+    return {"metric": metric} if accepts(function, "metric") else {}
+
+
+def transform_all(
+    query: Columns, gallery: Columns, transforms: Sequence[Callable], metric: str = "cosine"
+) -> tuple[Columns, Columns, str]:
+    """Both sides after all transforms, and the metric by which they are compared from then on.
+
+    Args:
+      query: "feature" [Q, D].
+      gallery: "feature" [G, D].
+      transforms: (query, gallery) -> (query, gallery). One with an attribute `metric_after` has
+        made features that are compared by that metric from then on.
+      metric: "cosine" or "euclidean"; handed to what has an argument of that name.
+    """
+    for transform in transforms:
+        query, gallery = transform(query, gallery, **_settings(transform, metric))
+        metric = getattr(getattr(transform, "func", transform), "metric_after", metric)
+    return query, gallery, metric
 
 
 def apply(
@@ -34,19 +57,12 @@ def apply(
     Args:
       query: "feature" [Q, D].
       gallery: "feature" [G, D].
-      transforms: (query, gallery) -> (query, gallery), before distances. One with an attribute
-        `metric_after` has made features that are compared by that metric from then on.
+      transforms: before distances, see `transform_all`.
       rerankers: (query, gallery, distances) -> distances, after.
       metric: "cosine" or "euclidean"; handed to what has an argument of that name.
     """
-
-    def settings(function):
-        return {"metric": metric} if accepts(function, "metric") else {}
-
-    for transform in transforms:
-        query, gallery = transform(query, gallery, **settings(transform))
-        metric = getattr(getattr(transform, "func", transform), "metric_after", metric)
+    query, gallery, metric = transform_all(query, gallery, transforms, metric)
     result = distances.compute(query["feature"], gallery["feature"], metric)
     for rerank in rerankers:
-        result = rerank(query, gallery, result, **settings(rerank))
+        result = rerank(query, gallery, result, **_settings(rerank, metric))
     return result

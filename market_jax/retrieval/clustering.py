@@ -77,7 +77,13 @@ def neighbour_linkage(features: Array, method: str = "ward", *, neighbours: int 
 
 
 def tree(features: Array, method: str = "ward", neighbours: int = 0) -> np.ndarray:
-    """`linkage`, or with neighbours above 0 `neighbour_linkage`."""
+    """`linkage`, or with neighbours above 0 `neighbour_linkage`.
+
+    Args:
+      features: [M, D].
+      method: as for `linkage`.
+      neighbours: 0 looks at all pairs; above it, at so many neighbours of each.
+    """
     if neighbours:
         return neighbour_linkage(features, method, neighbours=neighbours)
     return linkage(features, method)

@@ -69,6 +69,11 @@ def prepare(query: Array, gallery: Array, metric: str) -> tuple[np.ndarray, np.n
 def compute(query: Array, gallery: Array, metric: str = "cosine") -> np.ndarray:
     """The whole matrix: [Q, G] float32, 1 - cosine similarity or squared Euclidean distances.
 
+    Args:
+      query: [Q, D].
+      gallery: [G, D].
+      metric: "cosine" or "euclidean".
+
     Raises:
       InputError: as `prepare`.
     """

@@ -59,6 +59,31 @@ def _smallest_sums(query: sparse.csr_array, gallery: sparse.csc_array) -> np.nda
     return result
 
 
+def _encode(
+    features: np.ndarray, *, k1: int, k2: int, one_more: bool, squared: bool
+) -> tuple[sparse.csr_array, np.ndarray]:
+    """Every image's weights for its k-reciprocal neighbours [n, n], and its farthest image [n]."""
+    n, k = len(features), k1 + one_more
+    _, ranked, farthest = search.top_k(
+        features, features, max(k, k2), metric="euclidean", farthest=True
+    )
+    ranked = ranked.astype(np.int32)
+    half = _reciprocal(ranked, min(int(np.around(k1 / 2)) + one_more, k))
+    encoding = _expand(_reciprocal(ranked, k), half)
+    # nearer neighbours weigh more; the weights of an image sum to 1
+    rows = np.repeat(np.arange(n, dtype=np.int32), np.diff(encoding.indptr))
+    relative = _pair_distances(features, rows, encoding.indices) / farthest[rows]
+    weights = np.exp(-(relative**2 if squared else relative))
+    weights /= np.bincount(rows, weights, minlength=n)[rows].astype(np.float32)
+    encoding = sparse.csr_array((weights, encoding.indices, encoding.indptr), shape=(n, n))
+    if k2 > 1:  # local query expansion: the mean over the k2 nearest
+        shares = np.full(n * k2, 1 / k2, np.float32)
+        pointers = np.arange(0, n * k2 + 1, k2)
+        mean = sparse.csr_array((shares, ranked[:, :k2].ravel(), pointers), shape=(n, n))
+        encoding = (mean @ encoding).tocsr()
+    return encoding, farthest
+
+
 def k_reciprocal(
     query: Columns,
     gallery: Columns,
@@ -101,23 +126,8 @@ def k_reciprocal(
         raise InputError(f"lambda_value is {lambda_value}; it must be 0 to 1")
     if metric == "cosine":
         features = distances_.normalize(features)
-    _, ranked, farthest = search.top_k(
-        features, features, max(k, k2), metric="euclidean", farthest=True
-    )
-    ranked = ranked.astype(np.int32)
-    near = _reciprocal(ranked, k)
-    half = _reciprocal(ranked, min(int(np.around(k1 / 2)) + one_more, k))
-    encoding = _expand(near, half)
-    rows = np.repeat(np.arange(n, dtype=np.int32), np.diff(encoding.indptr))
-    relative = _pair_distances(features, rows, encoding.indices) / farthest[rows]
-    weights = np.exp(-(relative**2 if squared else relative))
-    weights /= np.bincount(rows, weights, minlength=n)[rows].astype(np.float32)
-    encoding = sparse.csr_array((weights, encoding.indices, encoding.indptr), shape=(n, n))
-    if k2 > 1:
-        ones = np.full(n * k2, 1 / k2, np.float32)
-        pointers = np.arange(0, n * k2 + 1, k2)
-        mean = sparse.csr_array((ones, ranked[:, :k2].ravel(), pointers), shape=(n, n))
-        encoding = (mean @ encoding).tocsr()
+    encoding, farthest = _encode(features, k1=k1, k2=k2, one_more=one_more, squared=squared)
+    # Jaccard distance of the encodings, in place: the matrix is the largest thing here
     result = _smallest_sums(encoding[:count], encoding[count:].tocsc())
     np.divide(result, 2 - result, out=result)
     np.subtract(1, result, out=result)

@@ -114,8 +114,8 @@ def top_k(
     found = None
     for start in range(0, size, piece):
         rows = gallery[start : min(start + piece, size)]
-        near, at, far = _search_piece(query, rows, min(k, len(rows)), metric, mesh)
-        new = (near, at + start, far)
+        near, at, most = _search_piece(query, rows, min(k, len(rows)), metric, mesh)
+        new = (near, at + start, most)
         found = new if found is None else _merge(found, new, k)
     return found if farthest else found[:2]
 

@@ -44,7 +44,15 @@ class Training:
 
 
 def need(training: Training | None, name: str) -> Training:
-    """The training identities, or an `InputError` that says what needs them."""
+    """The training identities.
+
+    Args:
+      training: what was given, or None.
+      name: of what learns from them, for the message.
+
+    Raises:
+      InputError: there are none.
+    """
     if training is None:
         raise InputError(f"{name} learns from training images, and there are none")
     return training

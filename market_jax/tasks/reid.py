@@ -239,13 +239,6 @@ def run(
     gallery, queries, pictures = _read_sides(run, read, split, images, annotations)
     if exclude:
         gallery, queries = inputs.exclude(Path(exclude), gallery, queries)
-    made = evaluator.make_protocols(gallery, queries)
-    count = len(made.get("course", list(made.values())[-1]).gallery["pid"])
-    retrieval, chosen = make_retrieval(read, transform, rerank, metric=metric, count=count)
-    if "multi_query" in retrieval.transforms:  # elsewhere the images that it takes are matches
-        made = {name: protocol for name, protocol in made.items() if name == "market"}
-    retrievals = [Retrieval(metric)] + ([retrieval] if transform or rerank else [])
-    ranked = evaluator.rank_all(made, retrievals)
     about = {
         "judged": images or f"split {split}",
         "features": features,
@@ -253,12 +246,42 @@ def run(
         "transforms": transform,
         "rerankers": rerank,
         "checkpoint": run.step,
-    } | chosen
-    result = evaluator.summarize(made, ranked, metric, about)
+    }
+    made = evaluator.make_protocols(gallery, queries)
+    return _judge(run, read, made, about, metric=metric, pictures=pictures if report else None)
+
+
+def _judge(
+    run: Run,
+    read: Features,
+    made: Mapping[str, Protocol],
+    about: dict,
+    *,
+    metric: str,
+    pictures: list[Columns] | None,
+) -> str:
+    """Ranks in every protocol, plainly and with what is asked for; writes and returns the result.
+
+    Args:
+      run: the run.
+      read: its features.
+      made: name -> protocol.
+      about: "transforms" and "rerankers" in words, and what else the record says.
+      metric: of the distances.
+      pictures: columns that hold the pictures, for the page; None writes none.
+    """
+    transform, rerank = about["transforms"], about["rerankers"]
+    count = len(made.get("course", list(made.values())[-1]).gallery["pid"])
+    retrieval, chosen = make_retrieval(read, transform, rerank, metric=metric, count=count)
+    if "multi_query" in retrieval.transforms:  # elsewhere the images that it takes are matches
+        made = {name: protocol for name, protocol in made.items() if name == "market"}
+    retrievals = [Retrieval(metric)] + ([retrieval] if transform or rerank else [])
+    ranked = evaluator.rank_all(made, retrievals)
+    result = evaluator.summarize(made, ranked, metric, about | chosen)
     path = run.evaluation / FILE
     write_atomically(path, json.dumps(result.record, indent=2) + "\n")
     notes = [f"written to {path}"]
-    if report:
+    if pictures:
         write_page(run.evaluation / PAGE, result, made, ranked, retrieval, pictures)
         notes.append(f"report in {run.evaluation / PAGE}")
     return inputs.as_text(result, *notes)

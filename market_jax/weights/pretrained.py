@@ -66,9 +66,9 @@ def _download(source: str) -> Path:
     try:
         return Path(huggingface_hub.hf_hub_download(f"{owner}/{name}", file))
     except (OSError, ValueError, RuntimeError) as error:
-        said = str(error).strip().splitlines()[0]
+        reason = str(error).strip().splitlines()[0]
         raise InputError(
-            f"{source} cannot be downloaded ({said}); where there is no network, fetch "
+            f"{source} cannot be downloaded ({reason}); where there is no network, fetch "
             f"https://huggingface.co/{owner}/{name}/resolve/main/{file} elsewhere and name the file"
         ) from None
 

@@ -8,7 +8,6 @@ from PIL import Image
 
 from market_jax.data.attributes import CLASSES
 from market_jax.errors import InputError
-from market_jax.evaluators import protocols
 from market_jax.report import curves, predictions, ranked_lists, tables
 
 NAMES = ["000002.jpg", "000000.jpg"]
@@ -126,20 +125,27 @@ def test_answers_of_the_page_say_what_counts():
         "camid": np.array([1, 1, 1, 1, 2]),
         "name": np.array(["a&b.jpg", "b.jpg", "c.jpg", "d.jpg", "e.jpg"]),
     }
-    protocol = protocols.Protocol(rows, rows, by_camera=True)
-    far = np.array([0.0, 0.1, 0.2, 0.05, 0.3])
-    pictures = []
 
-    def picture(name):
-        pictures.append(name)
-        return np.zeros((8, 4, 3), np.uint8)
+    def answers(distances):
+        return ranked_lists.answers(
+            (rows, 0),
+            rows,
+            np.array(distances),
+            pictures=(lambda name: np.zeros((8, 4, 3), np.uint8), lambda name: gallery),
+            count=3,
+            by_camera=True,
+        )
 
-    shown = ranked_lists.answers(protocol, 0, far, picture, 3)
+    gallery = np.ones((8, 4, 3), np.uint8)
+    shown = answers([0.0, 0.1, 0.2, 0.05, 0.3])
+    assert [a.picture.max() for a in shown] == [0, 1, 1, 1], (
+        "of the query's side, and the gallery's"
+    )
     assert [a.kind for a in shown] == ["query", "left", "left", "wrong"]
     assert [a.name for a in shown] == ["a&b.jpg", "a&b.jpg", "b.jpg", "c.jpg"], (
         "junk is passed over"
     )
-    near = ranked_lists.answers(protocol, 0, np.array([0, 1, np.inf, 0, np.inf]), picture, 3)
+    near = answers([0, 1, np.inf, 0, np.inf])
     assert [a.name for a in near[1:]] == ["a&b.jpg", "b.jpg"], "the answer ends there"
     text = ranked_lists.page(
         "<title>",

@@ -12,8 +12,8 @@ import urllib.request
 import numpy as np
 import pytest
 
-from market_jax import galleries
 from market_jax.report import pictures, review
+from market_jax.tasks import inputs
 
 NAMES = [f"{i:06d}.jpg" for i in range(12)]
 ARROWS = {"right": "\ue014", "left": "\ue012", "down": "\ue015", "up": "\ue013"}
@@ -184,6 +184,6 @@ def test_a_person_decides_by_mouse_and_keys(page, open_browser, tmp_path):
     assert [row["rejected"] for row in rows] == [str(int(s == "reject")) for s in before]
     assert [row["decided"] for row in rows] == [str(int(bool(s))) for s in before]
     rejected = {name for name, s in zip(NAMES, before, strict=True) if s == "reject"}
-    assert galleries.read_excluded(saved) == rejected
+    assert inputs.read_excluded(saved) == rejected
     browser.run("window.confirm = () => true; document.getElementById('clear').click()")
     assert browser.states() == [""] * 12

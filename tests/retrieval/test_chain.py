@@ -196,6 +196,37 @@ def test_the_metric_reaches_every_step():
     assert seen == ["cosine", "euclidean", "euclidean"]
 
 
+def test_transforms_leave_what_they_are_given_as_it_is():
+    rows = people()
+    training = Training(None, lambda: rows)
+    known = chain.TRANSFORMS | {
+        "mahalanobis": functools.partial(
+            chain.TRANSFORMS["mahalanobis"], training=training, steps=0
+        )
+    }
+    for metric, transform in itertools.product(("cosine", "euclidean"), known.values()):
+        query, gallery = ({k: v.copy() for k, v in rows.items()} for _ in range(2))
+        given = [(side, dict(side)) for side in (query, gallery)]
+        transform(query, gallery, metric=metric)
+        for side, arrays in given:
+            assert side.keys() == rows.keys()
+            assert all(side[k] is arrays[k] for k in side)
+            for name, column in side.items():
+                np.testing.assert_array_equal(column, rows[name])
+
+
+def test_the_metric_that_transforms_leave_is_the_one_of_the_distances():
+    rows = people()
+    learned = functools.partial(
+        chain.TRANSFORMS["mahalanobis"], training=Training(None, lambda: rows), steps=0
+    )
+    query, gallery, metric = chain.transform_all(rows, rows, [learned], "cosine")
+    assert metric == "euclidean"
+    expected = distances.compute(query["feature"], gallery["feature"], "euclidean")
+    np.testing.assert_array_equal(chain.apply(rows, rows, transforms=[learned]), expected)
+    assert chain.transform_all(rows, rows, [transforms.multi_query])[2] == "cosine"
+
+
 def test_what_is_learned_is_learned_once():
     read, learned = [], []
 
