@@ -8,7 +8,9 @@ from absl import app, flags, logging
 from data_prep import BUILDERS, draw, prepare, progress_bar, summary
 from market_jax.errors import InputError
 
-DATASET = flags.DEFINE_enum("dataset", None, sorted(BUILDERS), "Which data set.")
+DATASET = flags.DEFINE_string(
+    "dataset", None, f"{', '.join(BUILDERS)}, or package.module:Builder of your own."
+)
 SOURCE = flags.DEFINE_string(
     "source_dir", None, "The raw folder; synthetic draws it here, by default in --output_dir."
 )

@@ -13,10 +13,10 @@ from tqdm import tqdm
 
 from data_prep.builders import Market1501, PersonCrops, Records, Source, Synthetic, Unitn
 from data_prep.synthetic import draw
+from market_jax import registry
 from market_jax.data.columns import find_dataset
 from market_jax.data.folders import Report
 from market_jax.errors import InputError
-from market_jax.registry import choose
 
 BUILDERS: dict[str, type[PersonCrops]] = {
     "synthetic": Synthetic,
@@ -39,7 +39,7 @@ def prepare(
     by a rename.
 
     Args:
-      dataset: "unitn", "market1501" or "synthetic".
+      dataset: "unitn", "market1501", "synthetic" or `package.module:Builder`.
       source_dir: the raw folder.
       output_dir: the dataset goes to `output_dir/<dataset>/<version>`.
       skip_bad: leave bad files and rows out and list them, instead of stopping.
@@ -52,9 +52,9 @@ def prepare(
       InputError: see `folders.scan`, `folders.annotate` and `attributes.read`; or the
         dataset exists and `overwrite` is not given.
     """
-    cls = choose(dataset, BUILDERS, "dataset")
+    cls = registry.find(dataset, BUILDERS, "data set")
     source_dir, output_dir = Path(source_dir), Path(output_dir)
-    existing = output_dir / dataset
+    existing = output_dir / cls.name
     if find_dataset(existing) and not overwrite:
         raise InputError(f"{existing}: already prepared; --overwrite replaces it")
     if not source_dir.is_dir():
@@ -110,7 +110,8 @@ def prepare_once(dataset: str, source_dir: Path, cache_dir: Path) -> Path:
     Returns:
       Folder of the dataset.
     """
-    output_dir = Path(cache_dir) / f"{dataset}-{fingerprint(Path(source_dir))}"
+    name = dataset.replace(":", ".")  # of a builder outside
+    output_dir = Path(cache_dir) / f"{name}-{fingerprint(Path(source_dir))}"
     found = find_dataset(output_dir)
     return found or prepare(dataset, source_dir, output_dir)[0]
 
@@ -126,7 +127,7 @@ def find_or_prepare(name: str, directory: str, cache_dir: Path = Path("data")) -
     Raises:
       InputError: the name is unknown, or the folder is missing or holds another data set.
     """
-    choose(name, BUILDERS, "data set (data.name)")
+    cls = registry.find(name, BUILDERS, "data set (data.name)")
     if not directory and name != "synthetic":
         raise InputError(f"data.dir is empty; it must name the folder of {name}")
     source = Path(directory or cache_dir / "synthetic-raw")
@@ -135,7 +136,7 @@ def find_or_prepare(name: str, directory: str, cache_dir: Path = Path("data")) -
     if not source.is_dir():
         raise InputError(f"data.dir is {directory}: there is no such folder")
     if found := find_dataset(source):
-        if found.parent.name != name:
+        if found.parent.name != cls.name:
             raise InputError(f"data.name is {name}, but {found} is {found.parent.name}")
         return found
     logging.info("data: %s is a raw folder; its prepared form is under %s/", source, cache_dir)

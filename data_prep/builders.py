@@ -1,7 +1,8 @@
 """TFDS builders of the datasets: each says where its splits lie and how they are annotated."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ class Source:
     report: Report
     progress: Callable
 
-    def scan(self, folder: str, grammar: str) -> list[dict]:
+    def scan(self, folder: str, grammar: str | re.Pattern) -> list[dict]:
         """The records of one folder."""
         return folders.scan(self.directory / folder, grammar, self.report, self.progress)
 
@@ -39,9 +40,15 @@ class Source:
 
 
 class PersonCrops(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """A dataset of person crops; a subclass says how its folders are read."""
+    """A data set of person crops; a subclass says how its folders are read.
+
+    Attributes:
+      LABELS: label -> class names; a record's "attributes" has a position in them for each label,
+        -1 where it is unknown.
+    """
 
     VERSION = tfds.core.Version("1.0.0")
+    LABELS: Mapping[str, tuple[str, ...]] = attributes.CLASSES
 
     def __init__(self, records: Records, progress: Callable, **kwargs):
         self._records, self._progress = records, progress
@@ -59,7 +66,7 @@ class PersonCrops(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             **dict.fromkeys(folders.METADATA, np.int32),
             "attributes": {
                 name: tfds.features.ClassLabel(names=classes)
-                for name, classes in attributes.CLASSES.items()
+                for name, classes in self.LABELS.items()
             },
         }
         return tfds.core.DatasetInfo(

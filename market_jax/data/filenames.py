@@ -26,12 +26,14 @@ _STRAY = re.compile(r".*\(\d+\)\.[^.]+")  # 000123(1).jpg, left behind by a seco
 _NOT_IMAGES = re.compile(r"\..*|Thumbs\.db|desktop\.ini|.*\.txt|.*\.csv", re.IGNORECASE)
 
 
-def parse(name: str, grammar: str) -> dict[str, int] | None:
+def parse(name: str, grammar: str | re.Pattern) -> dict[str, int] | None:
     """Name -> {"pid", "camid", "sequence", "frame"}, or None if it is not of the grammar.
 
     camid and sequence count from 1, as in the names; frame is the official frame number.
     """
-    match = choose(grammar, _GRAMMARS, "naming").fullmatch(name)
+    if isinstance(grammar, str):
+        grammar = choose(grammar, _GRAMMARS, "naming")
+    match = grammar.fullmatch(name)
     if match is None:
         return None
     found = match.groupdict()

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -56,13 +57,14 @@ def decode_image(content: bytes, where: str) -> np.ndarray:
 
 
 def scan(
-    folder: Path, grammar: str, report: Report, progress: Callable = lambda x, desc: x
+    folder: Path, grammar: str | re.Pattern, report: Report, progress: Callable = lambda x, desc: x
 ) -> list[dict]:
     """Reads a folder's names, and checks that every picture decodes.
 
     Args:
       folder: holds the pictures themselves; folders in it are not entered.
-      grammar: a naming of `filenames`, or "detect".
+      grammar: a naming of `filenames`, "detect", or a regular expression for whole names with
+        groups "pid" and, if they are known, "camid", "sequence" and "frame".
       report: collects what is left out.
       progress: wraps the iteration, e.g. `tqdm`.
 
@@ -90,7 +92,8 @@ def scan(
     for name in progress(names, desc=folder.name):
         columns = filenames.parse(name, grammar)
         if columns is None:
-            report.bad(f"{folder / name}: the name is outside the naming {grammar!r}")
+            naming = grammar if isinstance(grammar, str) else grammar.pattern
+            report.bad(f"{folder / name}: the name is outside the naming {naming!r}")
             continue
         try:
             decode_image((folder / name).read_bytes(), str(folder / name))
