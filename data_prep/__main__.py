@@ -7,6 +7,7 @@ from absl import app, flags, logging
 
 from data_prep import BUILDERS, draw, prepare, progress_bar, summary
 from market_jax.errors import InputError
+from market_jax.registry import find
 
 DATASET = flags.DEFINE_string(
     "dataset", None, f"{', '.join(BUILDERS)}, or package.module:Builder of your own."
@@ -48,7 +49,8 @@ def main(_) -> None:
         )
     except (InputError, OSError) as error:
         sys.exit(f"data_prep: {error}")
-    print(f"{summary.table(records, report)}\n\nwritten to {directory}")
+    labels = find(DATASET.value, BUILDERS, "data set").LABELS
+    print(f"{summary.table(records, report, labels)}\n\nwritten to {directory}")
 
 
 if __name__ == "__main__":

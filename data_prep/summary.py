@@ -1,6 +1,7 @@
-"""What a prepared dataset holds, as text."""
+"""What a prepared data set holds, as text."""
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 
 from market_jax.data import attributes, filenames
 from market_jax.data.folders import Report
@@ -19,9 +20,9 @@ def _split_line(split: str, records: list[dict]) -> str:
     )
 
 
-def _attribute_line(name: str, records: list[dict]) -> str:
+def _label_line(name: str, classes: Sequence[str], records: list[dict]) -> str:
     counts = Counter(r["attributes"][name] for r in records)
-    cells = [f"{label} {counts[i]}" for i, label in enumerate(attributes.CLASSES[name])]
+    cells = [f"{label} {counts[i]}" for i, label in enumerate(classes)]
     if counts[attributes.UNKNOWN]:
         cells.append(f"(unlabelled {counts[attributes.UNKNOWN]})")
     return f"{name:12}{', '.join(cells)}"
@@ -33,19 +34,24 @@ def _listing(title: str, messages: list[str]) -> list[str]:
     return [f"{title}: {len(messages)}", *shown, *more]
 
 
-def table(records: dict[str, list[dict]], report: Report) -> str:
-    """Images, identities and cameras of each split, attribute counts, what was left out and why.
+def table(
+    records: dict[str, list[dict]],
+    report: Report,
+    labels: Mapping[str, Sequence[str]] = attributes.CLASSES,
+) -> str:
+    """Images, identities and cameras of each split, label counts, what was left out and why.
 
     Args:
       records: of each split, as `prepare` returns them.
-      report: of the reading.
+      report: what was left out in reading.
+      labels: label -> class names.
     """
     everything = [record for rows in records.values() for record in rows]
     header = f"{'split':8}{'images':>8}{'identities':>12}{'cameras':>9}"
     lines = [header + f"{'junk':>13}{'distractors':>13}"]
     lines += [_split_line(split, rows) for split, rows in records.items()]
     lines += ["", "images of each class"]
-    lines += [_attribute_line(name, everything) for name in attributes.ATTRIBUTES]
+    lines += [_label_line(name, classes, everything) for name, classes in labels.items()]
     lines += ["", *_listing("skipped as bad", report.skipped)]
     lines += _listing("dropped (stray copies, no images)", report.dropped)
     return "\n".join(lines)
