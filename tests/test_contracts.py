@@ -15,14 +15,15 @@ def test_import_contracts(monkeypatch):
 
 
 def test_no_picture_or_weight_is_tracked():
-    """Images of people may not be distributed."""
+    """Images of people may not be distributed; those in docs/pictures are drawn."""
     listed = subprocess.run(
         ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     if listed.returncode:
         pytest.skip("this is no git checkout")
     ends = (".jpg", ".jpeg", ".png", ".npz", ".npy", ".pth", ".safetensors", ".array_record")
-    assert not [name for name in listed.stdout.splitlines() if name.lower().endswith(ends)]
+    found = [name for name in listed.stdout.splitlines() if name.lower().endswith(ends)]
+    assert not [name for name in found if not name.startswith("docs/pictures/")]
 
 
 def test_no_function_is_longer_than_60_lines():
