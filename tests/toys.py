@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import common
+from market_jax import build, experiment
 from market_jax.evaluators.result import Result
 from market_jax.inference import Predictor
-from market_jax.recipes import supervised
 from market_jax.training.hooks import Hook
 from market_jax.training.loop import Round
 
@@ -98,7 +98,7 @@ def label_anew(training):
             bank = bank | {"means": bank["means"] + jnp.float32(agreed.sum()) / 1000}
             return state.replace(collections=state.collections | {"memory": bank})
 
-        sampler = supervised.build.sampler(config, columns)
+        sampler = build.sampler(config, columns)
         return Round(columns, sampler, ROUND_STEPS, reset)
 
     return rounds
@@ -106,7 +106,7 @@ def label_anew(training):
 
 def fit(config, workdir, defaults=None):
     """A recipe: the supervised one, with rounds."""
-    supervised.fit(config, workdir, defaults, make_rounds=label_anew)
+    experiment.train(config, workdir, defaults, label_anew)
 
 
 def get_config(arguments=""):

@@ -19,11 +19,17 @@ from market_jax.typing import Batch, Columns
 
 
 class NotFiniteError(RuntimeError):
-    """A value of a step is not a number, or is infinite."""
+    """A value of a step is not a number, or is infinite.
+
+    Attributes:
+      step: counted from 0.
+      batch: the names of the step's images; () where the value is of an evaluation.
+    """
 
     def __init__(self, step: int, name: str, value: float):
         super().__init__(f"the {name} of step {step} is {value}")
-        self.step = step
+        self.step, self.name = step, name
+        self.batch: tuple[str, ...] = ()
 
 
 class Select(NamedTuple):
@@ -258,6 +264,12 @@ def run(
         first = int(state.step) - progress.round_start
         if first == 0:
             state = this.reset(state)
-        state = run_round(state, feed(this, first), progress, plan, actions, steps=this.steps)
+        try:
+            state = run_round(state, feed(this, first), progress, plan, actions, steps=this.steps)
+        except NotFiniteError as error:
+            if error.name == "loss":
+                rows = this.sampler.indices(error.step - progress.round_start)
+                error.batch = tuple(this.columns["name"][rows].tolist())
+            raise
         border = state
     return state

@@ -11,7 +11,7 @@ import pytest
 
 from configs import source_b
 from market_jax import build as build_
-from market_jax import losses
+from market_jax import experiment, losses
 from market_jax.data.datasets import Dataset
 from market_jax.data.schema import Schema
 from market_jax.errors import InputError
@@ -21,7 +21,6 @@ from market_jax.models import classifier, heads
 from market_jax.models.attention import MASKS, ResidualAttention, StageAttention
 from market_jax.models.backbones import alexnet, efficientnet_lite, resnet
 from market_jax.models.layers import batch_norm, conv
-from market_jax.recipes import supervised
 from market_jax.weights import pretrained
 from tests.weights.test_pretrained import safetensors
 
@@ -207,7 +206,7 @@ def test_a_backbone_from_outside():
 def test_every_variant_of_source_b_has_a_model_and_a_loss(variant):
     config = source_b.get_config(variant)
     dataset = Dataset(Schema("made", {}), None)
-    config = supervised.fill_in(config, dataset, {"identity": np.array([0, 7, 3])})
+    config = experiment.fill_in(config, dataset, {"identity": np.array([0, 7, 3])})
     assert config.model.identities == (8 if variant == "identity" else 0)
     model = build_.model(config.model)
     x = jax.ShapeDtypeStruct((2, 128, 64, 3), np.float32)

@@ -9,8 +9,8 @@ import pytest
 
 from market_jax.errors import InputError
 from market_jax.kernels import convolution
-from market_jax.models import autoencoder, vae
-from market_jax.models.backbones import efficientnet_lite, resnet
+from market_jax.models import attributes_cnn, autoencoder, classifier, heads, vae
+from market_jax.models.backbones import alexnet, densenet, efficientnet_lite, resnet
 
 NETWORKS = {  # name -> (model, image size, parameters): PyTorch's definitions have as many
     "resnet18": (resnet.Model(18), (64, 32), 11_176_512),
@@ -106,6 +106,45 @@ def test_what_a_network_cannot_be_is_refused():
         resnet.Model(last_stride=3).init(key, x)
     with pytest.raises(InputError, match="image of 20x16 cannot be halved 4 times"):
         vae.Model().init(key, x)
+
+
+CLASSES = {"age": 4, "hat": 2}
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (resnet.Model(18, attention=(5,)), "attention has stage 5; the stages are 1 to 4"),
+        (densenet.Model(attention=(0,)), "attention has stage 0; the stages are 1 to 4"),
+        (efficientnet_lite.Model(attention=(8,)), "attention has stage 8; .* 1 to 7"),
+        (alexnet.Model(attention=(6,)), "attention has stage 6; the stages are 1 to 5"),
+        (alexnet.Model(dropout=1.0), "dropout is 1.0; it must be 0 or more, below 1"),
+        (alexnet.Model(classes={"hat": 1}), "classes.hat is 1; it must be 2 or more"),
+        (resnet.Model(18, classes={"hat": 1}), "classes.hat is 1; it must be 2 or more"),
+        (attributes_cnn.Model(CLASSES, dropout=-0.1), r"model\.dropout is -0.1"),
+        (attributes_cnn.Model({"hat": 0}), r"model\.classes\.hat is 0; it must be 2 or more"),
+        (attributes_cnn.Model(CLASSES, widths=(4, 6, 8, 5)), "second must equal the fourth"),
+        (attributes_cnn.Model(CLASSES, final_pool=(17, 4)), r"\(17, 4\); .* is 16x16"),
+        (classifier.Model({}, alexnet.Model()), r"model\.classes is empty"),
+        (heads.DenseHead(2, width=0), r"head\.width is 0; it must be 1 or more"),
+        (heads.NormalizedHead(2, width=0), r"head\.width is 0; it must be 1 or more"),
+        (vae.Model(latent=0), r"model\.latent is 0; it must be 1 or more"),
+        (vae.Model(widths=()), r"model\.widths is \(\); it must be one number or more"),
+        (autoencoder.Model(bottleneck=-1), r"model\.bottleneck is -1; it must be 0 or more"),
+        (autoencoder.Model(widths=(4, 0)), r"model\.widths is \(4, 0\)"),
+    ],
+)
+def test_values_out_of_range_are_refused(model, message):
+    with pytest.raises(InputError, match=message):
+        jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+
+
+def test_alexnet_needs_63_pixels_on_each_side():
+    x = jnp.zeros((1, 63, 63, 3))
+    shapes = jax.eval_shape(alexnet.Model().init_with_output, jax.random.key(0), x)[0]
+    assert shapes["map"].shape == (1, 1, 1, 256)
+    with pytest.raises(InputError, match="an image of 63x62 is too small"):
+        jax.eval_shape(alexnet.Model().init, jax.random.key(0), x[:, :, :62])
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -93,7 +93,7 @@ def test_the_page_shows_the_strangest_and_what_it_rejects_is_left_out(trained, t
 
 def test_a_run_without_reconstructions_is_refused(workdir):
     found = runs.restore(workdir)
-    with pytest.raises(InputError, match="unknown output of the model 'target'.* known: age"):
+    with pytest.raises(InputError, match=r"unknown output of the model 'target'.* known: age"):
         junk.run(found)
 
 

@@ -4,6 +4,7 @@ import math
 import numpy as np
 import pytest
 
+from market_jax.data import samplers
 from market_jax.errors import InputError
 from market_jax.training import loop
 
@@ -37,7 +38,8 @@ def run(val_losses, train_losses=None, *, state=None, progress=None, adjust=None
 
     def rounds(border, number):
         run.rounds.append((border.step, number))
-        return loop.Round({}, None, round_steps)
+        names = {"name": np.array([f"{i}.jpg" for i in range(12)])}
+        return loop.Round(names, samplers.sequential(12, 1), round_steps)
 
     try:
         state = loop.run(
@@ -103,6 +105,7 @@ def test_a_loss_that_is_not_finite_stops_before_saving(bad, step):
     with pytest.raises(loop.NotFiniteError) as error:
         run([3, 2, 1, 1, 1, 1], losses)
     assert error.value.step == step
+    assert error.value.batch == (f"{step}.jpg",)
     saved, _ = run.last
     assert all(done <= step for done, _ in saved)
 
