@@ -24,6 +24,8 @@ def parse(argv: list[str]) -> list[str]:
         message = str(error.args[0] if error.args else error)  # quoted twice by ml_collections
         if "Traceback" in message:  # of the config's own file
             message = message.strip().splitlines()[-1]
+        if " " not in message.strip():
+            message = f"the config has no key {message}"
         sys.exit("train.py: " + message.replace("\\n", ": ").replace("\\'", "'").strip("'"))
     if not config_file()[0].is_file():
         sys.exit(f"train.py: --config={config_file()[0]}: there is no such file")

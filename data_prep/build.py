@@ -85,7 +85,12 @@ def _write(cls: type[PersonCrops], records: Records, output_dir: Path) -> Path:
 
 
 def progress_bar(items, desc: str):
-    """Shows how far an iteration is, on the terminal."""
+    """Shows how far an iteration is, on the terminal.
+
+    Args:
+      items: what is iterated over.
+      desc: shown before the bar.
+    """
     return tqdm(items, desc=desc, unit=" images", mininterval=1, dynamic_ncols=True)
 
 

@@ -29,11 +29,21 @@ class Source:
     progress: Callable
 
     def scan(self, folder: str, grammar: str | re.Pattern) -> list[dict]:
-        """The records of one folder."""
+        """The records of one folder.
+
+        Args:
+          folder: within the raw folder.
+          grammar: a naming, or a regular expression, see `folders.scan`.
+        """
         return folders.scan(self.directory / folder, grammar, self.report, self.progress)
 
     def annotate(self, records: list[dict], file: str) -> list[dict]:
-        """The records with the labels of an annotation file."""
+        """The records with the labels of an annotation file.
+
+        Args:
+          records: of the pictures.
+          file: within the raw folder.
+        """
         path = self.directory / file
         table = attributes.read(path, self.report.problems)
         return folders.annotate(records, table, self.report, path)

@@ -134,5 +134,10 @@ def _predict(logits: np.ndarray, classes: tuple[str, ...]) -> Prediction:
 
 
 def load(run: str | Path, *, checkpoint: str = "best") -> Model:
-    """See `market_jax.load`."""
+    """See `market_jax.load`.
+
+    Args:
+      run: the folder of a run.
+      checkpoint: "best" or "latest".
+    """
     return Model(runs.restore(run, checkpoint, cache=False))

@@ -72,12 +72,22 @@ def model(fields: Mapping, dtype: str = "float32"):
 
 
 def apply(config: ConfigDict, module) -> Callable:
-    """`module.apply`, its convolutions computed as `config.convolution` says."""
+    """`module.apply`, its convolutions computed as `config.convolution` says.
+
+    Args:
+      config: of the experiment.
+      module: the Flax module.
+    """
     return convolution.applying(config.convolution, module.apply)
 
 
 def pretrained_variables(config: ConfigDict, variables: PyTree) -> PyTree:
-    """The variables, the backbone's from the weights that `config.model.pretrained` names."""
+    """The variables, the backbone's from the weights that `config.model.pretrained` names.
+
+    Args:
+      config: of the experiment.
+      variables: of its model, fresh.
+    """
     source = config.model.get("pretrained", "")
     if not source:
         return variables
@@ -92,6 +102,10 @@ def objective(config: ConfigDict, total_steps: int = 1) -> Objective:
 
     A loss is a spec with "weight" and, where the weight grows in training, "schedule", a spec of
     `market_jax.losses.annealing`.
+
+    Args:
+      config: of the experiment.
+      total_steps: of the training, for the schedules of weights.
     """
     terms = {}
     for key, spec in config.losses.to_dict().items():
@@ -151,7 +165,12 @@ def dataset(config: ConfigDict) -> Dataset:
 
 
 def sampler(config: ConfigDict, columns: Columns) -> Sampler:
-    """Batches for training: shuffled images, or with `config.num_instances` identities."""
+    """Batches for training: shuffled images, or with `config.num_instances` identities.
+
+    Args:
+      config: of the experiment.
+      columns: of the training images.
+    """
     each, draw = config.num_instances, {"seed": config.seed}
     if each and config.grad_accum_steps > 1:
         raise InputError("num_instances needs whole batches: grad_accum_steps must be 1")
@@ -161,7 +180,12 @@ def sampler(config: ConfigDict, columns: Columns) -> Sampler:
 
 
 def validation_sampler(config: ConfigDict, columns: Columns) -> Sampler:
-    """Every image once; with `config.num_instances`, identities are spread as in training."""
+    """Every image once; with `config.num_instances`, identities are spread as in training.
+
+    Args:
+      config: of the experiment.
+      columns: of the held-out images.
+    """
     pids, each = np.asarray(columns["pid"]), config.num_instances
     if each:
         return samplers.grouped(pids, config.batch_size, num_instances=each, seed=config.seed)
@@ -180,7 +204,12 @@ def check_counts(config: ConfigDict) -> None:
 
 
 def plan(config: ConfigDict, steps_per_epoch: int) -> Plan:
-    """When what happens, in steps."""
+    """When what happens, in steps.
+
+    Args:
+      config: of the experiment.
+      steps_per_epoch: batches in an epoch.
+    """
     return Plan(
         total_steps=config.epochs * steps_per_epoch,
         evaluate_every=config.evaluate_every * steps_per_epoch,
@@ -191,7 +220,13 @@ def plan(config: ConfigDict, steps_per_epoch: int) -> Plan:
 
 
 def optimizer(config: ConfigDict, module, steps_per_epoch: int):
-    """`config.optimizer` -> an optax optimizer, which leaves the frozen parameters alone."""
+    """`config.optimizer` -> an optax optimizer, which leaves the frozen parameters alone.
+
+    Args:
+      config: of the experiment.
+      module: the Flax module, which says what is frozen.
+      steps_per_epoch: batches in an epoch.
+    """
     fields = config.optimizer.to_dict()
     warmup = fields.pop("warmup_epochs")
     if not 0 <= warmup <= config.epochs:
@@ -246,6 +281,10 @@ def evaluators_of(config: ConfigDict) -> dict[str, Callable]:
 
 def check_classes(config: ConfigDict, labels: Mapping[str, tuple[str, ...]]) -> None:
     """Refuses `config.model.classes` that have other numbers of classes than the data set.
+
+    Args:
+      config: of the experiment.
+      labels: label -> class names, of the data set.
 
     Raises:
       InputError: names the label and both numbers.

@@ -20,7 +20,12 @@ _CPU_FLAG_VERSIONS = ("0.10.2",)
 
 
 def cpu_flags(flags: str, jaxlib_version: str) -> str:
-    """XLA_FLAGS with what makes this jaxlib fast on a CPU; the user's own setting is kept."""
+    """XLA_FLAGS with what makes this jaxlib fast on a CPU; the user's own setting is kept.
+
+    Args:
+      flags: XLA_FLAGS as the user has set them.
+      jaxlib_version: of the installed jaxlib.
+    """
     if jaxlib_version not in _CPU_FLAG_VERSIONS or _CPU_FLAG.split("=")[0] in flags:
         return flags
     return f"{flags} {_CPU_FLAG}".strip()
@@ -31,6 +36,10 @@ def compiler_options(backend: str, jaxlib_version: str) -> dict[str, str]:
 
     XLA's CPU compiler drops the optimization barriers that keep what they guard from being
     computed again, in an order that is slow, or at all (rematerialisation). Here it keeps them.
+
+    Args:
+      backend: "cpu", "gpu" or "tpu".
+      jaxlib_version: of the installed jaxlib.
     """
     if backend != "cpu" or jaxlib_version not in _CPU_FLAG_VERSIONS:
         return {}
@@ -86,7 +95,11 @@ def _integer(variable: str) -> int | None:
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """All devices, or those given, on one axis "data", Auto: XLA propagates the sharding."""
+    """All devices, or those given, on one axis "data", Auto: XLA propagates the sharding.
+
+    Args:
+      devices: on the mesh; by default all.
+    """
     devices = jax.devices() if devices is None else devices
     return jax.make_mesh((len(devices),), ("data",), (AxisType.Auto,), devices=devices)
 
@@ -97,7 +110,13 @@ def share() -> tuple[int, int]:
 
 
 def check_batch_size(batch_size: int, mesh: Mesh, parts: int = 1) -> None:
-    """Raises an `InputError` unless each of the batch's parts divides over the devices."""
+    """Raises an `InputError` unless each of the batch's parts divides over the devices.
+
+    Args:
+      batch_size: images in a step.
+      mesh: the devices.
+      parts: parts that a batch is cut into.
+    """
     if batch_size < 1 or batch_size % (mesh.size * parts):
         times = f" times the {parts} parts of accumulate" if parts > 1 else ""
         raise InputError(
@@ -106,17 +125,32 @@ def check_batch_size(batch_size: int, mesh: Mesh, parts: int = 1) -> None:
 
 
 def replicate(mesh: Mesh, tree: PyTree) -> PyTree:
-    """The same values on every device."""
+    """The same values on every device.
+
+    Args:
+      mesh: the devices.
+      tree: of arrays.
+    """
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
 def replicated(mesh: Mesh, shapes: PyTree) -> PyTree:
-    """Shapes and dtypes with the sharding of `replicate`, as a template for a checkpoint."""
+    """Shapes and dtypes with the sharding of `replicate`, as a template for a checkpoint.
+
+    Args:
+      mesh: the devices.
+      shapes: of arrays, with dtypes.
+    """
     sharding = NamedSharding(mesh, PartitionSpec())
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
 
 
 def place_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-    """Splits the first axis over the devices; each process gives its own share of the batch."""
+    """Splits the first axis over the devices; each process gives its own share of the batch.
+
+    Args:
+      mesh: the devices.
+      batch: column -> this process's rows.
+    """
     sharding = NamedSharding(mesh, PartitionSpec("data"))
     return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}

@@ -65,6 +65,11 @@ class Training(NamedTuple):
 def fill_in(config: ConfigDict, dataset: Dataset, train: Columns) -> ConfigDict:
     """The config with what the data say: `model.identities` of -1 becomes their number.
 
+    Args:
+      config: of the experiment.
+      dataset: that it is trained on.
+      train: columns of its training split, "identity" among them.
+
     Raises:
       InputError: `model.classes` are not those of the data set.
     """
@@ -77,7 +82,13 @@ def fill_in(config: ConfigDict, dataset: Dataset, train: Columns) -> ConfigDict:
 
 
 def prepare(config: ConfigDict, workdir: Path, defaults: ConfigDict | None) -> Training:
-    """Builds everything but the state, and checks the config; see `fit`."""
+    """Builds everything but the state, and checks the config; see `fit`.
+
+    Args:
+      config: of the experiment.
+      workdir: the folder of the run.
+      defaults: the settings as the config's file has them.
+    """
     dataset = build.dataset(config)
     train, val = dataset.open("train"), dataset.open("val")
     config = fill_in(config, dataset, train)
@@ -140,6 +151,11 @@ def make_evaluate(
 
     They are the means of the loss, its terms and the metrics, and what `config.evaluators` find;
     pictures are written to the run's folder.
+
+    Args:
+      training: what is trained.
+      workdir: the folder where pictures are written.
+      leader: whether this process writes.
     """
     objective, val = training.objective, training.val
     means = step.make_evaluation_step(training.apply, objective, transforms.to_float)
@@ -166,13 +182,24 @@ def make_evaluate(
 
 
 def write_pictures(result: Result, folder: Path) -> None:
-    """Writes an evaluator's pictures."""
+    """Writes an evaluator's pictures.
+
+    Args:
+      result: of an evaluator.
+      folder: where they are written.
+    """
     for name, picture in result.pictures.items():
         Image.fromarray(picture).save(Path(folder) / name)
 
 
 def lower_on_plateau(config: ConfigDict, state: TrainState, progress: Progress) -> TrainState:
-    """`config.optimizer.plateau_*`: a lower learning rate where the metric stands still."""
+    """`config.optimizer.plateau_*`: a lower learning rate where the metric stands still.
+
+    Args:
+      config: of the experiment.
+      state: of the training.
+      progress: of the training.
+    """
     fields = config.optimizer
     if fields.plateau_factor < 1 and progress.stale and progress.stale % fields.plateau_every == 0:
         return state.replace(opt_state=optimizer.lower(state.opt_state, fields.plateau_factor))
@@ -180,7 +207,14 @@ def lower_on_plateau(config: ConfigDict, state: TrainState, progress: Progress) 
 
 
 def make_step(training: Training, workdir: Path, stack, leader: bool) -> Callable:
-    """The training step, traced into the run's folder with `config.profile`."""
+    """The training step, traced into the run's folder with `config.profile`.
+
+    Args:
+      training: what is trained.
+      workdir: the folder of the run.
+      stack: closes the trace at the end.
+      leader: whether this process writes.
+    """
     config = training.config
     make = functools.partial(
         step.make_train_step,

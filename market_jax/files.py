@@ -5,7 +5,12 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Writes the file by a rename: a reader sees the old content or the new, never a part."""
+    """Writes the file by a rename: a reader sees the old content or the new, never a part.
+
+    Args:
+      path: where the file is written; its folder is made.
+      text: the whole content.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")

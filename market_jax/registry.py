@@ -253,5 +253,10 @@ def read_words(text: str, known: Mapping, what: str) -> dict[str, Any]:
 
 
 def accepts(make: Callable, name: str) -> bool:
-    """Whether a function, class or partial has an argument of that name."""
+    """Whether a function, class or partial has an argument of that name.
+
+    Args:
+      make: the function, class or partial.
+      name: of the argument.
+    """
     return name in inspect.signature(make).parameters

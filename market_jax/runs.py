@@ -76,7 +76,12 @@ def find_run(task: str, root: Path = Path("runs")) -> Path:
 
 
 def without_model(config: ConfigDict, workdir: str | None) -> Run:
-    """What stands in for a run where nothing is trained: data and settings alone."""
+    """What stands in for a run where nothing is trained: data and settings alone.
+
+    Args:
+      config: with the data set.
+      workdir: the folder where evaluations are written; None is runs/baseline.
+    """
     return Run(Path(workdir or "runs/baseline"), 0, config, None, {})
 
 
@@ -101,6 +106,8 @@ def restore(
     directory = Path(workdir)
     if not (directory / "checkpoints").is_dir():
         raise InputError(f"{directory}: holds no checkpoint")
+    if (path := directory / settings.FILE).is_file():
+        settings.check_format(json.loads(path.read_text()), path)
     with contextlib.closing(checkpoints.open_manager(directory / "checkpoints")) as manager:
         step = checkpoints.find(manager, which)
         if step is None:

@@ -34,7 +34,12 @@ def from_json(value: dict) -> ConfigDict:
 
 
 def flatten(value: dict, prefix: str = "") -> dict:
-    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    """{"a": {"b": 1}} -> {"a.b": 1}.
+
+    Args:
+      value: nested dicts.
+      prefix: put before every key.
+    """
     flat = {}
     for key, item in value.items():
         nested = isinstance(item, dict)
@@ -43,7 +48,12 @@ def flatten(value: dict, prefix: str = "") -> dict:
 
 
 def check_format(saved: dict, where: Path) -> None:
-    """Raises an `InputError` for what an older version has written."""
+    """Raises an `InputError` for what an older version has written.
+
+    Args:
+      saved: what a run has saved.
+      where: the file or folder, for the message.
+    """
     if saved.get("format") != FORMAT:
         raise InputError(
             f"{where}: this run was trained by an older version of market_jax, which wrote format "

@@ -147,6 +147,13 @@ def test_train_then_evaluate_without_a_workdir(synthetic, tmp_path):
         ("train.py", ["--config.modle.residual=False"], 'Did you mean "model"'),
         ("train.py", ["--config.model.residul=False"], 'Did you mean "residual"'),
         ("train.py", ["--config.batch_size=many"], "config.batch_size=many"),
+        ("train.py", ["--config=configs/source_b.py:heds"], "unknown variant 'heds'; known: plain"),
+        ("train.py", ["--config=configs/source_b.py:heads,resnt"], "did you mean 'resnet'"),
+        (
+            "train.py",
+            ["--config=configs/source_b.py", "--config.model.backbone.dpth=3"],
+            "the config has no key",
+        ),
         ("train.py", ["--config.model.residual=7"], "config.model.residual=7"),
         ("train.py", ["--config=configs/nothing.py"], "configs/nothing.py"),
         ("train.py", ["--config.data.name=duke"], "unknown data set (data.name) 'duke'"),

@@ -103,13 +103,23 @@ FRAME_RATE = 25  # frames a second
 
 
 def travel_frames(a: int, b: int) -> float:
-    """Mean number of frames that a person takes from camera a to camera b."""
+    """Mean number of frames that a person takes from camera a to camera b.
+
+    Args:
+      a: a camera, from 1.
+      b: another.
+    """
     (xa, ya), (xb, yb) = CAMERAS[a].place, CAMERAS[b].place
     return float(np.hypot(xa - xb, ya - yb)) / WALKING_SPEED * FRAME_RATE
 
 
 def background(camera: Camera, rng: np.random.Generator) -> Image.Image:
-    """A stretch of what the camera sees when nobody is there."""
+    """A stretch of what the camera sees when nobody is there.
+
+    Args:
+      camera: from 1.
+      rng: draws what varies.
+    """
     width, height = _CANVAS
     horizon = int(height * (0.34 - 0.6 * camera.pitch + rng.uniform(-0.03, 0.03)))
     image = Image.new("RGB", _CANVAS, camera.ground)
@@ -145,7 +155,13 @@ def background(camera: Camera, rng: np.random.Generator) -> Image.Image:
 
 
 def expose(image: Image.Image, camera: Camera, rng: np.random.Generator) -> bytes:
-    """What the camera's sensor and its JPEG make of a drawn canvas: the encoded crop."""
+    """What the camera's sensor and its JPEG make of a drawn canvas: the encoded crop.
+
+    Args:
+      image: float [H, W, 3] in [0, 1].
+      camera: from 1.
+      rng: draws what varies.
+    """
     crop = image.resize(SIZE, Image.Resampling.BOX)
     crop = crop.filter(ImageFilter.GaussianBlur(camera.blur * rng.uniform(0.7, 1.3)))
     pixels = np.asarray(crop, np.float32)
@@ -185,7 +201,13 @@ def shoot(
 
 
 def shoot_junk(camera: Camera, strangers: list[Person], rng: np.random.Generator) -> bytes:
-    """A crop that shows no whole person: background, a body part, or two half people."""
+    """A crop that shows no whole person: background, a body part, or two half people.
+
+    Args:
+      camera: from 1.
+      strangers: people who may be cut off.
+      rng: draws what varies.
+    """
     image = background(camera, rng)
     width, height = _CANVAS
     kind = rng.choice(["background", "part", "halves"])

@@ -81,6 +81,10 @@ def in_light(person: Person, rng: np.random.Generator) -> Person:
 
     Clothes of a colour differ more from picture to picture than from person to person, so that
     an exact shade gives nobody away.
+
+    Args:
+      person: the person.
+      rng: draws what varies.
     """
     shades = {
         name: tuple(_shade(rng, rgb, 0.2) for rgb in getattr(person, name))
@@ -91,7 +95,12 @@ def in_light(person: Person, rng: np.random.Generator) -> Person:
 
 
 def outfits(rng: np.random.Generator, count: int) -> list[tuple[int, int]]:
-    """Pairs of upper and lower colour labels; every label appears once before one comes twice."""
+    """Pairs of upper and lower colour labels; every label appears once before one comes twice.
+
+    Args:
+      rng: draws them.
+      count: how many.
+    """
     uppers, lowers = (len(CLASSES[name]) for name in ("up_color", "down_color"))
 
     def labels(classes):
@@ -102,7 +111,12 @@ def outfits(rng: np.random.Generator, count: int) -> list[tuple[int, int]]:
 
 
 def person(rng: np.random.Generator, outfit: tuple[int, int]) -> Person:
-    """A random person in the given outfit."""
+    """A random person in the given outfit.
+
+    Args:
+      rng: draws what varies.
+      outfit: the labels.
+    """
     labels = {name: int(rng.choice(len(p), p=p)) for name, p in _CHANCES.items()}
     female = labels["gender"]
     labels["hair"] = int(rng.random() < _LONG_HAIR[female])

@@ -194,7 +194,12 @@ def read_mat(path: Path, problems: list[str] | None = None) -> dict[int, dict[st
 
 
 def read(path: Path, problems: list[str] | None = None) -> dict[int, dict[str, int]]:
-    """Reads an annotation file by its suffix: `.mat` official, every other one CSV."""
+    """Reads an annotation file by its suffix: `.mat` official, every other one CSV.
+
+    Args:
+      path: the file.
+      problems: as in `read_csv`.
+    """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: there is no such annotation file")

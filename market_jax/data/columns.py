@@ -137,7 +137,12 @@ def fingerprint(directory: Path) -> str:
 
 
 def select(columns: Columns, indices: np.ndarray) -> Columns:
-    """The rows at `indices` (integers or a mask) of every column."""
+    """The rows at `indices` (integers or a mask) of every column.
+
+    Args:
+      columns: of M images.
+      indices: positions, or a mask bool [M].
+    """
     if indices.dtype == bool:
         indices = np.flatnonzero(indices)
     return {

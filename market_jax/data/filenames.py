@@ -30,6 +30,11 @@ def parse(name: str, grammar: str | re.Pattern) -> dict[str, int] | None:
     """Name -> {"pid", "camid", "sequence", "frame"}, or None if it is not of the grammar.
 
     camid and sequence count from 1, as in the names; frame is the official frame number.
+
+    Args:
+      name: of the file.
+      grammar: a naming's name, or a regular expression with the groups "pid" and, where
+        they are known, "camid", "sequence" and "frame".
     """
     if isinstance(grammar, str):
         grammar = choose(grammar, _GRAMMARS, "naming")

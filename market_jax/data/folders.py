@@ -46,6 +46,10 @@ class Report:
 def decode_image(content: bytes, where: str) -> np.ndarray:
     """An encoded picture -> uint8 [H, W, 3].
 
+    Args:
+      content: the file's bytes.
+      where: names the picture in the message.
+
     Raises:
       InputError: the picture is broken; the message opens with `where`.
     """
@@ -107,6 +111,10 @@ def scan(
 def read_list(folder: Path, table: Path) -> list[dict]:
     """Pictures that a CSV with the columns name, pid and camid lists: a record each.
 
+    Args:
+      folder: that holds the pictures.
+      table: the CSV.
+
     Raises:
       InputError: a column is missing, a row is no such entry, or a picture is missing or broken.
     """
@@ -149,6 +157,12 @@ def annotate(
 
     Junk, distractors and unknown identities get the label -1 for every attribute.
 
+    Args:
+      records: of the pictures.
+      table: pid -> labels.
+      report: collects what is left out.
+      source: where the table comes from, for the message.
+
     Raises:
       InputError: an identity has no row in `table` (without `report.skip_bad`).
     """
@@ -166,7 +180,12 @@ def annotate(
 
 
 def resize(image: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
-    """uint8 [H, W, 3] -> [*image_size, 3], bilinear; the same array where the size fits."""
+    """uint8 [H, W, 3] -> [*image_size, 3], bilinear; the same array where the size fits.
+
+    Args:
+      image: uint8 [H, W, 3].
+      image_size: (height, width).
+    """
     height, width = image_size
     if image.shape[:2] == (height, width):
         return image

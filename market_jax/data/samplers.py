@@ -26,6 +26,11 @@ class Sampler(NamedTuple):
 def shuffled(size: int, batch_size: int, *, seed: int) -> Sampler:
     """A new permutation each epoch; the rows that do not fill the last batch are left out.
 
+    Args:
+      size: the number of images.
+      batch_size: images in a batch.
+      seed: of the permutations.
+
     Raises:
       InputError: the batch is larger than the split.
     """
@@ -117,7 +122,12 @@ def grouped(pids: np.ndarray, batch_size: int, *, num_instances: int, seed: int 
 
 
 def sequential(size: int, batch_size: int) -> Sampler:
-    """Every row once, in order; the last batch is filled with `PADDING`."""
+    """Every row once, in order; the last batch is filled with `PADDING`.
+
+    Args:
+      size: the number of images.
+      batch_size: images in a batch.
+    """
 
     def indices(step):
         rows = np.arange(step * batch_size, (step + 1) * batch_size)

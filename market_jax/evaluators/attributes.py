@@ -46,6 +46,11 @@ def average_over_neighbours(
 def outputs_to_judge(predict: Predictor, columns: Columns, labels: Sequence[str]) -> list[str]:
     """The labels that the model predicts.
 
+    Args:
+      predict: the model.
+      columns: of images.
+      labels: of the data set.
+
     Raises:
       InputError: there is none.
     """

@@ -44,7 +44,12 @@ def score_images(predict: Predictor, columns: Columns) -> dict[str, np.ndarray]:
 
 
 def judge(scores: Mapping[str, np.ndarray], junk: np.ndarray) -> dict[str, dict[str, float]]:
-    """Score name -> how well it tells junk (bool [M]) from the rest."""
+    """Score name -> how well it tells junk (bool [M]) from the rest.
+
+    Args:
+      scores: name -> [M].
+      junk: bool [M].
+    """
     return {name: reconstruction.judge(values, junk) for name, values in scores.items()}
 
 

@@ -42,7 +42,12 @@ class Retrieval:
         return "+".join([PLAIN, *self.transforms, *self.rerankers])
 
     def distances(self, query: Columns, gallery: Columns) -> np.ndarray:
-        """[Q, G]; smaller is nearer, infinite is not in the answer."""
+        """[Q, G]; smaller is nearer, infinite is not in the answer.
+
+        Args:
+          query: "feature" [Q, D].
+          gallery: "feature" [G, D].
+        """
         return chain.apply(
             query,
             gallery,
@@ -60,7 +65,12 @@ class Retrieval:
         return ranking.evaluate_features(*features, **protocol.labels, metric=self.metric)
 
     def some_distances(self, protocol: Protocol, queries: np.ndarray) -> np.ndarray:
-        """The distances [q, G] of some of a protocol's queries, given by their positions."""
+        """The distances [q, G] of some of a protocol's queries, given by their positions.
+
+        Args:
+          protocol: whose queries they are.
+          queries: positions int [q].
+        """
         query, gallery = protocol.query, protocol.gallery
         if self.transforms or self.rerankers:  # which may look at all queries
             return self.distances(query, gallery)[queries]
@@ -166,7 +176,12 @@ def as_table(results: Mapping[str, Mapping[str, Mapping]]) -> Table:
 def rank_all(
     made: Mapping[str, Protocol], retrievals: Sequence[Retrieval]
 ) -> dict[str, dict[str, ranking.Ranking]]:
-    """Retrieval -> protocol -> its ranking."""
+    """Retrieval -> protocol -> its ranking.
+
+    Args:
+      made: name -> protocol.
+      retrievals: how the gallery is ranked.
+    """
     return {
         retrieval.name: {name: retrieval.rank(protocol) for name, protocol in made.items()}
         for retrieval in retrievals

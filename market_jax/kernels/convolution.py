@@ -49,6 +49,9 @@ def using(name: str) -> Iterator[None]:
 
     What was jitted before keeps the way it was traced with.
 
+    Args:
+      name: one of `IMPLEMENTATIONS`.
+
     Raises:
       InputError: the name is unknown, or "onednn" is not installed.
     """
@@ -62,6 +65,10 @@ def using(name: str) -> Iterator[None]:
 
 def applying(name: str, apply: Callable) -> Callable:
     """The function `apply`, its convolutions computed in the named way.
+
+    Args:
+      name: one of `IMPLEMENTATIONS`.
+      apply: a function that is traced or called, such as a module's `apply`.
 
     Raises:
       InputError: as `using`.
@@ -112,6 +119,20 @@ def conv_general_dilated(
 
     Two-dimensional convolutions of [N, H, W, C] with [h, w, C, K], as `nn.Conv` asks for them,
     have the fast path; everything else goes to lax as it is.
+
+    Args:
+      lhs: [N, H, W, C].
+      rhs: [h, w, C / feature_group_count, K].
+      window_strides: rows and columns between windows.
+      padding: "SAME", "VALID", or cells before and after the rows and the columns.
+      lhs_dilation: of the map; above 1 in a transposed convolution.
+      rhs_dilation: of the window.
+      dimension_numbers: of lax.
+      feature_group_count: groups of channels.
+      **kwargs: of lax; anything but None goes to lax as it is.
+
+    Returns:
+      [N, rows, columns, K], in the dtype of the arguments.
     """
     fallback = functools.partial(
         lax.conv_general_dilated,

@@ -39,7 +39,12 @@ def linear(*, total_steps: int, share: float = 0.5) -> Schedule:
 
 
 def logistic(*, total_steps: int, share: float = 0.5) -> Schedule:
-    """A logistic rise, one half in its middle (Bowman et al. 2016); arguments as `linear`."""
+    """A logistic rise, one half in its middle (Bowman et al. 2016); arguments as `linear`.
+
+    Args:
+      total_steps: of the training.
+      share: of the training in which it grows; 0 is the whole weight at once.
+    """
 
     def rise(t):
         return 1 / (1 + jnp.exp(-10 * (2 * t / share - 1)))

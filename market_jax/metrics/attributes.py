@@ -18,17 +18,32 @@ def binary_accuracy(labels: np.ndarray, predicted: np.ndarray, classes: int) -> 
     """Mean over classes of the accuracy of "is it this class?"; labels, predicted int [M].
 
     A wrong answer is wrong about two of the classes: the true one and the one given.
+
+    Args:
+      labels: int [M].
+      predicted: int [M].
+      classes: the number of classes.
     """
     return float(1.0 - 2.0 / classes * np.mean(labels != predicted))
 
 
 def balanced_accuracy(labels: np.ndarray, predicted: np.ndarray) -> float:
-    """Mean recall over the classes that occur in the labels."""
+    """Mean recall over the classes that occur in the labels.
+
+    Args:
+      labels: int [M].
+      predicted: int [M].
+    """
     return float(np.mean([np.mean(predicted[labels == k] == k) for k in np.unique(labels)]))
 
 
 def macro_f1(labels: np.ndarray, predicted: np.ndarray) -> float:
-    """Mean F1 over the classes that occur in the labels or in the predictions."""
+    """Mean F1 over the classes that occur in the labels or in the predictions.
+
+    Args:
+      labels: int [M].
+      predicted: int [M].
+    """
     scores = []
     for k in np.union1d(labels, predicted):
         right = np.sum((labels == k) & (predicted == k))

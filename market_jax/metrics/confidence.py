@@ -71,6 +71,13 @@ def compare(
     The interval is `interval`'s; the p value is of the permutation test that exchanges the two
     models for each identity.
 
+    Args:
+      first: [Q], a value of each query by the first model.
+      second: [Q], by the second.
+      identities: [Q].
+      resamples: how often identities are drawn, and models exchanged.
+      seed: of the draws.
+
     Raises:
       InputError: as `interval`.
     """

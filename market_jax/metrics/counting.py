@@ -121,7 +121,12 @@ def rank_features(
 
 
 def even_block(queries: int, gallery: int) -> int:
-    """Queries at a time: blocks of one size, some 32 MiB of distances at most."""
+    """Queries at a time: blocks of one size, some 32 MiB of distances at most.
+
+    Args:
+      queries: how many there are.
+      gallery: how many images it has.
+    """
     most = int(np.clip(_BYTES // (4 * max(gallery, 1)), 8, 1024))
     return -(-queries // max(-(-queries // most), 1))
 

@@ -42,7 +42,12 @@ class Threshold(NamedTuple):
 
 
 def from_distances(same: Array, different: Array) -> Pairs:
-    """Pairs from the distances of each kind, exact."""
+    """Pairs from the distances of each kind, exact.
+
+    Args:
+      same: distances of the pairs of one person.
+      different: distances of the other pairs.
+    """
     same, different = np.asarray(same), np.asarray(different)
     values, index = np.unique(np.concatenate([same, different]), return_inverse=True)
     counts = (np.bincount(i, minlength=len(values)) for i in np.split(index, [len(same)]))
@@ -113,6 +118,10 @@ def roc(pairs: Pairs) -> dict[str, float]:
 
 def judge(pairs: Pairs, distance: float) -> Threshold:
     """What a threshold does on pairs.
+
+    Args:
+      pairs: numbers of pairs by distance.
+      distance: up to which a pair is taken for the same person.
 
     Raises:
       InputError: pairs of one kind are missing.

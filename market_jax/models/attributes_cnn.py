@@ -10,6 +10,8 @@ from collections.abc import Mapping
 import flax.linen as nn
 import jax.numpy as jnp
 
+from market_jax.errors import InputError
+from market_jax.models.checks import check_classes, check_least, check_rate, check_widths
 from market_jax.models.heads import DenseHead
 from market_jax.models.layers import batch_norm, conv, max_pool, mean_pool
 from market_jax.typing import Array
@@ -29,6 +31,9 @@ class Model(nn.Module):
 
     Returns (from `__call__`):
       {attribute: [N, K] float32 logits, ..., "feature": [N, D] pooled, "embedding": the same}.
+
+    Raises (from `__call__`):
+      InputError: a number of classes, a width, a rate or the window is out of range.
     """
 
     classes: Mapping[str, int]
@@ -41,6 +46,7 @@ class Model(nn.Module):
 
     @nn.compact
     def __call__(self, image: Array, train: bool = False) -> dict[str, Array]:
+        self._check(image.shape[1:3])
         x = image.astype(self.dtype)
         for width, kernel in zip(self.widths[:2], (7, 5), strict=True):
             x = batch_norm(train, dtype=self.dtype)(x)
@@ -62,3 +68,20 @@ class Model(nn.Module):
         }
         feature = x.astype(jnp.float32)
         return outputs | {"feature": feature, "embedding": feature}
+
+    def _check(self, image_size: tuple[int, int]) -> None:
+        """Raises an `InputError` for what is out of range."""
+        check_classes(self.classes, "model.classes")
+        check_rate(self.dropout, "model.dropout")
+        check_least(self.head_width, 1, "model.head_width")
+        check_widths(self.widths)
+        if self.residual and self.widths[1] != self.widths[3]:
+            raise InputError(
+                f"model.widths is {self.widths}; with residual the second must equal the fourth"
+            )
+        map_size = (image_size[0] // 4, image_size[1] // 4)
+        if not all(1 <= p <= n for p, n in zip(self.final_pool, map_size, strict=True)):
+            raise InputError(
+                f"model.final_pool is {self.final_pool}; the map that it pools is "
+                f"{map_size[0]}x{map_size[1]}"
+            )

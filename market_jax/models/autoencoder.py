@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax.numpy as jnp
 
+from market_jax.models.checks import check_least, check_widths
 from market_jax.models.layers import (
     batch_norm,
     conv,
@@ -26,6 +27,9 @@ class Model(nn.Module):
     Returns (from `__call__`):
       {"reconstruction": [N, H, W, 3], "target": the crop, "embedding": [N, D] the bottleneck, or
       the innermost map's mean}, float32.
+
+    Raises (from `__call__`):
+      InputError: a width or the bottleneck is out of range.
     """
 
     widths: tuple[int, ...] = (64, 128, 256)
@@ -35,6 +39,8 @@ class Model(nn.Module):
 
     @nn.compact
     def __call__(self, image: Array, train: bool = False) -> dict[str, Array]:
+        check_widths(self.widths)
+        check_least(self.bottleneck, 0, "model.bottleneck")
         x, pooled = image.astype(self.dtype), []
         for width in self.widths:
             for _ in range(2):

@@ -10,8 +10,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from market_jax.errors import InputError
 from market_jax.models.attention import ResidualAttention
+from market_jax.models.checks import check_classes, check_least, check_rate
 from market_jax.models.heads import LinearHead, bnneck, pool
 from market_jax.registry import choose
 from market_jax.typing import Array
@@ -20,7 +20,14 @@ BINARIES = "binaries"  # the group of the attributes with two classes
 
 
 def group(classes: Mapping[str, int]) -> dict[str, tuple[str, ...]]:
-    """Group -> its attributes: those with two classes together, each other one alone."""
+    """The attributes that share a head: those with two classes together, each other one alone.
+
+    Args:
+      classes: attribute name -> number of classes.
+
+    Returns:
+      Group -> its attributes, in the order of `classes`; the group "binaries" is the last.
+    """
     binaries = tuple(name for name, k in classes.items() if k == 2)
     others = {name: (name,) for name, k in classes.items() if k > 2}
     return others | ({BINARIES: binaries} if binaries else {})
@@ -66,6 +73,9 @@ class Model(nn.Module):
 
     @nn.compact
     def __call__(self, image: Array, train: bool = False) -> dict[str, Array]:
+        groups = group(self.classes)
+        attention, dropout = self.attention or {}, self.dropout or {}
+        self._check(groups, attention, dropout)
         seen = self.backbone(image, train and not self.frozen)
         if self.frozen:
             seen = jax.lax.stop_gradient(seen)
@@ -73,9 +83,6 @@ class Model(nn.Module):
         outputs = {"feature": feature, "embedding": feature}
         if self.identities:
             outputs = bnneck(feature, self.identities, train, self.dtype)
-        groups = group(self.classes)
-        attention, dropout = self.attention or {}, self.dropout or {}
-        self._check(groups, attention, dropout)
         for name, members in groups.items():
             read = feature
             if attention.get(name):
@@ -92,20 +99,18 @@ class Model(nn.Module):
             if self.uncertainty:
                 value = self.param(f"log_variance_{name}", nn.initializers.zeros, ())
                 outputs[f"log_variance_{name}"] = jnp.broadcast_to(value, len(image))
-        return outputs | {"predictions": jnp.concatenate(predictions, axis=-1)}
+        if predictions:
+            outputs["predictions"] = jnp.concatenate(predictions, axis=-1)
+        return outputs
 
     def _check(self, groups: Mapping, attention: Mapping, dropout: Mapping) -> None:
         """Raises an `InputError` for what is out of range."""
         for name in (*attention, *dropout):
             choose(name, groups, "group of attributes")
         for name, rate in dropout.items():
-            if not 0 <= rate < 1:
-                raise InputError(f"model.dropout.{name} is {rate}; it must be 0 or more, below 1")
-        for name, count in self.classes.items():
-            if count < 2:
-                raise InputError(f"model.classes.{name} is {count}; it must be 2 or more")
-        if self.identities < 0:
-            raise InputError(f"model.identities is {self.identities}; it must be 0 or more")
+            check_rate(rate, f"model.dropout.{name}")
+        check_classes(self.classes, "model.classes")
+        check_least(self.identities, 0, "model.identities")
 
     def frozen_parameters(self) -> tuple[str, ...]:
         """Regular expressions of the paths of parameters that no training changes."""

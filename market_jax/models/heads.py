@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import flax.linen as nn
 import jax.numpy as jnp
 
+from market_jax.models.checks import check_classes, check_least
 from market_jax.models.layers import batch_norm
 from market_jax.registry import choose
 from market_jax.typing import Array, Outputs
@@ -30,7 +31,18 @@ POOLINGS = {
 
 
 def pool(x: Array, pooling: str) -> Array:
-    """[N, H, W, D] -> [N, D] float32, by "average", "max" or "gem"; within a `__call__`."""
+    """A map's pooled feature; called within a `__call__`.
+
+    Args:
+      x: [N, H, W, D].
+      pooling: "average", "max" or "gem", which is a module of its own, named "gem".
+
+    Returns:
+      [N, D] float32.
+
+    Raises:
+      InputError: there is no such pooling.
+    """
     return choose(pooling, POOLINGS, "pooling")(x.astype(jnp.float32))
 
 
@@ -57,6 +69,7 @@ class DenseHead(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
+        check_least(self.width, 1, "head.width")
         x = nn.leaky_relu(nn.Dense(self.width, dtype=self.dtype)(x), 0.01)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return nn.Dense(self.classes, dtype=self.dtype)(x).astype(jnp.float32)
@@ -72,6 +85,7 @@ class NormalizedHead(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
+        check_least(self.width, 1, "head.width")
         x = nn.Dense(self.width, dtype=self.dtype)(x)
         x = nn.relu(batch_norm(train, dtype=self.dtype)(x))
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
@@ -124,6 +138,7 @@ def pool_and_classify(
       the last map, "feature": [N, D] it pooled, "embedding": the same, name: [N, K] logits},
       float32.
     """
+    check_classes(classes)
     *before, last = stages
     x = last.astype(jnp.float32)
     feature = pool(x, pooling)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from market_jax.errors import InputError
+from market_jax.models.checks import check_classes, check_least, check_widths
 from market_jax.models.layers import batch_norm, conv, conv_transpose
 from market_jax.typing import Array
 
@@ -74,7 +75,7 @@ class Model(nn.Module):
       mean.
 
     Raises:
-      InputError: the image cannot be halved so often.
+      InputError: the image cannot be halved so often, or an argument is out of range.
     """
 
     widths: tuple[int, ...] = (32, 64, 128, 256)
@@ -89,6 +90,9 @@ class Model(nn.Module):
         self.heads = {name: nn.Dense(k) for name, k in (self.classes or {}).items()}
 
     def __call__(self, image: Array, train: bool = False) -> dict[str, Array]:
+        check_widths(self.widths)
+        check_least(self.latent, 1, "model.latent")
+        check_classes(self.classes or {}, "model.classes")
         size = image.shape[1:3]
         if any(side % 2 ** len(self.widths) for side in size):
             raise InputError(

@@ -16,7 +16,12 @@ svg { max-width: 34rem; height: auto }
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of texts."""
+    """A table of texts.
+
+    Args:
+      header: names of the columns.
+      rows: cells of each row.
+    """
 
     def line(cells, tag):
         return "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"

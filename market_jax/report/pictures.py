@@ -20,13 +20,23 @@ def to_uint8(images: np.ndarray) -> np.ndarray:
 
 
 def to_unit_range(values: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """A model's images to [0, 1], from there or from [-1, 1], as its targets say."""
+    """A model's images to [0, 1], from there or from [-1, 1], as its targets say.
+
+    Args:
+      values: [N, H, W, C] images of a model.
+      target: its targets, whose range says which one it is.
+    """
     low = -1.0 if np.min(target) < 0 else 0.0
     return np.clip((np.asarray(values) - low) / (1 - low), 0, 1)
 
 
 def grid(rows: list[np.ndarray], gap: int = 2) -> np.ndarray:
-    """Rows of pictures, each float [n, H, W, 3] in [0, 1] -> one picture, uint8, white between."""
+    """Rows of pictures, each float [n, H, W, 3] in [0, 1] -> one picture, uint8, white between.
+
+    Args:
+      rows: float [n, H, W, 3] each.
+      gap: white pixels around each picture.
+    """
     lines = []
     for row in rows:
         framed = np.pad(row, ((0, 0), (gap, gap), (gap, gap), (0, 0)), constant_values=1.0)

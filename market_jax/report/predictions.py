@@ -105,6 +105,11 @@ def reid_txt(
 def check_reid_txt(text: str, queries: Collection[str], gallery: Collection[str]) -> int:
     """Checks a file against queries and gallery; returns the number of its lines.
 
+    Args:
+      text: the file's content.
+      queries: names that must have a line.
+      gallery: names that may be answers.
+
     Raises:
       InputError: names the line and the rule: "query: name, name, ..."; every query once; names
         of the gallery, each at most once in a line, at least one.

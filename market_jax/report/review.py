@@ -130,7 +130,12 @@ class Candidate(NamedTuple):
 
 
 def error_map(image: np.ndarray, reconstruction: np.ndarray) -> np.ndarray:
-    """Float [H, W, 3] in [0, 1] each -> uint8 [H, W, 3]: each pixel's error, dark to bright."""
+    """Float [H, W, 3] in [0, 1] each -> uint8 [H, W, 3]: each pixel's error, dark to bright.
+
+    Args:
+      image: float [H, W, 3] in [0, 1].
+      reconstruction: the same.
+    """
     error = np.sqrt(np.mean(np.square(image - reconstruction), axis=-1))
     level = np.clip(error / max(float(np.quantile(error, 0.99)), 1e-6), 0, 1)[..., None]
     colors = np.array([[13, 8, 45], [190, 55, 82], [252, 240, 180]], float)  # below, middle, above

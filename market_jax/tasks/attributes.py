@@ -52,6 +52,12 @@ def write_page(
 def write_predictions(run: Run, source: str, *, flip: bool, neighbours: int) -> Path:
     """Writes `evaluation/classification_test.csv` for a folder, or for a split of the data.
 
+    Args:
+      run: a trained run.
+      source: a folder of crops, or a split.
+      flip: average with the mirror image.
+      neighbours: average over so many nearest images.
+
     Raises:
       InputError: the run does not predict the 12 attributes of the course's format.
     """

@@ -67,6 +67,11 @@ def exclude(
 ) -> tuple[Columns, Columns | None]:
     """Both sides without the images that a CSV names, see `read_excluded`.
 
+    Args:
+      path: the CSV.
+      gallery: columns of the gallery.
+      queries: columns of the data set's own queries, or None.
+
     Raises:
       InputError: a name is none of the images.
     """
@@ -80,6 +85,11 @@ def exclude(
 
 
 def as_text(result: Result, *notes: str) -> str:
-    """A result for the terminal, with further sentences after it."""
+    """A result for the terminal, with further sentences after it.
+
+    Args:
+      result: of an evaluator.
+      *notes: sentences after it.
+    """
     shown = [tables.align(table.header, table.rows) for table in result.tables]
     return "\n\n".join([result.title, *shown, *result.notes, *notes])

@@ -22,7 +22,13 @@ LEAST = 60  # candidates of the page, where fewer are flagged
 
 
 def as_csv(names: np.ndarray, values: np.ndarray, flagged: np.ndarray) -> str:
-    """The text of `junk.csv`: name, score, flagged (1 or 0); the strangest first."""
+    """The text of `junk.csv`: name, score, flagged (1 or 0); the strangest first.
+
+    Args:
+      names: [M] of the images.
+      values: [M] scores.
+      flagged: bool [M].
+    """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(("name", "score", "flagged"))

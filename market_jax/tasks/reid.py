@@ -167,7 +167,16 @@ def answer_release(
     metric: str,
     top_k: int | None,
 ) -> str:
-    """Writes `evaluation/reid_test.txt`: every query of the release, answered from its gallery."""
+    """Writes `evaluation/reid_test.txt`: every query of the release, answered from its gallery.
+
+    Args:
+      run: the run.
+      features: of its images.
+      transform: specs in words.
+      rerank: the same.
+      metric: of the distances.
+      top_k: the number of answers to each query; None is 100.
+    """
     columns = [run.dataset().open(split) for split in ("query", "test")]
     query, gallery = map(features.of, columns)
     size = len(gallery["name"])

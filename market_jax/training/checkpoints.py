@@ -90,12 +90,22 @@ def save(
 
 
 def find(manager: ocp.CheckpointManager, which: str = "latest") -> int | None:
-    """The step of the "latest" or the "best" checkpoint; None if there is none."""
+    """The step of the "latest" or the "best" checkpoint; None if there is none.
+
+    Args:
+      manager: of the checkpoints.
+      which: "latest" or "best".
+    """
     return manager.latest_step() if which == "latest" else manager.best_step()
 
 
 def read_extra(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
-    """The `extra` of a checkpoint."""
+    """The `extra` of a checkpoint.
+
+    Args:
+      manager: of the checkpoints.
+      step: of the checkpoint.
+    """
     return manager.restore(step, args=ocp.args.Composite(extra=ocp.args.JsonRestore()))["extra"]
 
 

@@ -55,14 +55,25 @@ def ema(*, decay: float = 0.999) -> Hook:
 
 
 def init_all(state: TrainState, hooks: Sequence[Hook]) -> TrainState:
-    """The state with what every hook carries."""
+    """The state with what every hook carries.
+
+    Args:
+      state: of step 0.
+      hooks: of the training.
+    """
     for hook in hooks:
         state = hook.init(state)
     return state
 
 
 def update_all(state: TrainState, context: Context, hooks: Sequence[Hook]) -> TrainState:
-    """The state after every hook, in their order."""
+    """The state after every hook, in their order.
+
+    Args:
+      state: after the parameters' update.
+      context: of the batch.
+      hooks: of the training.
+    """
     for hook in hooks:
         state = hook.update(state, context)
     return state

@@ -83,7 +83,13 @@ class Progress:
     round_start: int = 0
 
     def update(self, step: int, value: float, mode: str) -> None:
-        """Takes in the selected metric of one evaluation; mode is "min" or "max"."""
+        """Takes in the selected metric of one evaluation; mode is "min" or "max".
+
+        Args:
+          step: of the evaluation.
+          value: of the selected metric.
+          mode: "min" or "max", what is better.
+        """
         better = self.best is None or (value > self.best if mode == "max" else value < self.best)
         if better:
             self.best, self.best_step, self.stale = value, step, 0
@@ -170,7 +176,13 @@ class _Window:
 
 
 def is_over(state: TrainState, progress: Progress, plan: Plan) -> bool:
-    """Whether all steps are done, or the selected metric has stood still for long enough."""
+    """Whether all steps are done, or the selected metric has stood still for long enough.
+
+    Args:
+      state: of the training.
+      progress: of the training.
+      plan: of the training.
+    """
     return int(state.step) >= plan.total_steps or 0 < plan.patience <= progress.stale
 
 

@@ -15,17 +15,33 @@ __all__ = ["constant", "cosine", "exponential"]
 
 
 def constant(learning_rate: float, total_steps: int) -> optax.Schedule:
-    """The same rate at every step."""
+    """The same rate at every step.
+
+    Args:
+      learning_rate: the rate.
+      total_steps: not used.
+    """
     return optax.constant_schedule(learning_rate)
 
 
 def cosine(learning_rate: float, total_steps: int) -> optax.Schedule:
-    """Half a cosine from the rate to zero at `total_steps`."""
+    """Half a cosine from the rate to zero at `total_steps`.
+
+    Args:
+      learning_rate: the rate at step 0.
+      total_steps: where the rate is 0.
+    """
     return optax.cosine_decay_schedule(learning_rate, max(total_steps, 1))
 
 
 def exponential(learning_rate: float, total_steps: int, *, end: float = 0.01) -> optax.Schedule:
-    """A decay by the same factor at every step, to `end` times the rate at `total_steps`."""
+    """A decay by the same factor at every step, to `end` times the rate at `total_steps`.
+
+    Args:
+      learning_rate: the rate at step 0.
+      total_steps: where the rate is `end` times as large.
+      end: the share that is left.
+    """
     return optax.exponential_decay(learning_rate, max(total_steps, 1), end)
 
 
@@ -82,7 +98,12 @@ def _scale_by_plateau() -> optax.GradientTransformation:
 
 
 def lower(opt_state: PyTree, factor: float) -> PyTree:
-    """The optimiser's state with its `Plateau` multiplied by the factor."""
+    """The optimiser's state with its `Plateau` multiplied by the factor.
+
+    Args:
+      opt_state: of an optimizer that was made with `plateau`.
+      factor: of the learning rate.
+    """
 
     def change(node):
         return Plateau(node.scale * factor) if isinstance(node, Plateau) else node

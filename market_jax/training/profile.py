@@ -29,7 +29,13 @@ def count_flops(step: Callable, *arguments) -> float:
 
 
 def matrix_product_peak(dtype: str, size: int = 2048, repeats: int = 4) -> float:
-    """FLOP/s of a square matrix product on one device, the best of several."""
+    """FLOP/s of a square matrix product on one device, the best of several.
+
+    Args:
+      dtype: of the matrices.
+      size: rows and columns of the matrices.
+      repeats: how often it is measured.
+    """
     a = jnp.ones((size, size), dtype)
     product = jax.jit(lambda a: a @ a)
     jax.block_until_ready(product(a))

@@ -27,7 +27,12 @@ def read_metrics(workdir: Path) -> list[dict[str, float]]:
 
 
 def ignore(step: int, metrics: dict[str, float]) -> None:
-    """Writes nothing, where another process writes."""
+    """Writes nothing, where another process writes.
+
+    Args:
+      step: not used.
+      metrics: not used.
+    """
 
 
 class Writer:
@@ -63,7 +68,12 @@ class Writer:
         self._board.close()
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
-        """Writes the metrics of a step."""
+        """Writes the metrics of a step.
+
+        Args:
+          step: the number of steps done.
+          metrics: name -> value.
+        """
         metrics = dict(metrics)
         last_step, last_time = self._last
         if step > last_step:

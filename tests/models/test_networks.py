@@ -9,7 +9,7 @@ import pytest
 
 from market_jax.errors import InputError
 from market_jax.kernels import convolution
-from market_jax.models import attributes_cnn, autoencoder, classifier, heads, vae
+from market_jax.models import attributes_cnn, autoencoder, heads, vae
 from market_jax.models.backbones import alexnet, densenet, efficientnet_lite, resnet
 
 NETWORKS = {  # name -> (model, image size, parameters): PyTorch's definitions have as many
@@ -125,7 +125,6 @@ CLASSES = {"age": 4, "hat": 2}
         (attributes_cnn.Model({"hat": 0}), r"model\.classes\.hat is 0; it must be 2 or more"),
         (attributes_cnn.Model(CLASSES, widths=(4, 6, 8, 5)), "second must equal the fourth"),
         (attributes_cnn.Model(CLASSES, final_pool=(17, 4)), r"\(17, 4\); .* is 16x16"),
-        (classifier.Model({}, alexnet.Model()), r"model\.classes is empty"),
         (heads.DenseHead(2, width=0), r"head\.width is 0; it must be 1 or more"),
         (heads.NormalizedHead(2, width=0), r"head\.width is 0; it must be 1 or more"),
         (vae.Model(latent=0), r"model\.latent is 0; it must be 1 or more"),

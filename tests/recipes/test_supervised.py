@@ -245,6 +245,9 @@ def test_a_run_of_an_older_version_is_refused(workdir, synthetic, tmp_path):
     message = "was trained by an older version of market_jax, which wrote format 1; this one reads"
     with pytest.raises(InputError, match=message):
         supervised.fit(small(synthetic), tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(InputError, match=message):
+        runs.restore(tmp_path)
 
 
 def test_going_on_refuses_what_changes_the_result_and_nothing_else(workdir, synthetic, tmp_path):

@@ -6,7 +6,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
+from market_jax.errors import InputError
 from market_jax.models.attention import attend
+from market_jax.models.checks import check_classes, check_rate, check_stages
 from market_jax.models.heads import pool_and_classify
 from market_jax.models.layers import conv, max_pool, normalize
 from market_jax.typing import Array
@@ -20,6 +22,7 @@ _CONVOLUTIONS = (
     (3, 1, 1, 256, True),
 )
 _AT = (0, 3, 6, 8, 10)  # where torchvision's list has them
+_SMALLEST = 63  # side of an image that leaves one cell
 _CELLS = 6  # of a side of the map that the dense layers read
 
 TORCH_NAMES = {
@@ -84,6 +87,9 @@ class Model(nn.Module):
 
     Returns (from `__call__`):
       See `heads.pool_and_classify`; the map is [N, h, w, 256], the feature [N, 4096 or 256].
+
+    Raises (from `__call__`):
+      InputError: the image is too small, or a rate, a stage or a number of classes is out of range.
     """
 
     classes: Mapping[str, int] | None = None
@@ -95,11 +101,19 @@ class Model(nn.Module):
 
     @nn.compact
     def __call__(self, image: Array, train: bool = False) -> dict[str, Array]:
+        check_rate(self.dropout, "dropout")
+        check_stages(self.attention, len(_CONVOLUTIONS))
+        if min(image.shape[1:3]) < _SMALLEST:
+            height, width = image.shape[1:3]
+            raise InputError(
+                f"an image of {height}x{width} is too small; each side must be 63 or more"
+            )
         x, maps = normalize(image).astype(self.dtype), []
         for number in range(1, len(_CONVOLUTIONS) + 1):
             x = convolve(x, number, self.dtype, self.attention, train)
             maps.append(x)
         classes = self.classes or {}
+        check_classes(classes)
         if not self.dense:
             return pool_and_classify([*maps, x], classes, self.pooling)
         outputs = pool_and_classify([*maps, x], {}, self.pooling)
@@ -115,5 +129,12 @@ class Model(nn.Module):
 
     @nn.nowrap
     def last_stage(self, name: str) -> LastStage:
-        """The last stage once more, with parameters of its own, for a part model's `__call__`."""
+        """The last stage once more, for a part model's `__call__`.
+
+        It reads the output "stage4" and gives a map as "map" is. Its layers have the names that
+        the backbone's own have, its parameters are its own, and no mask follows it.
+
+        Args:
+          name: of the copy, under which its parameters lie.
+        """
         return LastStage(self.dtype, name=name)

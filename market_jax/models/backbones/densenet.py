@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from market_jax.models.attention import attend
+from market_jax.models.checks import check_stages
 from market_jax.models.heads import pool_and_classify
 from market_jax.models.layers import batch_norm, conv, max_pool, mean_pool, normalize
 from market_jax.typing import Array
@@ -89,6 +90,9 @@ class Model(nn.Module):
 
     Returns (from `__call__`):
       See `heads.pool_and_classify`; the map is [N, H/32, W/32, 1024].
+
+    Raises (from `__call__`):
+      InputError: a stage or a number of classes is out of range.
     """
 
     classes: Mapping[str, int] | None = None
@@ -98,6 +102,7 @@ class Model(nn.Module):
 
     @nn.compact
     def __call__(self, image: Array, train: bool = False) -> dict[str, Array]:
+        check_stages(self.attention, len(_LAYERS))
         x = normalize(image).astype(self.dtype)
         x = conv(64, 7, 2, bias=False, dtype=self.dtype, name="conv0")(x)
         x = nn.relu(batch_norm(train, dtype=self.dtype, name="norm0")(x))
@@ -116,5 +121,12 @@ class Model(nn.Module):
 
     @nn.nowrap
     def last_stage(self, name: str) -> LastStage:
-        """The last stage once more, with parameters of its own, for a part model's `__call__`."""
+        """The last stage once more, for a part model's `__call__`.
+
+        It reads the output "stage3" and gives a map as "map" is. Its layers have the names that
+        the backbone's own have, its parameters are its own, and no mask follows it.
+
+        Args:
+          name: of the copy, under which its parameters lie.
+        """
         return LastStage(self.dtype, name=name)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from market_jax.errors import InputError
 from market_jax.models.attention import attend
+from market_jax.models.checks import check_stages
 from market_jax.models.heads import pool_and_classify
 from market_jax.models.layers import batch_norm, conv
 from market_jax.typing import Array, PyTree
@@ -166,6 +167,9 @@ class Model(nn.Module):
 
     Returns (from `__call__`):
       See `heads.pool_and_classify`; the map is [N, H/32, W/32, 1280].
+
+    Raises (from `__call__`):
+      InputError: the last stride, a stage or a number of classes is out of range.
     """
 
     classes: Mapping[str, int] | None = None
@@ -179,6 +183,7 @@ class Model(nn.Module):
     def __call__(self, image: Array, train: bool = False) -> dict[str, Array]:
         if self.last_stride not in (1, 2):
             raise InputError(f"last_stride is {self.last_stride}; it must be 1 or 2")
+        check_stages(self.attention, len(_STAGES))
         padding = "SAME" if self.same_padding else None
         x = ((image - _MEAN) / _STD).astype(self.dtype)
         x = Unit(32, 3, 2, self.dtype, padding, name="stem")(x, train)
@@ -193,7 +198,14 @@ class Model(nn.Module):
 
     @nn.nowrap
     def last_stage(self, name: str) -> LastStage:
-        """The last stage once more, with parameters of its own, for a part model's `__call__`."""
+        """The last stage once more, for a part model's `__call__`.
+
+        It reads the output "stage6" and gives a map as "map" is. Its layers have the names that
+        the backbone's own have, its parameters are its own, and no mask follows it.
+
+        Args:
+          name: of the copy, under which its parameters lie.
+        """
         return LastStage(self.same_padding, self.dtype, name=name)
 
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from market_jax.errors import InputError
 from market_jax.models.attention import attend
+from market_jax.models.checks import check_stages
 from market_jax.models.heads import pool_and_classify
 from market_jax.models.layers import batch_norm, conv, max_pool, normalize
 from market_jax.registry import choose
@@ -107,6 +108,9 @@ class Model(nn.Module):
 
     Returns (from `__call__`):
       See `heads.pool_and_classify`; the map is [N, H/32, W/32, 512 or 2048].
+
+    Raises (from `__call__`):
+      InputError: the depth, the last stride, a stage or a number of classes does not exist.
     """
 
     depth: int = 50
@@ -119,6 +123,7 @@ class Model(nn.Module):
     @nn.compact
     def __call__(self, image: Array, train: bool = False) -> dict[str, Array]:
         choose(self.depth, _DEPTHS, "model.depth")
+        check_stages(self.attention, 4)
         if self.last_stride not in (1, 2):
             raise InputError(f"last_stride is {self.last_stride}; it must be 1 or 2")
         x = normalize(image).astype(self.dtype)
@@ -134,5 +139,12 @@ class Model(nn.Module):
 
     @nn.nowrap
     def last_stage(self, name: str) -> LastStage:
-        """The last stage once more, with parameters of its own, for a part model's `__call__`."""
+        """The last stage once more, for a part model's `__call__`.
+
+        It reads the output "stage3" and gives a map as "map" is. Its layers have the names that
+        the backbone's own have, its parameters are its own, and no mask follows it.
+
+        Args:
+          name: of the copy, under which its parameters lie.
+        """
         return LastStage(self.depth, self.last_stride, self.dtype, name=name)
