@@ -2,7 +2,7 @@
 
 python -m benchmarks.unpooling [--rounds=9]
 
-Each under jit, forward and backward, on the maps of source A's autoencoder (batch 32). Variants
+Each under jit, forward and backward, on the maps of configs/autoencoder.py (batch 32). Variants
 alternate; a cell is the median of the rounds, and the ratio to `nn.max_pool` in the same round.
 """
 

@@ -29,7 +29,7 @@ def get_config() -> ConfigDict:
     }
     config.losses = {"reconstruction": {"name": "squared_error", "weight": 1.0, "reduce": "mean"}}
     config.evaluators.reconstructions = {"name": "reconstructions"}  # pictures
-    # the target is the augmented image, as in source A; noise of variance 10 to 50 of 255
+    # the target is the augmented image, as the authors have it; noise of variance 10 to 50 of 255
     config.augmentation = {
         "flip": {"probability": 0.6},
         "rotate": {"degrees": 10.0, "probability": 1.0},

@@ -49,6 +49,16 @@ def _plain(fields) -> dict:
     return fields.to_dict() if isinstance(fields, ConfigDict) else dict(fields)
 
 
+def _make(spec: Mapping, known: Mapping, what: str, **given):
+    """What a spec names, made; an argument that is missing ends in an `InputError`."""
+    return registry.complete(registry.bind(spec, known, what, **given), what)()
+
+
+def _bind_term(spec: Mapping, known: Mapping, what: str) -> Callable:
+    """A function of a context, its other arguments bound."""
+    return registry.complete(registry.bind(spec, known, what), what, None)
+
+
 def model(fields: Mapping, dtype: str = "float32"):
     """The network of `config.model`.
 
@@ -64,11 +74,11 @@ def model(fields: Mapping, dtype: str = "float32"):
     given = {"dtype": choose(dtype, _DTYPES, "dtype")}
     if "backbone" in fields:
         known = _defining("Model", backbones)
-        given["backbone"] = registry.bind(fields.pop("backbone"), known, "backbone", **given)()
+        given["backbone"] = _make(fields.pop("backbone"), known, "backbone", **given)
     if "head" in fields:
         later = dict.fromkeys(("classes", "dropout", "dtype"), registry.LATER)
         given["head"] = registry.bind(fields.pop("head"), heads.HEADS, "head", **later)
-    return registry.bind(fields, _defining("Model", models, backbones), "model", **given)()
+    return _make(fields, _defining("Model", models, backbones), "model", **given)
 
 
 def apply(config: ConfigDict, module) -> Callable:
@@ -110,14 +120,13 @@ def objective(config: ConfigDict, total_steps: int = 1) -> Objective:
     terms = {}
     for key, spec in config.losses.to_dict().items():
         weight, schedule = spec.pop("weight", 1.0), spec.pop("schedule", None)
-        function = registry.bind(spec, losses.TERMS, f"loss (losses.{key})")
+        function = _bind_term(spec, losses.TERMS, f"loss (losses.{key})")
         if schedule:
-            schedule = registry.bind(
-                schedule, annealing.SCHEDULES, f"schedule (losses.{key})", total_steps=total_steps
-            )()
+            what, known = f"schedule (losses.{key})", annealing.SCHEDULES
+            schedule = _make(schedule, known, what, total_steps=total_steps)
         terms[key] = Term(function, float(weight), schedule)
     metrics = {
-        key: registry.bind(spec, losses.METRICS | losses.TERMS, f"metric (metrics.{key})")
+        key: _bind_term(spec, losses.METRICS | losses.TERMS, f"metric (metrics.{key})")
         for key, spec in config.metrics.to_dict().items()
     }
     return Objective(terms, metrics)
@@ -267,7 +276,7 @@ def hooks(config: ConfigDict) -> list[hooks_.Hook]:
     average = [hooks_.ema(decay=config.ema_decay)] if config.ema_decay else []
     named = config.hooks.to_dict().values()
     known = registry.names_of(hooks_)
-    return average + [registry.bind(spec, known, "hook")() for spec in named]
+    return average + [_make(spec, known, "hook") for spec in named]
 
 
 def evaluators_of(config: ConfigDict) -> dict[str, Callable]:

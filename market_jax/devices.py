@@ -118,7 +118,7 @@ def check_batch_size(batch_size: int, mesh: Mesh, parts: int = 1) -> None:
       parts: parts that a batch is cut into.
     """
     if batch_size < 1 or batch_size % (mesh.size * parts):
-        times = f" times the {parts} parts of accumulate" if parts > 1 else ""
+        times = f" times the {parts} parts of grad_accum_steps" if parts > 1 else ""
         raise InputError(
             f"batch_size is {batch_size}; it must be a multiple of the {mesh.size} device(s){times}"
         )

@@ -112,9 +112,17 @@ def prepare(config: ConfigDict, workdir: Path, defaults: ConfigDict | None) -> T
         plan=plan,
         mesh=mesh,
     )
-    if config.data.in_memory:  # once all else is found to be right
-        made = made._replace(train=columns_.in_memory(train), val=columns_.in_memory(val))
-    return made
+    return _load(made) if config.data.in_memory else made  # once all else is found to be right
+
+
+def _load(training: Training) -> Training:
+    """The same with its pictures in memory, for evaluators too."""
+    sides = {name: columns_.in_memory(getattr(training, name)) for name in ("train", "val")}
+
+    def open_split(split: str) -> Columns:
+        return sides[split] if split in sides else training.dataset.open(split)
+
+    return training._replace(**sides, dataset=Dataset(training.dataset.schema, open_split))
 
 
 def first_state(training: Training) -> TrainState:

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -109,14 +109,23 @@ def run(
         variables = devices.replicate(mesh, _local(variables))
     batch_size = -(-batch_size // mesh.size) * mesh.size
     order = samplers.sequential(max(own.stop - own.start, 1), batch_size)
-    rows = {"image": _Window(images, own.start)}
     parts: list[dict[str, np.ndarray]] = []
-    for batch in pipeline.batches(rows, order, last=order.steps):
-        placed = devices.place_batch(mesh, {"image": batch["image"]})
+    for batch in _batches(_Window(images, own.start), order):
+        placed = devices.place_batch(mesh, {"image": batch})
         parts.append(jax.device_get(forward(variables, placed["image"])))
     count = own.stop - own.start
     found = {key: np.concatenate([part[key] for part in parts])[:count] for key in parts[0]}
     return _gather(found, most, size) if several else found
+
+
+def _batches(images: "_Window", order: samplers.Sampler) -> Iterator[np.ndarray]:
+    """Batches of images; those on disk are decoded beside the computation, by tf.data."""
+    if images.in_memory:
+        for step in range(order.steps):
+            yield images[np.maximum(order.indices(step), 0)]
+    else:
+        for batch in pipeline.batches({"image": images}, order, last=order.steps):
+            yield batch["image"]
 
 
 class _Window:
@@ -124,6 +133,7 @@ class _Window:
 
     def __init__(self, images, start: int):
         self._images, self._start = images, start
+        self.in_memory = isinstance(images, np.ndarray)
 
     def __len__(self) -> int:
         return len(self._images) - self._start

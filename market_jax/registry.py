@@ -211,6 +211,24 @@ def bind(spec: Spec, known: Mapping, what: str, **given: Any) -> functools.parti
     return functools.partial(make, **arguments, **fitting)
 
 
+def complete(bound: functools.partial, what: str, *later: Any) -> functools.partial:
+    """What was bound, if nothing is missing that its signature asks for.
+
+    Args:
+      bound: by `bind`.
+      what: what is named, for the message.
+      *later: stands for the positional arguments of the later call.
+
+    Raises:
+      InputError: names an argument that is missing.
+    """
+    try:
+        inspect.signature(bound).bind(*later)
+    except TypeError as error:
+        raise InputError(f"{what}: {error}") from None
+    return bound
+
+
 def read_value(text: str) -> Any:
     """A value in words: a Python literal, true or false in any case, or else the text itself."""
     if text.lower() in ("true", "false"):

@@ -107,7 +107,7 @@ def other(tmp_path_factory):
     classes = builders.attributes.CLASSES
     fewer = {name: names for name, names in classes.items() if name != "hat"}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(builders.attributes, "CLASSES", fewer)
+        patch.setattr(builders.Unitn, "LABELS", fewer)
         patch.setattr(builders.folders, "ATTRIBUTES", tuple(fewer))
         read = builders.attributes.read
         patch.setattr(

@@ -37,6 +37,17 @@ def test_loading_imports_no_tensorflow():
     assert output.strip() == "False"
 
 
+def test_embedding_needs_no_tensorflow(workdir, synthetic_raw):
+    code = (
+        f"import sys, market_jax; model = market_jax.load({str(workdir)!r}); "
+        f"model.embed({str(synthetic_raw / 'query')!r}); print('tensorflow' in sys.modules)"
+    )
+    output = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert output.strip() == "False"
+
+
 def test_pictures_in_every_form_give_the_same(model, synthetic_raw, workdir):
     folder = synthetic_raw / "query"
     paths = sorted(folder.iterdir())

@@ -190,6 +190,20 @@ def test_what_a_network_cannot_be_is_refused(fields, message):
         jax.eval_shape(build_.model(given).init, KEY, np.zeros((1, 64, 64, 3)))
 
 
+def test_what_a_network_lacks_is_named():
+    with pytest.raises(InputError, match="model: missing a required argument: 'backbone'"):
+        build_.model(spec("classifier", classes=CLASSES))
+
+
+def test_a_network_may_know_identities_alone():
+    given = spec("classifier", classes={}, identities=5, backbone=spec("alexnet", dense=False))
+    outputs = jax.eval_shape(
+        build_.model(given).init_with_output, KEY, np.zeros((2, 64, 64, 3), np.float32)
+    )[0]
+    assert outputs["identity"].shape == (2, 5)
+    assert "predictions" not in outputs
+
+
 def test_false_leaves_the_dense_layers_out():
     given = spec("classifier", classes=CLASSES, backbone=spec("alexnet", dense=False))
     params = jax.eval_shape(build_.model(given).init, KEY, np.zeros((1, 64, 64, 3)))["params"]

@@ -180,6 +180,13 @@ def test_bad_settings_end_in_a_message(synthetic, tmp_path, changes, message):
     assert not list((tmp_path / "run").glob("checkpoints/*"))
 
 
+def test_a_loss_without_what_it_reads_is_refused(synthetic, tmp_path):
+    config = small(synthetic)
+    del config.losses.hat.logits
+    with pytest.raises(InputError, match=r"\(losses.hat\): missing a required argument: 'logits'"):
+        supervised.fit(config, tmp_path / "run")
+
+
 def test_a_loss_that_is_not_finite_names_its_batch(synthetic, tmp_path):
     config = small(synthetic, **{"optimizer.learning_rate": 1e30, "optimizer.warmup_epochs": 0.0})
     with pytest.raises(InputError) as error:

@@ -7,6 +7,7 @@ from PIL import Image
 
 from configs import attributes_cnn
 from market_jax import build, inference, runs
+from market_jax.data import images
 from market_jax.errors import InputError
 from market_jax.evaluators import reid as evaluator
 from market_jax.metrics import ranking
@@ -96,6 +97,17 @@ def test_transforms_and_rerankers_stand_beside_plain_ranking(trained):
     result = result_of(trained)
     assert result["rerankers"] == [], "a second evaluation knows nothing of the first one's"
     assert "ranking+multi_query+spatio_temporal" not in result
+
+
+def test_what_needs_frames_or_labels_decodes_no_picture(trained, monkeypatch):
+    def refuse(content, where):
+        raise AssertionError(f"{where} was decoded")
+
+    monkeypatch.setattr(images, "decode_image", refuse)
+    training = reid.Features(trained, "model", False).training
+    assert {"pid", "camid", "frame"} <= training.columns.keys()
+    with pytest.raises(AssertionError, match="was decoded"):
+        training.features["feature"]
 
 
 def test_clusters_answer_beside_plain_ranking(trained):
