@@ -142,7 +142,7 @@ prepare("unitn", {str(unitn)!r}, {str(tmp_path / "out")!r})
     assert done.returncode < 0
     assert (tmp_path / "out").exists(), "it died before it wrote anything"
     assert columns.find_dataset(tmp_path / "out") is None
-    with pytest.raises(InputError, match="no prepared dataset here"):
+    with pytest.raises(InputError, match="no prepared data set here"):
         columns.open_split(tmp_path / "out", "train", image_size=(16, 8))
 
 
@@ -173,7 +173,7 @@ def test_prepare_once_finds_its_work_again(unitn, tmp_path, monkeypatch):
 
 
 def test_unknown_dataset_and_missing_source(tmp_path):
-    with pytest.raises(InputError, match="unknown dataset 'duke'; known: market1501, synthetic"):
+    with pytest.raises(InputError, match="unknown data set 'duke'; known: market1501, synthetic"):
         data_prep.prepare("duke", tmp_path, tmp_path / "out")
     with pytest.raises(InputError, match="there is no such folder"):
         data_prep.prepare("unitn", tmp_path / "none", tmp_path / "out")
