@@ -1,6 +1,7 @@
 # make demo: from nothing to attribute accuracies; make test: the tests; make lint: the linters.
 PYTHON ?= python3
 VENV ?= .venv
+WORKERS ?= 2
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
 
@@ -30,7 +31,7 @@ demo: $(VENV)/.run $(DEMO_DATA)
 	@echo "the 48 identities above were never seen; curves and all else in runs/demo/"
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=worksteal
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

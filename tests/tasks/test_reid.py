@@ -100,14 +100,17 @@ def test_transforms_and_rerankers_stand_beside_plain_ranking(trained):
 
 
 def test_what_needs_frames_or_labels_decodes_no_picture(trained, monkeypatch):
-    def refuse(content, where):
-        raise AssertionError(f"{where} was decoded")
+    decoded, decode = [], images.decode_image
 
-    monkeypatch.setattr(images, "decode_image", refuse)
+    def spy(content, where):
+        decoded.append(where)
+        return decode(content, where)
+
+    monkeypatch.setattr(images, "decode_image", spy)
     training = reid.Features(trained, "model", False).training
     assert {"pid", "camid", "frame"} <= training.columns.keys()
-    with pytest.raises(AssertionError, match="was decoded"):
-        training.features["feature"]
+    assert not decoded
+    assert len(training.features["feature"]) <= len(decoded)
 
 
 def test_clusters_answer_beside_plain_ranking(trained):
