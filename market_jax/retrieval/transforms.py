@@ -35,18 +35,16 @@ def _expand(
     Each neighbour weighs similarity ** alpha, the feature itself 1. For "cosine" the result has
     length one.
     """
-    units = (
-        (features, others) if metric == "cosine" else map(distances_.normalize, (features, others))
-    )
-    own, near = units
-    similarity = np.einsum("md,mkd->mk", own, near[nearest])
-    weights = np.maximum(similarity, 0) ** alpha
-    result = np.array(features, np.float32)
-    for rows, weight in zip(nearest.T, weights.T, strict=True):
+    units, other_units = features, others
+    if metric != "cosine":
+        units, other_units = map(distances_.normalize, (features, others))
+    result, total = np.array(features, np.float32), np.ones(len(features), np.float32)
+    for rows in nearest.T:  # one neighbour of each at a time: [M, k, D] may not fit into memory
+        similarity = np.einsum("md,md->m", units, other_units[rows])
+        weight = np.maximum(similarity, 0) ** alpha
         result += weight[:, None] * others[rows]
-    if metric == "cosine":
-        return distances_.normalize(result)
-    return result / (1 + weights.sum(axis=1, keepdims=True))
+        total += weight
+    return distances_.normalize(result) if metric == "cosine" else result / total[:, None]
 
 
 def alpha_query_expansion(
