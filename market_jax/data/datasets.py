@@ -32,42 +32,72 @@ class Dataset(NamedTuple):
     open: Callable[[str], Columns]
 
 
-def _offsets(parts: Sequence[Columns], key: str) -> list[int]:
-    """What is added to each part's numbers, so that they lie apart."""
-    highest = [max(int(part[key].max(initial=0)), 0) for part in parts]
-    return [0, *np.cumsum(highest[:-1]).tolist()]
+class Part(NamedTuple):
+    """What numbers a data set's persons and cameras apart from those of the others.
+
+    Attributes:
+      schema: its labels.
+      number: its position among the data sets, from 0.
+      pid_offset: added to the pids of known persons.
+      camid_offset: added to known cameras.
+    """
+
+    schema: Schema
+    number: int = 0
+    pid_offset: int = 0
+    camid_offset: int = 0
 
 
-def concatenate(parts: Sequence[Columns], schemas: Sequence[Schema]) -> Columns:
+def number_apart(directories: Sequence[Path]) -> list[Part]:
+    """The parts of several data sets, the same for every split.
+
+    Args:
+      directories: written by `data_prep`.
+    """
+    parts, pid, camid = [], 0, 0
+    for number, directory in enumerate(directories):
+        parts.append(Part(columns_.read_schema(directory), number, pid, camid))
+        for split in columns_.splits_of(directory):
+            rows = columns_.open_split(directory, split, image_size=(1, 1))
+            pid = max(pid, parts[-1].pid_offset + int(rows["pid"].max(initial=0)))
+            # cameras may be counted from 0
+            camid = max(camid, parts[-1].camid_offset + int(rows["camid"].max(initial=-1)) + 1)
+    return parts
+
+
+def concatenate(sides: Sequence[Columns], parts: Sequence[Part]) -> Columns:
     """Columns of several data sets as one.
 
     Args:
-      parts: columns of each data set.
-      schemas: of each.
+      sides: columns of each data set.
+      parts: what numbers each apart.
 
     Returns:
       Names begin with the data set's, "unitn/0002_c1_016620005.jpg".
     """
-    labels, joined = merge(schemas).labels, {}
-    joined["image"] = images.join([part["image"] for part in parts])
+    joined = {"image": images.join([side["image"] for side in sides])}
+    pairs = list(zip(sides, parts, strict=True))
     joined["name"] = np.concatenate(
         [
-            np.array([f"{schema.name}/{name}" for name in part["name"].tolist()], str)
-            for part, schema in zip(parts, schemas, strict=True)
+            np.array([f"{part.schema.name}/{name}" for name in side["name"].tolist()], str)
+            for side, part in pairs
         ]
     )
-    for key, least in (("pid", 1), ("camid", 0)):
-        pairs = zip(parts, _offsets(parts, key), strict=True)
-        shifted = [np.where(p[key] >= least, p[key] + offset, p[key]) for p, offset in pairs]
-        joined[key] = np.concatenate(shifted).astype(np.int32)
+
+    def stack(values) -> np.ndarray:
+        return np.concatenate(values).astype(np.int32)
+
+    joined["pid"] = stack(
+        [np.where(s["pid"] > 0, s["pid"] + part.pid_offset, s["pid"]) for s, part in pairs]
+    )
+    joined["camid"] = stack(
+        [np.where(s["camid"] >= 0, s["camid"] + part.camid_offset, -1) for s, part in pairs]
+    )
     for key in ("sequence", "frame"):
-        joined[key] = np.concatenate([part[key] for part in parts])
-    for key in labels:
-        unknown = [np.full(len(part["pid"]), -1, np.int32) for part in parts]
-        known = [part.get(key, gap) for part, gap in zip(parts, unknown, strict=True)]
-        joined[key] = np.concatenate(known)
-    sizes = [len(part["pid"]) for part in parts]
-    joined["dataset"] = np.repeat(np.arange(len(parts)), sizes).astype(np.int32)
+        joined[key] = stack([side[key] for side in sides])
+    for key in merge([part.schema for part in parts]).labels:
+        joined[key] = stack([side.get(key, np.full(len(side["pid"]), -1)) for side in sides])
+    joined["dataset"] = stack([np.full(len(side["pid"]), part.number) for side, part in pairs])
     return joined
 
 
@@ -90,39 +120,35 @@ def open_dataset(
     Raises:
       InputError: a folder is not prepared, or two data sets have a label with other classes.
     """
-    schemas = [columns_.read_schema(directory) for directory in directories]
-    schema = schemas[0] if len(schemas) == 1 else merge(schemas)
+    several = len(directories) > 1
+    parts = number_apart(directories) if several else [Part(columns_.read_schema(directories[0]))]
+    schema = merge([part.schema for part in parts]) if several else parts[0].schema
 
-    def joined(parts: list[Columns], owners: list[Schema]) -> Columns:
-        return parts[0] if len(schemas) == 1 else concatenate(parts, owners)
+    def joined(sides: Sequence[Columns], owners: Sequence[Part]) -> Columns:
+        return concatenate(sides, owners) if several else sides[0]
+
+    def divide(directory: Path) -> tuple[Columns, Columns]:
+        rows = columns_.open_split(directory, "train", image_size=image_size)
+        return columns_.split_by_identity(rows, fraction=val_fraction, seed=split_seed)
 
     @functools.cache
-    def sides() -> tuple[Columns, Columns]:
-        stored = [columns_.open_split(d, "train", image_size=image_size) for d in directories]
-        divided = [
-            columns_.split_by_identity(rows, fraction=val_fraction, seed=split_seed)
-            for rows in stored
-        ]
-        train, val = (joined(list(parts), schemas) for parts in zip(*divided, strict=True))
-        train = columns_.number_identities(train)
+    def train_and_val() -> tuple[Columns, Columns]:
+        divided = zip(*map(divide, directories), strict=True)
+        train, val = (joined(sides, parts) for sides in divided)
         # the identities of "val" are unknown to a network
-        return train, val | {"identity": np.full(len(val["pid"]), -1, np.int32)}
+        unknown = np.full(len(val["pid"]), -1, np.int32)
+        return columns_.number_identities(train), val | {"identity": unknown}
 
     @functools.cache
     def open_split(split: str) -> Columns:
         if split in ("train", "val"):
-            return sides()[("train", "val").index(split)]
-        having = [
-            (directory, owner)
-            for directory, owner in zip(directories, schemas, strict=True)
-            if split in columns_.splits_of(directory)
-        ]
+            return train_and_val()[("train", "val").index(split)]
+        splits = [columns_.splits_of(directory) for directory in directories]
+        having = [i for i, names in enumerate(splits) if split in names]
         if not having:
-            known = sorted({"val", *(s for d in directories for s in columns_.splits_of(d))})
-            raise InputError(
-                f"{schema.name}: there is no split {split!r}; known: {', '.join(known)}"
-            )
-        parts = [columns_.open_split(d, split, image_size=image_size) for d, _ in having]
-        return joined(parts, [owner for _, owner in having])
+            known = ", ".join(sorted({"val"}.union(*splits)))
+            raise InputError(f"{schema.name}: there is no split {split!r}; known: {known}")
+        sides = [columns_.open_split(directories[i], split, image_size=image_size) for i in having]
+        return joined(sides, [parts[i] for i in having])
 
     return Dataset(schema, open_split)

@@ -65,6 +65,8 @@ def by_identity(pids: np.ndarray, batch_size: int, *, num_instances: int, seed: 
     Raises:
       InputError: the batch size is no multiple of `num_instances`, or there are too few persons.
     """
+    if num_instances < 1:
+        raise InputError(f"num_instances is {num_instances}; it must be 1 or more")
     people = batch_size // num_instances
     if people * num_instances != batch_size or people < 2:
         raise InputError(
@@ -102,7 +104,12 @@ def grouped(pids: np.ndarray, batch_size: int, *, num_instances: int, seed: int 
       batch_size: of images; the last batch is filled with `PADDING`.
       num_instances: images of a person side by side.
       seed: of the order of persons.
+
+    Raises:
+      InputError: `num_instances` is below 1.
     """
+    if num_instances < 1:
+        raise InputError(f"num_instances is {num_instances}; it must be 1 or more")
     pids = np.asarray(pids)
     rng = np.random.default_rng(seed)
     lap, place = np.zeros(len(pids), np.int64), np.zeros(len(pids), np.int64)

@@ -73,3 +73,34 @@ def test_labels_of_one_name_must_have_the_same_classes():
     message = "label 'hat' has the classes no, yes in a and yes, no in b"
     with pytest.raises(InputError, match=message):
         merge([first, Schema("b", {"hat": ("yes", "no")})])
+
+
+def test_numbers_are_the_same_in_every_split(synthetic, other):
+    """A person of one split is nobody of another data set in any other split."""
+    dataset = datasets.open_dataset([other, synthetic], image_size=SIZE)
+    pids, camids = ({0: set(), 1: set()} for _ in range(2))
+    for split in ("train", "val", "test", "query"):
+        rows = dataset.open(split)
+        for number in (0, 1):
+            chosen = rows["dataset"] == number
+            pids[number] |= set(rows["pid"][chosen & (rows["pid"] > 0)].tolist())
+            camids[number] |= set(rows["camid"][chosen & (rows["camid"] >= 0)].tolist())
+    assert not pids[0] & pids[1]
+    assert not camids[0] & camids[1]
+    queries, gallery = dataset.open("query"), dataset.open("test")
+    known = queries["dataset"] == 1
+    assert set(queries["pid"][known]) <= set(gallery["pid"][gallery["dataset"] == 1])
+
+
+def test_a_camera_numbered_0_is_apart_from_those_of_other_data_sets():
+    def side(camids):
+        count = len(camids)
+        zeros = dict.fromkeys(("sequence", "frame"), np.zeros(count, np.int32))
+        pids = np.arange(1, count + 1, dtype=np.int32)
+        columns = {"image": np.zeros((count, 2, 2, 3), np.uint8), "name": np.array(["a"] * count)}
+        return columns | zeros | {"pid": pids, "camid": np.array(camids, np.int32)}
+
+    parts = [datasets.Part(Schema("a", {})), datasets.Part(Schema("b", {}), 1, 3, 7)]
+    joined = datasets.concatenate([side([1, 6, -1]), side([0, 1, -1])], parts)
+    assert joined["camid"].tolist() == [1, 6, -1, 7, 8, -1]
+    assert joined["pid"].tolist() == [1, 2, 3, 4, 5, 6]

@@ -92,3 +92,8 @@ def test_grouped_batches_hold_many_persons():
         found, counts = np.unique(pids[sampler.indices(step)], return_counts=True)
         assert len(found) == 16
         assert set(counts) == {4}
+
+
+def test_grouped_needs_images_of_a_person():
+    with pytest.raises(InputError, match="num_instances is 0; it must be 1 or more"):
+        samplers.grouped(np.array([1, 2]), 4, num_instances=0)

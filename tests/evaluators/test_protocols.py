@@ -55,6 +55,11 @@ def test_what_the_images_allow():
         protocols.make(rows([0, -1], [1, 1]))
 
 
+def test_a_protocol_without_a_match_is_left_out():
+    one_camera = rows([1, 1, 2, 2, 3, 3], [1] * 6)
+    assert list(protocols.make(one_camera)) == ["course", "course_with_self"]
+
+
 def test_labels_are_what_ranking_takes():
     assert set(protocols.market(ROWS).labels) == {
         "query_pids",
