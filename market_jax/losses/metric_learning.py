@@ -37,6 +37,8 @@ def triplet(
     if margin < 0:
         raise InputError(f"triplet: margin is {margin}; it must be 0 or more")
     vectors = context.outputs[features].astype(jnp.float32)
+    # padding may hold anything, and 0 times NaN is NaN in the gradient
+    vectors = jnp.where(context.batch["mask"][:, None], vectors, 0.0)
     pids = jnp.where(context.batch["mask"], context.batch[labels], 0)
     # the floor bounds the root's gradient
     distances = jnp.sqrt(jnp.maximum(squared_distances(vectors), 1e-12))

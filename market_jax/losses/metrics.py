@@ -39,7 +39,7 @@ def active_dimensions(context: Context, *, threshold: float = 0.01) -> Values:
       threshold: of the variance.
     """
     mask = context.batch["mask"].astype(jnp.float32)[:, None]
-    mean = context.outputs["mean"]
+    mean = jnp.where(mask > 0, context.outputs["mean"], 0.0)  # padding may hold anything
     count = jnp.maximum(jnp.sum(mask), 1.0)
     center = jnp.sum(mean * mask, axis=0) / count
     variance = jnp.sum(jnp.square(mean - center) * mask, axis=0) / count

@@ -59,7 +59,9 @@ def mmd(context: Context) -> Values:
       context: of the batch.
     """
     outputs, mask = context.outputs, context.batch["mask"].astype(jnp.float32)
-    mean, variance = outputs["mean"], jnp.exp(outputs["logvar"])
+    real = mask[:, None] > 0  # padding may hold anything, and 0 times NaN is NaN
+    mean = jnp.where(real, outputs["mean"], 0.0)
+    variance = jnp.exp(jnp.where(real, outputs["logvar"], 0.0))
     width = float(mean.shape[1])
 
     def kernel(gap, spread):

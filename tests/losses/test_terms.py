@@ -177,6 +177,50 @@ def test_metrics_give_no_gradient():
     assert jax.grad(loss)(jnp.array([3.0]))[0] == 6.0
 
 
+def test_the_gradient_of_the_loss_is_that_of_the_plain_weighted_sum():
+    rows = np.array([True, True, False])
+    batch = {"x": jnp.array([0, -1, 1]), "mask": rows}
+    terms = {
+        "a": Term(functools.partial(cross_entropy, logits="x"), 0.7),
+        "b": Term(kl, 0.2, annealing.linear(total_steps=10)),
+    }
+    rng = np.random.default_rng(0)
+    outputs = {k: jnp.array(rng.normal(size=(3, 4)), jnp.float32) for k in ("x", "mean", "logvar")}
+
+    def reduced(outputs):
+        sums = evaluate_terms(terms, {}, Context(outputs, batch))
+        return summarize(terms, sums, 2)["loss"]
+
+    def plain(outputs):  # one labelled row; two that are not padding; a factor of 0.4
+        made = Context(outputs, batch)
+        return 0.7 * terms["a"].function(made)[0][0] + 0.4 * 0.2 * kl(made)[0][:2].mean()
+
+    for gradient in (jax.grad(reduced), jax.jit(jax.grad(reduced))):
+        for a, b in zip(
+            *map(jax.tree.leaves, (gradient(outputs), jax.grad(plain)(outputs))), strict=True
+        ):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("term", [triplet, mmd, kl, active_dimensions])
+def test_padding_may_hold_anything(term):
+    rng, real = np.random.default_rng(0), np.array([True, True, True, False])
+    batch = {"pid": jnp.array([1, 1, 2, 2]), "mask": real}
+    terms = {"a": Term(term)}
+
+    def loss(outputs):
+        return summarize(terms, evaluate_terms(terms, {}, Context(outputs, batch)))["loss"]
+
+    names = ("feature", "mean", "logvar")
+    clean = {k: jnp.array(rng.normal(size=(4, 5)), jnp.float32) for k in names}
+    dirty = {k: jnp.where(real[:, None], v, jnp.nan) for k, v in clean.items()}
+    np.testing.assert_allclose(loss(dirty), loss(clean), rtol=1e-6)
+    for a, b in zip(
+        *map(jax.tree.leaves, (jax.grad(loss)(dirty), jax.grad(loss)(clean))), strict=True
+    ):
+        np.testing.assert_allclose(a[real], b[real], rtol=1e-5, atol=1e-7)
+
+
 def test_an_output_that_does_not_exist_is_named():
     terms = {"hat": Term(functools.partial(cross_entropy, logits="hatt", labels="hat"))}
     made = context({"hat": LOGITS}, {"hat": jnp.array([0, 1])})
