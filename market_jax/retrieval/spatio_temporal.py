@@ -135,6 +135,7 @@ def spatio_temporal(
     beta: float = 2.0,
     bin_frames: int = 100,
     sigma: float = 50.0,
+    metric: str = "cosine",
 ) -> np.ndarray:
     """Joins appearance with travel times: 1 - logistic(similarity) * logistic(probability).
 
@@ -147,13 +148,16 @@ def spatio_temporal(
       beta: factor of the second one's exponential, as published 2.
       bin_frames: of `fit`.
       sigma: of `fit`.
+      metric: of the distances; other ones are no similarities.
 
     Returns:
       [Q, G] float32.
 
     Raises:
-      InputError: as `fit` and `continuous_frames`.
+      InputError: the metric is not "cosine"; or as `fit` and `continuous_frames`.
     """
+    if metric != "cosine":
+        raise InputError(f"spatio_temporal needs cosine distances, these are {metric}")
     times = need(training, "spatio_temporal").learn(_fit_to, bin_frames=bin_frames, sigma=sigma)
     probability = probabilities(times, query, gallery)
     appearance = 1 / (1 + np.exp(-alpha * (1 - np.asarray(distances, np.float32))))

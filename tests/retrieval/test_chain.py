@@ -313,6 +313,8 @@ def test_spatio_temporal_names_what_is_missing(training, query, message):
         spatio_temporal.spatio_temporal(side, side, np.zeros((1, 1)), training=learner(training))
     with pytest.raises(InputError, match="spatio_temporal learns from training images"):
         spatio_temporal.spatio_temporal(side, side, np.zeros((1, 1)))
+    with pytest.raises(InputError, match="needs cosine distances, these are euclidean"):
+        spatio_temporal.spatio_temporal(side, side, np.zeros((1, 1)), metric="euclidean")
 
 
 NAMES = ("pid", "camid", "sequence", "frame")
