@@ -16,7 +16,7 @@ Pictures = np.ndarray | str | Path | Sequence[str | Path | np.ndarray]
 
 
 class Prediction(NamedTuple):
-    """A label's prediction for M pictures.
+    """The prediction of one label for M pictures.
 
     Attributes:
       names: the most likely class of each picture, str [M].
@@ -33,14 +33,14 @@ class Model:
     """A trained network.
 
     Args:
-      run: a restored run.
+      run: a run that `market_jax.runs.restore` has read.
     """
 
     def __init__(self, run: runs.Run):
         self.run = run
 
     def read(self, pictures: Pictures) -> Columns:
-        """Pictures as the network takes them: columns "image" and "name".
+        """Reads pictures into the columns "image" and "name".
 
         Args:
           pictures: a folder; a picture's path, or several; an array uint8 [M, H, W, 3]; or
@@ -66,18 +66,24 @@ class Model:
         """The embedding of each picture: float32 [M, D].
 
         Args:
-          pictures: see `read`.
-          flip: the mean with the mirrored pictures' embeddings.
+          pictures: M pictures, see `read`.
+          flip: average the embeddings of a picture and its mirror image.
+
+        Raises:
+          InputError: as `read`; or an embedding is not finite.
         """
         columns = self.read(pictures)
         return inference.features(self.run.predict, columns, flip=flip)["feature"]
 
     def predict(self, pictures: Pictures, *, flip: bool = False) -> dict[str, Prediction]:
-        """The labels of each picture: label -> `Prediction`, of those that the network knows.
+        """The labels of each picture that the network knows: label -> `Prediction`.
 
         Args:
-          pictures: see `read`.
-          flip: the mean of the logits with the mirrored pictures'.
+          pictures: M pictures, see `read`.
+          flip: average the logits of a picture and its mirror image.
+
+        Raises:
+          InputError: as `read`.
         """
         columns, classes = self.read(pictures), self.run.schema.labels
         names = self.run.predict.output_names(columns)
@@ -88,13 +94,13 @@ class Model:
     def search(
         self, query: Pictures, gallery: Pictures, k: int = 10, *, flip: bool = False
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The k pictures of a gallery that are most like each query.
+        """Finds the k pictures of a gallery that are most like each query.
 
         Args:
           query: Q pictures, or their embeddings float [Q, D].
           gallery: G pictures, or their embeddings float [G, D].
-          k: the number of answers, at most G.
-          flip: as `embed`.
+          k: the number of answers to each query, 1 to G.
+          flip: average the embeddings of a picture and its mirror image.
 
         Returns:
           Cosine distances float32 [Q, k], ascending, and positions in the gallery int64 [Q, k].
@@ -134,10 +140,13 @@ def _predict(logits: np.ndarray, classes: tuple[str, ...]) -> Prediction:
 
 
 def load(run: str | Path, *, checkpoint: str = "best") -> Model:
-    """See `market_jax.load`.
+    """Loads a trained network; see `market_jax.load`.
 
     Args:
       run: the folder of a run.
       checkpoint: "best" or "latest".
+
+    Raises:
+      InputError: there is no such run or checkpoint.
     """
     return Model(runs.restore(run, checkpoint, cache=False))

@@ -1,6 +1,6 @@
 """One sub-config -> one object: where names become functions.
 
-Nothing but the recipes above has heard of a config; nothing below reads one.
+Only the recipes and this module read a config; the modules below take plain arguments.
 """
 
 import importlib
@@ -60,12 +60,13 @@ def _bind_term(spec: Mapping, known: Mapping, what: str) -> Callable:
 
 
 def model(fields: Mapping, dtype: str = "float32"):
-    """The network of `config.model`.
+    """Makes the network that `config.model` describes.
 
     Args:
-      fields: a spec; "name" is a file of `market_jax.models` or of its backbones. The field
-        "backbone" is another spec, and so is "head"; "pretrained" is for `pretrained_variables`.
-      dtype: of the computation, "float32" or "bfloat16".
+      fields: a spec, see `market_jax.registry`; "name" is a file of `market_jax.models` or of its
+        backbones. The fields "backbone" and "head" are specs too; "pretrained" is not read here
+        but by `pretrained_variables`.
+      dtype: dtype of the computation, "float32" or "bfloat16".
 
     Raises:
       InputError: a name or a field does not exist, or a value is of another kind.
@@ -82,21 +83,25 @@ def model(fields: Mapping, dtype: str = "float32"):
 
 
 def apply(config: ConfigDict, module) -> Callable:
-    """`module.apply`, its convolutions computed as `config.convolution` says.
+    """Wraps `module.apply` so that convolutions are computed as `config.convolution` says.
 
     Args:
-      config: of the experiment.
+      config: the experiment's config.
       module: the Flax module.
     """
     return convolution.applying(config.convolution, module.apply)
 
 
 def pretrained_variables(config: ConfigDict, variables: PyTree) -> PyTree:
-    """The variables, the backbone's from the weights that `config.model.pretrained` names.
+    """Puts the weights that `config.model.pretrained` names into the backbone's variables.
 
     Args:
-      config: of the experiment.
-      variables: of its model, fresh.
+      config: the experiment's config.
+      variables: freshly initialised variables of its model; returned as they are where no weights
+        are named.
+
+    Raises:
+      InputError: there are no such weights, or they do not fit the backbone.
     """
     source = config.model.get("pretrained", "")
     if not source:
@@ -108,14 +113,17 @@ def pretrained_variables(config: ConfigDict, variables: PyTree) -> PyTree:
 
 
 def objective(config: ConfigDict, total_steps: int = 1) -> Objective:
-    """`config.losses` and `config.metrics`.
+    """Makes what is minimised and reported, from `config.losses` and `config.metrics`.
 
     A loss is a spec with "weight" and, where the weight grows in training, "schedule", a spec of
     `market_jax.losses.annealing`.
 
     Args:
-      config: of the experiment.
-      total_steps: of the training, for the schedules of weights.
+      config: the experiment's config.
+      total_steps: steps in the whole training, for the schedules of weights.
+
+    Raises:
+      InputError: a name or an argument is unknown, or a value is of another kind.
     """
     terms = {}
     for key, spec in config.losses.to_dict().items():
@@ -133,7 +141,7 @@ def objective(config: ConfigDict, total_steps: int = 1) -> Objective:
 
 
 def augment(config: ConfigDict) -> Callable:
-    """`config.augmentation` -> (key, uint8 images) -> float32 images."""
+    """Makes the augmentation of `config.augmentation`: (key, uint8 images) -> float32 images."""
     known = registry.names_of(transforms)
     bound = {
         name: registry.bind({"name": name} | fields, known, "transform")
@@ -147,10 +155,11 @@ def augment(config: ConfigDict) -> Callable:
 
 
 def dataset(config: ConfigDict) -> Dataset:
-    """`config.data`: one data set, or several with commas between their names and folders.
+    """Opens the data set of `config.data`, or several: names and folders separated by commas.
 
     Raises:
-      InputError: a name is unknown, or a folder is missing or holds another data set.
+      InputError: a name is unknown, there are more names than folders or fewer, or a folder is
+        missing or holds another data set.
     """
     import data_prep  # which imports TensorFlow
 
@@ -174,11 +183,15 @@ def dataset(config: ConfigDict) -> Dataset:
 
 
 def sampler(config: ConfigDict, columns: Columns) -> Sampler:
-    """Batches for training: shuffled images, or with `config.num_instances` identities.
+    """Makes training batches: shuffled images, or persons with `config.num_instances` images each.
 
     Args:
-      config: of the experiment.
-      columns: of the training images.
+      config: the experiment's config; `num_instances` of 0 shuffles the images.
+      columns: columns of the training images.
+
+    Raises:
+      InputError: `num_instances` is used with `grad_accum_steps` above 1, or the batch size does
+        not fit the images.
     """
     each, draw = config.num_instances, {"seed": config.seed}
     if each and config.grad_accum_steps > 1:
@@ -189,11 +202,12 @@ def sampler(config: ConfigDict, columns: Columns) -> Sampler:
 
 
 def validation_sampler(config: ConfigDict, columns: Columns) -> Sampler:
-    """Every image once; with `config.num_instances`, identities are spread as in training.
+    """Makes the sampler that visits every held-out image once.
 
     Args:
-      config: of the experiment.
-      columns: of the held-out images.
+      config: the experiment's config; with `num_instances`, images of one person stand together,
+        as in training.
+      columns: columns of the held-out images.
     """
     pids, each = np.asarray(columns["pid"]), config.num_instances
     if each:
@@ -202,7 +216,11 @@ def validation_sampler(config: ConfigDict, columns: Columns) -> Sampler:
 
 
 def check_counts(config: ConfigDict) -> None:
-    """Raises an `InputError` for a count that is out of range."""
+    """Checks the counts in a config.
+
+    Raises:
+      InputError: a count or `select.mode` is out of range; the message names it.
+    """
     for key in ("epochs", "evaluate_every", "log_every", "grad_accum_steps"):
         if config[key] < 1:
             raise InputError(f"{key} is {config[key]}; it must be 1 or more")
@@ -213,10 +231,10 @@ def check_counts(config: ConfigDict) -> None:
 
 
 def plan(config: ConfigDict, steps_per_epoch: int) -> Plan:
-    """When what happens, in steps.
+    """When to evaluate, to log and to stop, in steps.
 
     Args:
-      config: of the experiment.
+      config: the experiment's config.
       steps_per_epoch: batches in an epoch.
     """
     return Plan(
@@ -229,12 +247,15 @@ def plan(config: ConfigDict, steps_per_epoch: int) -> Plan:
 
 
 def optimizer(config: ConfigDict, module, steps_per_epoch: int):
-    """`config.optimizer` -> an optax optimizer, which leaves the frozen parameters alone.
+    """Makes the optax optimizer of `config.optimizer`; frozen parameters are not changed.
 
     Args:
-      config: of the experiment.
+      config: the experiment's config.
       module: the Flax module, which says what is frozen.
       steps_per_epoch: batches in an epoch.
+
+    Raises:
+      InputError: a name is unknown, or a setting is out of range.
     """
     fields = config.optimizer.to_dict()
     warmup = fields.pop("warmup_epochs")
@@ -272,7 +293,7 @@ def _pairs(multipliers) -> list[tuple[str, float]]:
 
 
 def hooks(config: ConfigDict) -> list[hooks_.Hook]:
-    """`config.hooks`, and the average of the parameters by `config.ema_decay`."""
+    """Makes the hooks of `config.hooks`, and `ema` where `config.ema_decay` asks for it."""
     average = [hooks_.ema(decay=config.ema_decay)] if config.ema_decay else []
     named = config.hooks.to_dict().values()
     known = registry.names_of(hooks_)
@@ -280,7 +301,7 @@ def hooks(config: ConfigDict) -> list[hooks_.Hook]:
 
 
 def evaluators_of(config: ConfigDict) -> dict[str, Callable]:
-    """`config.evaluators` -> name -> (predict, dataset) -> Result."""
+    """Makes the evaluators of `config.evaluators`: name -> (predict, dataset) -> Result."""
     known = _defining("evaluate", evaluators)
     return {
         key: registry.bind(spec, known, f"evaluator (evaluators.{key})")
@@ -289,14 +310,14 @@ def evaluators_of(config: ConfigDict) -> dict[str, Callable]:
 
 
 def check_classes(config: ConfigDict, labels: Mapping[str, tuple[str, ...]]) -> None:
-    """Refuses `config.model.classes` that have other numbers of classes than the data set.
+    """Checks that `config.model.classes` has as many classes for each label as the data set.
 
     Args:
-      config: of the experiment.
-      labels: label -> class names, of the data set.
+      config: the experiment's config.
+      labels: label -> class names, from the data set's schema.
 
     Raises:
-      InputError: names the label and both numbers.
+      InputError: the numbers differ; the message names the label and both.
     """
     for name, count in (config.model.get("classes") or {}).items():
         if name in labels and count != len(labels[name]):
@@ -307,10 +328,10 @@ def check_classes(config: ConfigDict, labels: Mapping[str, tuple[str, ...]]) -> 
 
 
 def imagenet_predictor(cache: Path | None = None) -> Predictor:
-    """EfficientNet-Lite0 with ImageNet's weights; its output is "embedding".
+    """A predictor of EfficientNet-Lite0 with ImageNet's weights; its output is "embedding".
 
     Args:
-      cache: the folder where features are kept; None keeps none.
+      cache: the folder where features are kept as files; None keeps none.
 
     Raises:
       InputError: the package with the weights is not installed.

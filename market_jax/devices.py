@@ -1,4 +1,4 @@
-"""The devices: start-up, the data-parallel mesh, and what is laid on it."""
+"""Devices: start-up, the data-parallel mesh, and arrays placed on it."""
 
 import ctypes
 import os
@@ -20,11 +20,11 @@ _CPU_FLAG_VERSIONS = ("0.10.2",)
 
 
 def cpu_flags(flags: str, jaxlib_version: str) -> str:
-    """XLA_FLAGS with what makes this jaxlib fast on a CPU; the user's own setting is kept.
+    """Adds the flag that makes this jaxlib fast on a CPU to XLA_FLAGS; the user's own setting wins.
 
     Args:
-      flags: XLA_FLAGS as the user has set them.
-      jaxlib_version: of the installed jaxlib.
+      flags: the value of XLA_FLAGS that the user has set; "" where there is none.
+      jaxlib_version: version of the installed jaxlib, such as "0.10.2".
     """
     if jaxlib_version not in _CPU_FLAG_VERSIONS or _CPU_FLAG.split("=")[0] in flags:
         return flags
@@ -32,14 +32,14 @@ def cpu_flags(flags: str, jaxlib_version: str) -> str:
 
 
 def compiler_options(backend: str, jaxlib_version: str) -> dict[str, str]:
-    """What a training step is compiled with.
+    """XLA's compiler options for a training step.
 
-    XLA's CPU compiler drops the optimization barriers that keep what they guard from being
-    computed again, in an order that is slow, or at all (rematerialisation). Here it keeps them.
+    XLA's CPU compiler drops optimization barriers, so that values they guard are computed again or
+    in a slow order, and rematerialisation has no effect. These options keep the barriers.
 
     Args:
       backend: "cpu", "gpu" or "tpu".
-      jaxlib_version: of the installed jaxlib.
+      jaxlib_version: version of the installed jaxlib, such as "0.10.2".
     """
     if backend != "cpu" or jaxlib_version not in _CPU_FLAG_VERSIONS:
         return {}
@@ -49,11 +49,11 @@ def compiler_options(backend: str, jaxlib_version: str) -> dict[str, str]:
 def keep_memory() -> bool:
     """Tells the C library to keep freed memory for the next allocation; False if it cannot.
 
-    XLA allocates a step's buffers on a CPU anew at every step. Given back to the system in
-    between, every page of them is faulted in and cleared again, a third of a small network's
-    step. For training alone: what is not the same at every step, as in evaluation, leaves gaps
-    that add up. glibc alone is asked, and not where its `MALLOC_` or `GLIBC_TUNABLES` variables
-    are set.
+    On a CPU, XLA allocates the buffers of every step anew. If the memory goes back to the system in
+    between, each page is faulted in and cleared again, which takes a third of a small network's
+    step. Call it for training only: in evaluation, buffers differ from step to step and leave gaps
+    that add up. Only glibc can do it, and nothing is changed where the user has set its `MALLOC_`
+    or `GLIBC_TUNABLES` variables.
     """
     if "GLIBC_TUNABLES" in os.environ or any(k.startswith("MALLOC_") for k in os.environ):
         return False
@@ -95,27 +95,30 @@ def _integer(variable: str) -> int | None:
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """All devices, or those given, on one axis "data", Auto: XLA propagates the sharding.
+    """A mesh with one axis "data", of type Auto: XLA propagates the sharding.
 
     Args:
-      devices: on the mesh; by default all.
+      devices: the devices on the mesh; by default all.
     """
     devices = jax.devices() if devices is None else devices
     return jax.make_mesh((len(devices),), ("data",), (AxisType.Auto,), devices=devices)
 
 
 def share() -> tuple[int, int]:
-    """(i, n): this process is the i-th of n, each of which feeds its part of every batch."""
+    """(i, n): this process is number i of n; each process feeds its own part of every batch."""
     return jax.process_index(), jax.process_count()
 
 
 def check_batch_size(batch_size: int, mesh: Mesh, parts: int = 1) -> None:
-    """Raises an `InputError` unless each of the batch's parts divides over the devices.
+    """Checks that each part of a batch can be split evenly over the devices.
 
     Args:
       batch_size: images in a step.
       mesh: the devices.
-      parts: parts that a batch is cut into.
+      parts: the number of parts that a batch is cut into (`grad_accum_steps`).
+
+    Raises:
+      InputError: the batch size is below 1, or no multiple of devices times parts.
     """
     if batch_size < 1 or batch_size % (mesh.size * parts):
         times = f" times the {parts} parts of grad_accum_steps" if parts > 1 else ""
@@ -125,11 +128,11 @@ def check_batch_size(batch_size: int, mesh: Mesh, parts: int = 1) -> None:
 
 
 def replicate(mesh: Mesh, tree: PyTree) -> PyTree:
-    """The same values on every device.
+    """Copies arrays to every device.
 
     Args:
       mesh: the devices.
-      tree: of arrays.
+      tree: a pytree of arrays.
     """
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
@@ -139,18 +142,18 @@ def replicated(mesh: Mesh, shapes: PyTree) -> PyTree:
 
     Args:
       mesh: the devices.
-      shapes: of arrays, with dtypes.
+      shapes: a pytree of arrays or `jax.ShapeDtypeStruct`s.
     """
     sharding = NamedSharding(mesh, PartitionSpec())
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
 
 
 def place_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-    """Splits the first axis over the devices; each process gives its own share of the batch.
+    """Splits the first axis of a batch over the devices.
 
     Args:
       mesh: the devices.
-      batch: column -> this process's rows.
+      batch: column name -> the rows that this process feeds, see `share`.
     """
     sharding = NamedSharding(mesh, PartitionSpec("data"))
     return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}

@@ -1,14 +1,14 @@
-"""Files that are there whole, or not at all."""
+"""Files that appear whole or not at all."""
 
 import os
 from pathlib import Path
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Writes the file by a rename: a reader sees the old content or the new, never a part.
+    """Writes a file by a rename: a reader sees the old content or the new, never a part.
 
     Args:
-      path: where the file is written; its folder is made.
+      path: where the file is written; its folder is made if it is missing.
       text: the whole content.
     """
     path = Path(path)

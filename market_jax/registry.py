@@ -1,9 +1,9 @@
-"""A thing with arguments, written one way everywhere: `{"name": "resnet", "depth": 34}`.
+"""A thing with arguments is written the same way everywhere: `{"name": "resnet", "depth": 34}`.
 
-`bind` checks the name, the arguments' names and their kinds against the signature of what is
-named. On the command line of `evaluate.py` the same is written as words, "k_reciprocal k1=20",
-which `read_words` turns into it. A name `package.module:Attribute` stands for something that lies
-outside this package.
+`bind` checks the name, the arguments' names and their kinds against the function's signature. On
+the command line of `evaluate.py` the same is written as words, "k_reciprocal k1=20", which
+`read_words` reads. A name `package.module:Attribute` stands for something outside
+this package.
 """
 
 import ast
@@ -29,12 +29,12 @@ def choose(name: Any, known: Mapping, what: str) -> Any:
     """Returns `known[name]`.
 
     Args:
-      name: the key.
-      known: the choices.
-      what: what is chosen, for the message.
+      name: the key to look up.
+      known: the choices by name.
+      what: a word for the choices, for the message: "pooling".
 
     Raises:
-      InputError: the name is unknown; the message has the nearest known name and all of them.
+      InputError: the name is unknown; the message suggests the nearest known name and lists all.
     """
     if name in known:
         return known[name]
@@ -45,22 +45,22 @@ def choose(name: Any, known: Mapping, what: str) -> Any:
 
 
 def names_of(*modules: types.ModuleType) -> dict[str, Callable]:
-    """Name -> function or class, of everything in the modules' `__all__`."""
+    """Name -> function or class, for everything in the `__all__` of the modules."""
     return {name: getattr(module, name) for module in modules for name in module.__all__}
 
 
 def files_of(package: types.ModuleType) -> dict[str, str]:
-    """File name -> module name, of the files of a package."""
+    """File name -> module name, for the files of a package."""
     return {m.name: f"{package.__name__}.{m.name}" for m in pkgutil.iter_modules(package.__path__)}
 
 
 def find(name: str, known: Mapping, what: str) -> Any:
-    """What a name stands for: one of `known`, or `package.module:Attribute` outside.
+    """Looks a name up in `known`, or imports `package.module:Attribute` from another package.
 
     Args:
-      name: the name.
-      known: name -> what it stands for.
-      what: what is looked for, for the message.
+      name: a key of `known`, or `package.module:Attribute`.
+      known: the choices by name.
+      what: a word for the choices, for the message: "data set".
 
     Raises:
       InputError: the name is unknown, or the outside module or attribute does not exist.
@@ -75,16 +75,16 @@ def find(name: str, known: Mapping, what: str) -> Any:
 
 
 def find_file(package: types.ModuleType, name: str, what: str, attribute: str) -> Any:
-    """The attribute of the file `name` of a package, or `package.module:Attribute` outside.
+    """Finds what a file of a package defines, or imports `package.module:Attribute` from outside.
 
     Args:
-      package: whose files define the attribute.
-      name: of the file, or of something outside.
-      what: what is looked for, for the message.
-      attribute: that such a file defines: "Model", "fit", "run".
+      package: the package that holds the files.
+      name: the file's name without ".py", or `package.module:Attribute`.
+      what: a word for the files, for the message: "recipe".
+      attribute: the attribute that each file defines: "Model", "fit", "run".
 
     Raises:
-      InputError: as `find`.
+      InputError: the name is unknown, or the outside module or attribute does not exist.
     """
     if ":" in str(name):
         return find(name, {}, what)
@@ -127,7 +127,7 @@ def _describe(kind: Any) -> str:
 
 
 def is_plain(kind: Any) -> bool:
-    """Whether values of the kind can be written in a config: numbers, texts, lists of them."""
+    """Whether values of this type can be written in a config: numbers, texts, lists of them."""
     if kind in _PLAIN or kind in (Any, type(None)):
         return True
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
@@ -138,14 +138,14 @@ def is_plain(kind: Any) -> bool:
 
 
 def convert(value: Any, kind: Any) -> Any:
-    """The value as the kind has it: JSON's lists become tuples, whole numbers become numbers.
+    """Converts a value to an annotated type: lists become tuples, whole numbers become floats.
 
     Args:
-      value: plain data.
-      kind: an annotation.
+      value: plain data, as a config or JSON holds it.
+      kind: the type annotation.
 
     Raises:
-      ValueError: the value is of another kind; the message says which kind is asked for.
+      ValueError: the value is of another type; the message says which type is needed.
     """
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if kind is Any:
@@ -178,14 +178,14 @@ def convert(value: Any, kind: Any) -> Any:
 
 
 def bind(spec: Spec, known: Mapping, what: str, **given: Any) -> functools.partial:
-    """What a spec names, with its arguments bound; call it to make the thing.
+    """Binds a spec's arguments to what it names; call the result to make the thing.
 
     Args:
-      spec: "name", one of `known` or `package.module:Attribute`; and arguments by name.
+      spec: "name", a key of `known` or `package.module:Attribute`; and arguments by name.
       known: name -> function or class.
-      what: what is named, for the message.
-      **given: arguments that no config writes, or `LATER`; those that the signature does not have
-        are left out, and a spec cannot set them.
+      what: a word for such a thing, for the message: "backbone".
+      **given: arguments that the program gives and no config may set, or `LATER` for those of the
+        later call; arguments that the signature does not have are left out.
 
     Raises:
       InputError: the name or an argument is unknown, or a value is of another kind.
@@ -212,15 +212,15 @@ def bind(spec: Spec, known: Mapping, what: str, **given: Any) -> functools.parti
 
 
 def complete(bound: functools.partial, what: str, *later: Any) -> functools.partial:
-    """What was bound, if nothing is missing that its signature asks for.
+    """Checks that nothing is missing that the signature asks for, and returns `bound`.
 
     Args:
-      bound: by `bind`.
-      what: what is named, for the message.
-      *later: stands for the positional arguments of the later call.
+      bound: the result of `bind`.
+      what: a word for such a thing, for the message: "backbone".
+      *later: placeholders for the positional arguments of the later call.
 
     Raises:
-      InputError: names an argument that is missing.
+      InputError: an argument is missing; the message names it.
     """
     try:
         inspect.signature(bound).bind(*later)
@@ -230,7 +230,7 @@ def complete(bound: functools.partial, what: str, *later: Any) -> functools.part
 
 
 def read_value(text: str) -> Any:
-    """A value in words: a Python literal, true or false in any case, or else the text itself."""
+    """Reads a value: a Python literal, true or false in any case, or else the text itself."""
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     try:
@@ -240,13 +240,13 @@ def read_value(text: str) -> Any:
 
 
 def read_words(text: str, known: Mapping, what: str) -> dict[str, Any]:
-    """A spec from words: "k_reciprocal k1=20" -> {"name": "k_reciprocal", "k1": 20}.
+    """Reads a spec from words: "k_reciprocal k1=20" -> {"name": "k_reciprocal", "k1": 20}.
 
     Args:
-      text: the name, then KEY=VALUE, between blanks. Where the signature asks for true or false,
-        `True`, `true` and `1` are one thing, and so are `False`, `false` and `0`.
-      known: name -> function or class, whose signature is looked at.
-      what: what is named, for the message.
+      text: the name, then KEY=VALUE, separated by spaces. Where the signature asks for a bool,
+        `True`, `true` and `1` are the same, and so are `False`, `false` and `0`.
+      known: name -> function or class, whose signature says which values are bools.
+      what: a word for such a thing, for the message: "re-ranker".
 
     Raises:
       InputError: there is no name, a word has no "=", or a key comes twice.
@@ -275,6 +275,6 @@ def accepts(make: Callable, name: str) -> bool:
 
     Args:
       make: the function, class or partial.
-      name: of the argument.
+      name: the argument's name.
     """
     return name in inspect.signature(make).parameters

@@ -22,14 +22,14 @@ _MODEL = {"model": ("embedding",), "predictions": ("predictions",)}  # --feature
 
 
 class Run(NamedTuple):
-    """A trained run, or what stands in for one where nothing is trained.
+    """A trained run; or, for evaluations that need no model, only its data and settings.
 
     Attributes:
-      workdir: the folder where it lies.
-      step: of the checkpoint.
-      config: as it was trained.
+      workdir: the folder of the run.
+      step: the step that the checkpoint was saved at; 0 without a model.
+      config: the config that it was trained with.
       predict: the model with its variables; None without a model.
-      extra: what was saved beside: "progress", "config", "labels", "label_counts".
+      extra: the JSON saved with the checkpoint: "progress", "config", "labels", "label_counts".
     """
 
     workdir: Path
@@ -40,12 +40,12 @@ class Run(NamedTuple):
 
     @property
     def schema(self) -> Schema:
-        """The labels of the data that it was trained on."""
+        """The labels of the data set that the run was trained on."""
         labels = {name: tuple(classes) for name, classes in self.extra["labels"].items()}
         return Schema(self.config.data.name, labels)
 
     def dataset(self) -> Dataset:
-        """The data set that it was trained on."""
+        """The data set that the run was trained on."""
         return build.dataset(self.config)
 
     @property
@@ -58,11 +58,11 @@ def find_run(task: str, root: Path = Path("runs")) -> Path:
     """The newest run in a folder that has a checkpoint and can do a task.
 
     Args:
-      task: that the run's config names.
+      task: a task of `evaluate.py`, which the run's config must list in `tasks`.
       root: the folder that holds the runs' folders.
 
     Raises:
-      InputError: there is none.
+      InputError: there is no such run.
     """
     able = []
     for path in root.glob(f"*/{settings.FILE}"):
@@ -76,10 +76,10 @@ def find_run(task: str, root: Path = Path("runs")) -> Path:
 
 
 def without_model(config: ConfigDict, workdir: str | None) -> Run:
-    """What stands in for a run where nothing is trained: data and settings alone.
+    """A `Run` without a model, for evaluations of plain descriptors.
 
     Args:
-      config: with the data set.
+      config: a config with the data set.
       workdir: the folder where evaluations are written; None is runs/baseline.
     """
     return Run(Path(workdir or "runs/baseline"), 0, config, None, {})
@@ -92,16 +92,17 @@ def restore(
     *,
     cache: bool = True,
 ) -> Run:
-    """Reads the parameters of a checkpoint and the config saved in it.
+    """Restores a run: the parameters of a checkpoint, and the config saved with it.
 
     Args:
       workdir: the folder of the run.
-      which: "best" or "latest".
-      data_dir: replaces the config's `data.dir`.
-      cache: keep features in the run's folder.
+      which: the checkpoint, "best" or "latest".
+      data_dir: the folder of the data set, instead of the config's `data.dir`.
+      cache: keep computed features as files in the run's folder.
 
     Raises:
-      InputError: there is no such run or checkpoint, or an older version has written it.
+      InputError: there is no such run or checkpoint, it is damaged, or an older version has
+        written it.
     """
     directory = Path(workdir)
     if not (directory / "checkpoints").is_dir():
@@ -135,16 +136,20 @@ def restore(
 
 
 def feature_source(run: Run, source: str) -> tuple[Any, tuple[str, ...]]:
-    """What computes features, and the names of its outputs.
+    """The function that computes features, and the names of its outputs.
 
     Args:
-      run: whose model is used; for descriptors it needs none.
-      source: "model", its output "embedding"; "predictions", its output of that name; both side
-        by side, "model+predictions"; "imagenet", EfficientNet-Lite0's embedding with published
-        weights; or a descriptor of `market_jax.data.descriptors`.
+      run: the run whose model is used; "imagenet" and descriptors need none.
+      source: "model" for the output "embedding"; "predictions" for the output of that name;
+        "model+predictions" for both side by side; "imagenet" for the embedding of
+        EfficientNet-Lite0 with published weights; or the name of a descriptor in
+        `market_jax.data.descriptors`.
+
+    Returns:
+      A `Predictor` or `Descriptor`, and the names of the outputs to ask it for.
 
     Raises:
-      InputError: the source is unknown, or there is no model.
+      InputError: the source is unknown, or it needs a model and the run has none.
     """
     parts = source.split("+")
     if all(part in _MODEL for part in parts):

@@ -1,4 +1,4 @@
-"""The config as a run keeps it: saved as JSON, read again, compared."""
+"""The config that is saved with a run: written as JSON, read again, compared."""
 
 import json
 from pathlib import Path
@@ -18,12 +18,12 @@ MAY_CHANGE_BELOW = "evaluators."  # they look on
 
 
 def to_json(config: ConfigDict) -> dict:
-    """The config as JSON knows it."""
+    """The config as nested dicts and lists that JSON can hold."""
     return json.loads(config.to_json())
 
 
 def from_json(value: dict) -> ConfigDict:
-    """The inverse of `to_json`; JSON's lists become tuples again."""
+    """The inverse of `to_json`; lists become tuples again."""
 
     def tuples(x):
         if isinstance(x, dict):
@@ -37,7 +37,7 @@ def flatten(value: dict, prefix: str = "") -> dict:
     """{"a": {"b": 1}} -> {"a.b": 1}.
 
     Args:
-      value: nested dicts.
+      value: dicts in dicts.
       prefix: put before every key.
     """
     flat = {}
@@ -48,11 +48,14 @@ def flatten(value: dict, prefix: str = "") -> dict:
 
 
 def check_format(saved: dict, where: Path) -> None:
-    """Raises an `InputError` for what an older version has written.
+    """Refuses files that an older version of market_jax has written.
 
     Args:
-      saved: what a run has saved.
-      where: the file or folder, for the message.
+      saved: the JSON that a run has saved, with its "format".
+      where: the file or folder that it was read from, for the message.
+
+    Raises:
+      InputError: the format is another one than `FORMAT`.
     """
     if saved.get("format") != FORMAT:
         raise InputError(
@@ -63,16 +66,17 @@ def check_format(saved: dict, where: Path) -> None:
 
 
 def check_same_run(workdir: Path, config: ConfigDict, defaults: ConfigDict | None = None) -> None:
-    """Refuses to go on with a run whose settings were others.
+    """Refuses to continue a run that was started with other settings.
 
     Args:
-      workdir: the folder of the run.
-      config: of the training that is to go on.
-      defaults: the settings as the config's file has them: a setting that the saved run does not
-        have yet may stand at its default.
+      workdir: the folder of the run; nothing is checked where it holds no run yet.
+      config: the config of the training that would continue it.
+      defaults: the settings as the config's file has them. A setting that the saved run does not
+        know yet may have its default.
 
     Raises:
-      InputError: names the settings that differ and their values.
+      InputError: the settings differ; the message names them and their values. Or an older version
+        has written the run.
     """
     path = Path(workdir) / FILE
     if not path.exists():
