@@ -1,8 +1,8 @@
-"""Checkpoints by Orbax: the latest and the best, the config saved beside the state.
+"""Checkpoints by Orbax: the latest and the best, each with the config beside the state.
 
 A checkpoint has four items, each of which can be read alone: "variables" (parameters and the other
-collections), "ema" (the averaged parameters, where they are kept), "training" (step, optimizer
-state and key: what only a restart needs) and "extra" (JSON).
+collections), "ema" (the averaged parameters, if there are any), "training" (step, optimizer
+state and key, which only a restart needs) and "extra" (JSON).
 """
 
 import dataclasses
@@ -32,12 +32,13 @@ class _RoundBorder:
 
 
 def open_manager(directory: Path) -> ocp.CheckpointManager:
-    """The checkpoints in a folder; the newest, the one with the highest score and a border stay.
+    """Opens the checkpoints in a folder; the newest, the best and one at a border are kept.
 
-    Saving is synchronous and atomic: a checkpoint is there whole, or not at all.
+    Saving is synchronous and atomic: a checkpoint appears whole or not at all. The best one has the
+    highest score; the one kept for a border is where the present round began, see `loop`.
 
     Args:
-      directory: of the checkpoints, made if it is not there.
+      directory: the folder of the checkpoints, made if it is missing.
     """
     policy = checkpoint_managers.AnyPreservationPolicy(
         [
@@ -71,15 +72,15 @@ def save(
     round_start: int,
     extra: Mapping[str, Any],
 ) -> None:
-    """Keeps the state as the checkpoint of a step.
+    """Saves the state as the checkpoint of a step.
 
     Args:
-      manager: of the checkpoints.
+      manager: the run's checkpoints, see `open_manager`.
       step: the number of steps done.
-      state: what is kept.
-      score: by which the best checkpoint is found; higher is better.
+      state: the state to save.
+      score: how good the state is; the best checkpoint has the highest score.
       round_start: the step at which the present round began.
-      extra: JSON-able, kept beside the state.
+      extra: values that JSON can hold, saved beside the state.
     """
     items = {name: ocp.args.StandardSave(tree) for name, tree in _items(state).items()}
     manager.save(
@@ -93,18 +94,18 @@ def find(manager: ocp.CheckpointManager, which: str = "latest") -> int | None:
     """The step of the "latest" or the "best" checkpoint; None if there is none.
 
     Args:
-      manager: of the checkpoints.
+      manager: the run's checkpoints, see `open_manager`.
       which: "latest" or "best".
     """
     return manager.latest_step() if which == "latest" else manager.best_step()
 
 
 def read_extra(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
-    """The `extra` of a checkpoint.
+    """Reads the `extra` that was saved with a checkpoint.
 
     Args:
-      manager: of the checkpoints.
-      step: of the checkpoint.
+      manager: the run's checkpoints, see `open_manager`.
+      step: the step that the checkpoint was saved at.
     """
     return manager.restore(step, args=ocp.args.Composite(extra=ocp.args.JsonRestore()))["extra"]
 
@@ -152,15 +153,15 @@ def _read(manager: ocp.CheckpointManager, step: int, items: Mapping[str, PyTree]
 
 
 def read_state(manager: ocp.CheckpointManager, step: int, template: TrainState) -> TrainState:
-    """The state of a checkpoint, for going on.
+    """Reads the whole state of a checkpoint, to continue training.
 
     Args:
-      manager: of the checkpoints.
-      step: of the checkpoint.
+      manager: the run's checkpoints, see `open_manager`.
+      step: the step that the checkpoint was saved at.
       template: a state of the same structure, shapes and sharding.
 
     Raises:
-      InputError: the checkpoint is of another structure or is damaged.
+      InputError: the checkpoint is damaged, or its arrays have other names or shapes.
     """
     items = _read(manager, step, _items(template))
     variables = dict(items["variables"])
@@ -171,17 +172,17 @@ def read_state(manager: ocp.CheckpointManager, step: int, template: TrainState) 
 
 
 def read_variables(manager: ocp.CheckpointManager, step: int, template: PyTree) -> PyTree:
-    """The variables of a checkpoint, for evaluation: averaged parameters where they are kept.
+    """Reads the variables for evaluation: the averaged parameters, if the checkpoint has them.
 
     Collections that the model itself does not have, such as memory banks, are left out.
 
     Args:
-      manager: of the checkpoints.
-      step: of the checkpoint.
+      manager: the run's checkpoints, see `open_manager`.
+      step: the step that the checkpoint was saved at.
       template: the model's variables, or their shapes with sharding.
 
     Raises:
-      InputError: the checkpoint is of another structure or is damaged.
+      InputError: the checkpoint is damaged, or its arrays have other names or shapes.
     """
     directory = manager.directory / str(step)
     items = {"variables": template}

@@ -1,8 +1,8 @@
 """What happens inside the jitted step after the parameters were updated.
 
-A hook is two functions: `init(state) -> state` adds what it carries, once, before step 0, and
-`update(state, context) -> state` changes it after every step. What a hook carries lies in the
-state (`ema`, or a collection such as "memory"), so that it survives a restart bit for bit.
+A hook is two functions: `init(state) -> state` adds what the hook keeps, once, before step 0, and
+`update(state, context) -> state` changes it after every step. A hook keeps its arrays in the
+state (`ema`, or a collection such as "memory"), so that they survive a restart bit for bit.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,10 +18,10 @@ __all__ = ["ema"]
 
 
 class Hook(NamedTuple):
-    """A hook; see the module.
+    """A hook; see the module's docstring.
 
     Attributes:
-      init: state -> state.
+      init: state -> state, called once before step 0.
       update: (state, context) -> state, traced within the step. The context has the outputs for
         the batch, computed with the parameters before the update.
     """
@@ -34,8 +34,9 @@ def ema(*, decay: float = 0.999) -> Hook:
     """Keeps an exponential moving average of the parameters, which is then evaluated.
 
     Args:
-      decay: the share of the old average at each step, 0 to 1. Early on it is lower,
-        (1 + step) / (10 + step), so that the average is not held back by the first parameters.
+      decay: how much of the old average is kept at each step, 0 or more and below 1. Early on it is
+        lower, (1 + step) / (10 + step), so that the average leaves the first parameters behind
+        quickly.
 
     Raises:
       InputError: the decay is out of range.
@@ -55,11 +56,11 @@ def ema(*, decay: float = 0.999) -> Hook:
 
 
 def init_all(state: TrainState, hooks: Sequence[Hook]) -> TrainState:
-    """The state with what every hook carries.
+    """Adds to the state what every hook keeps.
 
     Args:
-      state: of step 0.
-      hooks: of the training.
+      state: the state of step 0.
+      hooks: the training's hooks.
     """
     for hook in hooks:
         state = hook.init(state)
@@ -67,12 +68,12 @@ def init_all(state: TrainState, hooks: Sequence[Hook]) -> TrainState:
 
 
 def update_all(state: TrainState, context: Context, hooks: Sequence[Hook]) -> TrainState:
-    """The state after every hook, in their order.
+    """Runs every hook's update, in order, and returns the changed state.
 
     Args:
-      state: after the parameters' update.
-      context: of the batch.
-      hooks: of the training.
+      state: the state after the parameters' update.
+      context: the batch, and the model's outputs for it before the update.
+      hooks: the training's hooks.
     """
     for hook in hooks:
         state = hook.update(state, context)

@@ -1,8 +1,8 @@
-"""The training loop: it is handed functions and knows no names.
+"""The training loop: everything it does is a function that it is given.
 
 A training is one or more rounds. A round has columns and a sampler of its own; supervised training
-is a single round that never ends, pseudo-labelling makes a new one every few epochs. A checkpoint
-stands at every border between two rounds, from which the round can be made again.
+is a single round that never ends; pseudo-labelling makes a new one every few epochs. There is a
+checkpoint at every border between two rounds, from which the next round can be made again.
 """
 
 import dataclasses
@@ -21,9 +21,15 @@ from market_jax.typing import Batch, Columns
 class NotFiniteError(RuntimeError):
     """A value of a step is not a number, or is infinite.
 
+    Args:
+      step: the step, counted from 0.
+      name: the value's name: "loss", or the metric that selects checkpoints.
+      value: the value.
+
     Attributes:
-      step: counted from 0.
-      batch: the names of the step's images; () where the value is of an evaluation.
+      step: the step, counted from 0.
+      name: the value's name.
+      batch: the names of the step's images; () where the value comes from an evaluation.
     """
 
     def __init__(self, step: int, name: str, value: float):
@@ -33,26 +39,26 @@ class NotFiniteError(RuntimeError):
 
 
 class Select(NamedTuple):
-    """What says which checkpoint is the best.
+    """How the best checkpoint is chosen.
 
     Attributes:
-      metric: of the evaluation: "val/loss", "val/market/mAP".
-      mode: "min" or "max".
+      metric: a metric of the evaluation: "val/loss", "val/market/mAP".
+      mode: "min" or "max", which says whether lower or higher is better.
     """
 
     metric: str = "val/loss"
     mode: str = "min"
 
     def score(self, step: int, values: Mapping[str, float]) -> float:
-        """The metric, higher where the network is better.
+        """How good a network is: the selected metric, with its sign turned where lower is better.
 
         Args:
-          step: of the evaluation, for the message.
+          step: the step of the evaluation, for the message.
           values: metric name -> value.
 
         Raises:
           InputError: the metric is not among the values.
-          NotFiniteError: it is not finite; such a network is never the best.
+          NotFiniteError: the metric is not finite; such a network is never the best.
         """
         if self.metric not in values:
             raise InputError(
@@ -66,11 +72,11 @@ class Select(NamedTuple):
 
 @dataclasses.dataclass
 class Progress:
-    """How a training stands, beside its state; saved with it.
+    """How a training stands; saved with each checkpoint.
 
     Attributes:
       best: the selected metric's best value so far; None before the first evaluation.
-      best_step: the step at which it was reached.
+      best_step: the step at which the best value was reached.
       stale: the number of evaluations since then.
       round: the number of rounds that have ended.
       round_start: the step at which the present round began.
@@ -83,12 +89,12 @@ class Progress:
     round_start: int = 0
 
     def update(self, step: int, value: float, mode: str) -> None:
-        """Takes in the selected metric of one evaluation; mode is "min" or "max".
+        """Takes in the selected metric of one evaluation.
 
         Args:
-          step: of the evaluation.
-          value: of the selected metric.
-          mode: "min" or "max", what is better.
+          step: the step of the evaluation.
+          value: the value of the selected metric.
+          mode: "min" or "max", which says whether lower or higher is better.
         """
         better = self.best is None or (value > self.best if mode == "max" else value < self.best)
         if better:
@@ -98,13 +104,13 @@ class Progress:
 
 
 class Round(NamedTuple):
-    """What is trained on for a while.
+    """The data that are trained on for a number of steps.
 
     Attributes:
-      columns: of the images.
-      sampler: says which rows make up the batch of a step, counted from the round's beginning.
+      columns: columns of the training images.
+      sampler: the rows of each step's batch; steps count from the round's beginning.
       steps: the number of steps; None never ends.
-      reset: state -> state, at the beginning of the round; a memory bank is filled here.
+      reset: state -> state, called when the round begins; it can fill a memory bank.
     """
 
     columns: Columns
@@ -114,14 +120,14 @@ class Round(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """When what happens.
+    """When to evaluate, to log and to stop.
 
     Attributes:
-      total_steps: after which the training ends.
+      total_steps: the step after which training ends.
       evaluate_every: the number of steps between evaluations.
       log_every: the number of steps whose metrics are averaged into one line of the log.
       patience: evaluations without a better value after which training stops; 0 never stops.
-      select: which value that is.
+      select: how the best checkpoint is chosen.
     """
 
     total_steps: int
@@ -132,14 +138,14 @@ class Plan(NamedTuple):
 
 
 class Actions(NamedTuple):
-    """What the loop calls.
+    """The functions that the loop calls.
 
     Attributes:
-      step: (state, batch) -> (state, metrics), "loss" among them.
-      evaluate: state -> metrics, the selected one among them.
-      adjust: (state, progress) -> state, after every evaluation.
-      save: (step, state, progress, score) keeps a checkpoint.
-      write: (step, metrics) logs.
+      step: (state, batch) -> (state, metrics); "loss" is one of the metrics.
+      evaluate: state -> metrics; the selected one is among them.
+      adjust: (state, progress) -> state, called after every evaluation.
+      save: (step, state, progress, score) -> None; saves a checkpoint.
+      write: (step, metrics) -> None; logs metrics.
     """
 
     step: Callable[[TrainState, Batch], tuple[TrainState, Mapping]]
@@ -176,12 +182,12 @@ class _Window:
 
 
 def is_over(state: TrainState, progress: Progress, plan: Plan) -> bool:
-    """Whether all steps are done, or the selected metric has stood still for long enough.
+    """Whether all steps are done, or the selected metric has not improved for `plan.patience`.
 
     Args:
-      state: of the training.
-      progress: of the training.
-      plan: of the training.
+      state: the training's state.
+      progress: how the training stands.
+      plan: when training stops.
     """
     return int(state.step) >= plan.total_steps or 0 < plan.patience <= progress.stale
 
@@ -213,18 +219,19 @@ def run_round(
     """Trains to the end of a round, or of the training.
 
     Args:
-      state: where to begin.
-      batches: from the state's step on.
-      progress: changed in place.
-      plan: when what happens.
-      actions: what is called.
-      steps: of the round, counted from `progress.round_start`; None never ends.
+      state: the state to begin with.
+      batches: the batches from the state's step on.
+      progress: how the training stands; changed in place.
+      plan: when to evaluate, to log and to stop.
+      actions: the functions that the loop calls.
+      steps: the length of the round, counted from `progress.round_start`; None never ends.
 
     Returns:
-      The last state.
+      The state after the last step.
 
     Raises:
-      NotFiniteError: with the step (from 0) whose loss is not finite; nothing is saved.
+      NotFiniteError: the loss of a step, or the selected metric, is not finite; that network is not
+        saved.
     """
     end = math.inf if steps is None else progress.round_start + steps
     window = _Window()
@@ -255,18 +262,18 @@ def run(
     """Trains round after round, until the plan's end.
 
     Args:
-      state: where to begin.
+      state: the state to begin with.
       border: the state at `progress.round_start`, from which the present round is made again. It
         may be the state itself.
-      progress: changed in place.
-      plan: when what happens.
-      actions: what is called.
+      progress: how the training stands; changed in place.
+      plan: when to evaluate, to log and to stop.
+      actions: the functions that the loop calls.
       rounds: (state at the round's beginning, number of the round) -> the round; the same answer
-        for the same arguments, so that a restart in the middle of a round goes on exactly.
+        for the same arguments, so that a restart in the middle of a round continues exactly.
       feed: (round, step within it) -> batches from that step on.
 
     Returns:
-      The last state.
+      The state after the last step.
 
     Raises:
       NotFiniteError: as `run_round`.

@@ -18,7 +18,7 @@ def constant(learning_rate: float, total_steps: int) -> optax.Schedule:
     """The same rate at every step.
 
     Args:
-      learning_rate: the rate.
+      learning_rate: the learning rate.
       total_steps: not used.
     """
     return optax.constant_schedule(learning_rate)
@@ -28,19 +28,19 @@ def cosine(learning_rate: float, total_steps: int) -> optax.Schedule:
     """Half a cosine from the rate to zero at `total_steps`.
 
     Args:
-      learning_rate: the rate at step 0.
-      total_steps: where the rate is 0.
+      learning_rate: the learning rate at step 0.
+      total_steps: the step at which the rate reaches 0.
     """
     return optax.cosine_decay_schedule(learning_rate, max(total_steps, 1))
 
 
 def exponential(learning_rate: float, total_steps: int, *, end: float = 0.01) -> optax.Schedule:
-    """A decay by the same factor at every step, to `end` times the rate at `total_steps`.
+    """Decays by the same factor at every step, to `end` times the rate at `total_steps`.
 
     Args:
-      learning_rate: the rate at step 0.
-      total_steps: where the rate is `end` times as large.
-      end: the share that is left.
+      learning_rate: the learning rate at step 0.
+      total_steps: the step at which the rate is `end` times the first one.
+      end: the last rate over the first one, above 0.
     """
     return optax.exponential_decay(learning_rate, max(total_steps, 1), end)
 
@@ -51,13 +51,13 @@ SCHEDULES = {"constant": constant, "cosine": cosine, "exponential": exponential}
 def make_schedule(
     schedule: Callable, *, learning_rate: float, total_steps: int, warmup_steps: int = 0
 ) -> optax.Schedule:
-    """A schedule after a linear warm-up from zero: step -> learning rate.
+    """A linear warm-up from zero, then a schedule: step -> learning rate.
 
     Args:
       schedule: (learning rate, number of steps) -> optax schedule.
-      learning_rate: the highest rate.
-      total_steps: of the training, warm-up among them.
-      warmup_steps: of the warm-up.
+      learning_rate: the learning rate at the end of the warm-up.
+      total_steps: steps in the whole training, with the warm-up.
+      warmup_steps: steps in the warm-up.
 
     Raises:
       InputError: the rate is not above 0, or the warm-up has a negative length.
@@ -79,10 +79,10 @@ def _kernels(params: PyTree) -> PyTree:
 
 
 class Plateau(NamedTuple):
-    """The optimiser's state of a learning rate that is lowered where the loss stands still.
+    """Optimizer state for a learning rate that `lower` can reduce.
 
     Attributes:
-      scale: factor of the scheduled rate.
+      scale: factor that the scheduled rate is multiplied by.
     """
 
     scale: jax.Array
@@ -98,11 +98,11 @@ def _scale_by_plateau() -> optax.GradientTransformation:
 
 
 def lower(opt_state: PyTree, factor: float) -> PyTree:
-    """The optimiser's state with its `Plateau` multiplied by the factor.
+    """The optimizer state with a lower learning rate: its `Plateau` is multiplied by the factor.
 
     Args:
-      opt_state: of an optimizer that was made with `plateau`.
-      factor: of the learning rate.
+      opt_state: state of an optimizer that was made with `plateau`.
+      factor: the new learning rate over the old one.
     """
 
     def change(node):
@@ -147,7 +147,7 @@ def adam(schedule: optax.Schedule, *, weight_decay: float = 0.0) -> optax.Gradie
 
     Args:
       schedule: step -> learning rate.
-      weight_decay: times the learning rate, taken off the kernels at each step.
+      weight_decay: at each step, kernels shrink by this share times the learning rate.
     """
     decay = optax.add_decayed_weights(-weight_decay, mask=_kernels)
     return optax.chain(optax.adam(1.0), decay, optax.scale_by_schedule(schedule))
@@ -160,8 +160,8 @@ def sgd(
 
     Args:
       schedule: step -> learning rate.
-      momentum: the share of the last update that goes on.
-      weight_decay: factor on the kernels.
+      momentum: the share of the last update that is added to the next, 0 to 1.
+      weight_decay: the kernels times this are added to their gradients.
     """
     decay = optax.add_decayed_weights(weight_decay, mask=_kernels)
     return optax.chain(decay, optax.sgd(schedule, momentum=momentum))
@@ -177,15 +177,15 @@ def make_optimizer(
     plateau: bool = False,
     lr_multipliers: Sequence[tuple[str, float]] = (),
 ) -> optax.GradientTransformation:
-    """An optimizer with clipping before it, and changes of the learning rate after it.
+    """Adds gradient clipping before an optimizer, and learning-rate changes after it.
 
     Args:
-      optimizer: gradients -> updates.
+      optimizer: the optax optimizer.
       clip_norm: the largest norm of the gradient; 0 does not clip.
-      plateau: the rate can be lowered by `lower`.
-      lr_multipliers: (regular expression, factor of the learning rate) for parameters by their
-        path, "backbone/stem/conv/kernel". The first that is found in the path counts; 0 trains
-        nothing, and weight decay does not move it either.
+      plateau: whether `lower` can reduce the learning rate.
+      lr_multipliers: pairs of a regular expression and a factor of the learning rate, for the
+        parameters with that pattern in their path, such as "backbone/stem/conv/kernel". The first
+        pattern that fits counts. A factor of 0 freezes parameters; weight decay leaves them too.
 
     Raises:
       InputError: a norm or factor is negative, or a pattern is broken or (when the state is made)

@@ -22,19 +22,23 @@ TOP = 20  # operations in the summary
 def count_flops(step: Callable, *arguments) -> float:
     """Floating-point operations of one call of a jitted function, by XLA's cost analysis.
 
-    It is XLA's count of the program before it is optimised. It does not see into foreign calls
-    (oneDNN's): give it what computes the same by XLA alone.
+    XLA counts the program before it is optimised, and does not see into foreign calls (oneDNN's):
+    pass a function that computes the same with XLA alone.
+
+    Args:
+      step: the jitted function.
+      *arguments: the arguments of the call; nothing is computed with them.
     """
     return float(step.lower(*arguments).cost_analysis()["flops"])
 
 
 def matrix_product_peak(dtype: str, size: int = 2048, repeats: int = 4) -> float:
-    """FLOP/s of a square matrix product on one device, the best of several.
+    """FLOP/s of a square matrix product on one device, the best of several measurements.
 
     Args:
-      dtype: of the matrices.
+      dtype: dtype of the matrices.
       size: rows and columns of the matrices.
-      repeats: how often it is measured.
+      repeats: the number of measurements.
     """
     a = jnp.ones((size, size), dtype)
     product = jax.jit(lambda a: a @ a)
@@ -50,8 +54,11 @@ def matrix_product_peak(dtype: str, size: int = 2048, repeats: int = 4) -> float
 def operation_times(directory: Path) -> Counter:
     """Seconds of each kind of XLA operation in the newest trace, over all steps and threads.
 
-    The kind is the operation's name without its number. Threads add up: the sum can be more than
-    the time that went by, and operations that run others are counted with them.
+    The kind is the operation's name without its number. Threads add up, so the sum can exceed the
+    time that has passed; an operation that runs others is counted as well as they are.
+
+    Args:
+      directory: the folder of the traces.
     """
     newest = max(Path(directory).rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime)
     times: Counter = Counter()
@@ -95,14 +102,14 @@ def traced(
 
     Args:
       step: (state, batch) -> (state, metrics).
-      directory: gets the trace, for TensorBoard and (perfetto_trace.json.gz) ui.perfetto.dev,
-        and summary.txt.
-      count: (state, batch) -> FLOPs of a step.
-      batch_size: images of a step.
-      dtype: of the computation.
+      directory: where the trace is written, for TensorBoard and (perfetto_trace.json.gz)
+        ui.perfetto.dev, and summary.txt.
+      count: (state, batch) -> floating-point operations of a step.
+      batch_size: images in a step.
+      dtype: dtype of the computation.
 
     Yields:
-      The step, which does the same and is traced while it does.
+      A function to call in place of `step`, with the same results.
     """
     seconds: list[float] = []
     calls, flops, running = 0, 0.0, False

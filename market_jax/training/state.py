@@ -1,4 +1,4 @@
-"""What a training step carries from one batch to the next."""
+"""The training state: what one step hands to the next."""
 
 import flax.linen as nn
 import flax.struct
@@ -17,8 +17,8 @@ class TrainState(flax.struct.PyTreeNode):
       step: int32, the number of steps done.
       params: the model's parameters.
       collections: every other Flax collection by name: "batch_stats" of BatchNorm, memory banks.
-      opt_state: of the optax optimizer.
-      ema: the averaged parameters; None where none are kept.
+      opt_state: the state of the optax optimizer.
+      ema: the averaged parameters; None without averaging.
       key_data: uint32 data of the root key; a step's randomness is `fold_in(key, step)`.
     """
 
@@ -31,17 +31,17 @@ class TrainState(flax.struct.PyTreeNode):
 
     @property
     def variables(self) -> dict[str, PyTree]:
-        """What `model.apply` takes in training."""
+        """The variables that `model.apply` takes in training."""
         return {"params": self.params, **self.collections}
 
     @property
     def averaged_variables(self) -> dict[str, PyTree]:
-        """What is evaluated: the averaged parameters where they are kept."""
+        """The variables for evaluation: with the averaged parameters, if there are any."""
         return {"params": self.params if self.ema is None else self.ema, **self.collections}
 
 
 def split_key(seed: int) -> tuple[Array, Array]:
-    """The key of the model's parameters, and the root key of everything random in training."""
+    """(key for the model's parameters, root key for everything random in training)."""
     init_key, root_key = jax.random.split(jax.random.key(seed))
     return init_key, root_key
 
@@ -50,9 +50,9 @@ def init_variables(model: nn.Module, image_size: tuple[int, int], *, seed: int) 
     """Fresh variables of a model: {"params": ..., "batch_stats": ..., ...}.
 
     Args:
-      model: called as `model(image, train=...)`.
+      model: a Flax module that is called as `model(image, train=...)`.
       image_size: (height, width).
-      seed: of the parameters.
+      seed: seeds the random parameters.
     """
     example = np.zeros((1, *image_size, 3), np.float32)
     return jax.jit(model.init)(split_key(seed)[0], example)
@@ -64,9 +64,9 @@ def init_state(
     """The state of step 0.
 
     Args:
-      variables: of the model, fresh or published.
-      optimizer: initialised on the parameters.
-      seed: of everything random in training.
+      variables: the model's variables, freshly initialised or published.
+      optimizer: the optimizer; its state is initialised here.
+      seed: seeds everything random in training.
     """
     collections = {name: tree for name, tree in variables.items() if name != "params"}
     return TrainState(

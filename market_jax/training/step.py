@@ -1,4 +1,4 @@
-"""The one training step of every experiment, and its evaluation."""
+"""The one training step of every experiment, and the evaluation of its objective."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -18,11 +18,11 @@ KEPT = jax.checkpoint_policies.save_only_these_names("convolution")  # see kerne
 
 
 class Objective(NamedTuple):
-    """What is minimised, and what is only reported.
+    """The loss that is minimised, and metrics that are only reported.
 
     Attributes:
       terms: name -> term of the loss.
-      metrics: name -> function of a `Context`, without gradient.
+      metrics: name -> function of a `Context`; no gradient goes through it.
     """
 
     terms: Mapping[str, Term]
@@ -87,19 +87,19 @@ def make_train_step(
     grad_accum_steps: int = 1,
     remat: bool = False,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
-    """Builds the pure step (state, batch) -> (state, metrics), jitted, the state donated.
+    """Builds the pure step (state, batch) -> (state, metrics); it is jitted and donates the state.
 
     Args:
       apply: `model.apply`; its random streams are "dropout" and "sample", and every collection
         of the state is mutable.
-      objective: what is minimised and reported.
-      augment: (key, uint8 [N, H, W, C]) -> float32 images.
-      optimizer: of the state.
-      hooks: run after the update, see `market_jax.training.hooks`.
+      objective: the loss that is minimised, and the metrics.
+      augment: (key, uint8 [N, H, W, C]) -> float32 images [N, H, W, C].
+      optimizer: the optax optimizer whose state is in the training state.
+      hooks: functions that run after the update, see `market_jax.training.hooks`.
       grad_accum_steps: the number of parts that the batch is cut into. Their gradients are
-        averaged, so that memory is needed for one part alone; BatchNorm sees a part at a time.
-      remat: keeps the convolutions' outputs alone for the backward pass and computes the rest of
-        it again: less memory, a little more time.
+        averaged, so that memory is needed for one part only; BatchNorm sees a part at a time.
+      remat: keep only the convolutions' outputs for the backward pass and compute the rest again;
+        this takes less memory and a little more time.
 
     Returns:
       The step. Its metrics are scalars: "loss", "loss/<term>" and "<metric>".
@@ -136,8 +136,8 @@ def make_evaluation_step(
 
     Args:
       apply: `model.apply`.
-      objective: what is evaluated.
-      prepare: uint8 [N, H, W, C] -> what the model takes.
+      objective: the loss and the metrics to evaluate.
+      prepare: uint8 [N, H, W, C] -> the float32 images that the model takes.
     """
 
     def step(variables: PyTree, batch: Batch) -> dict[str, tuple[Array, Array]]:
@@ -152,13 +152,13 @@ def make_evaluation_step(
 def evaluate(
     step: Callable, objective: Objective, variables: PyTree, batches: Iterable[Batch]
 ) -> dict[str, float]:
-    """Means of the loss, its terms and the metrics over all rows of all batches.
+    """Means of the loss, its terms and the metrics over all images of all batches.
 
     Args:
-      step: made by `make_evaluation_step`.
-      objective: the same.
-      variables: of the model.
-      batches: whose rows each count once; "mask" is False where a row is padding.
+      step: the function that `make_evaluation_step` has built.
+      objective: the objective that it was built with.
+      variables: the model's variables.
+      batches: the batches; their column "mask" is False where a row is padding.
     """
     totals = None
     for batch in batches:

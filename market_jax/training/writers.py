@@ -1,4 +1,4 @@
-"""Where metrics go: metrics.jsonl, TensorBoard, and the console with its progress bar."""
+"""Writes metrics to metrics.jsonl, TensorBoard, and the console with its progress bar."""
 
 import json
 import sys
@@ -15,7 +15,11 @@ METRICS_FILE = "metrics.jsonl"
 
 
 def read_metrics(workdir: Path) -> list[dict[str, float]]:
-    """The lines of metrics.jsonl; a last line cut short by a kill is left out."""
+    """The lines of metrics.jsonl, [] without the file; a last line cut short by a kill is left out.
+
+    Args:
+      workdir: the folder of the run.
+    """
     path = Path(workdir) / METRICS_FILE
     lines = []
     for line in path.read_text().splitlines() if path.exists() else []:
@@ -27,7 +31,7 @@ def read_metrics(workdir: Path) -> list[dict[str, float]]:
 
 
 def ignore(step: int, metrics: dict[str, float]) -> None:
-    """Writes nothing, where another process writes.
+    """Writes nothing; for processes that leave writing to another one.
 
     Args:
       step: not used.
@@ -36,13 +40,13 @@ def ignore(step: int, metrics: dict[str, float]) -> None:
 
 
 class Writer:
-    """Writes metrics of a run to all places at once; use as a context manager.
+    """Writes the metrics of a run everywhere; use it as a context manager.
 
     Args:
       workdir: the folder of the run.
-      first_step: lines of an earlier run beyond this step are dropped.
-      total_steps: the length of the progress bar.
-      batch_size: images in a step, for images/s.
+      first_step: the step to continue from; logged lines beyond it are dropped.
+      total_steps: steps in the whole training, the length of the progress bar.
+      batch_size: images in a step, to compute images per second.
     """
 
     def __init__(self, workdir: Path, first_step: int, total_steps: int, batch_size: int):
@@ -72,7 +76,7 @@ class Writer:
 
         Args:
           step: the number of steps done.
-          metrics: name -> value.
+          metrics: metric name -> value.
         """
         metrics = dict(metrics)
         last_step, last_time = self._last
