@@ -21,18 +21,18 @@ _KEYS = ("accuracy", "balanced_accuracy", "f1", "majority", "accuracy_binary", "
 def average_over_neighbours(
     logits: Mapping[str, np.ndarray], features: np.ndarray, neighbours: int
 ) -> dict[str, np.ndarray]:
-    """The mean of each image's logits and those of its nearest images, by cosine.
+    """Averages each image's logits with those of its nearest images, by cosine.
 
-    Images of one person share their attributes, so that neighbours who are that person correct
-    each other. All judged images are known at once here, which a single answer does not have.
+    Images of one person share their attributes, so neighbours who are that person correct each
+    other. This needs all judged images at once; an answer for a single image cannot use it.
 
     Args:
-      logits: label -> [M, K].
-      features: [M, D].
-      neighbours: how many nearest images count beside the image itself.
+      logits: label -> logits [M, K].
+      features: features [M, D].
+      neighbours: the number of nearest images to average with, beside the image itself.
 
     Raises:
-      InputError: there are fewer images than neighbours.
+      InputError: `neighbours` is negative, or there are not so many other images.
     """
     size = len(features)
     if not 0 <= neighbours < size:
@@ -44,15 +44,15 @@ def average_over_neighbours(
 
 
 def outputs_to_judge(predict: Predictor, columns: Columns, labels: Sequence[str]) -> list[str]:
-    """The labels that the model predicts.
+    """Those of the data set's labels that the model predicts.
 
     Args:
-      predict: the model.
-      columns: of images.
-      labels: of the data set.
+      predict: the model, a `Predictor`.
+      columns: columns of some images, to see the model's outputs.
+      labels: names of the data set's labels.
 
     Raises:
-      InputError: there is none.
+      InputError: the model predicts none of them.
     """
     names = predict.output_names(columns)
     found = [label for label in labels if label in names]
@@ -73,18 +73,22 @@ def classify(
     neighbours: int = 0,
     masks: bool = False,
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """The most likely class of every image, from one pass over the images.
+    """Predicts the most likely class of every image, in one pass over the images.
 
     Args:
-      predict: the model.
-      columns: of M images.
-      labels: that are predicted.
+      predict: the model, a `Predictor`.
+      columns: columns of M images.
+      labels: names of the labels to predict.
       flip: average the logits of an image and its mirror image.
-      neighbours: average them over so many nearest images too.
+      neighbours: average the logits over this many nearest images too; 0 averages none.
       masks: also return the model's attention masks.
 
     Returns:
-      Label -> class int [M], and group of labels -> mask float [M, h, w].
+      Label -> class int [M]; and group of labels -> mask float [M, h, w], {} without `masks`.
+
+    Raises:
+      InputError: the model has no such output, an output is not finite, or there are not so many
+        neighbours.
     """
     names = [*labels, *(["embedding"] if neighbours else [])]
     if masks:
@@ -102,7 +106,11 @@ def classify(
 
 
 def as_table(judged: Mapping[str, Mapping]) -> Table:
-    """What `metrics.attributes.evaluate` returns as a table, in percent."""
+    """Formats the metrics of labels as a table, in percent.
+
+    Args:
+      judged: what `metrics.attributes.evaluate` has returned.
+    """
     rows = [
         (name, *(tables.percent(row[key]) for key in _KEYS))
         for name, row in judged["attributes"].items()
@@ -121,14 +129,17 @@ def as_table(judged: Mapping[str, Mapping]) -> Table:
 def summarize(
     columns: Columns, predicted: Mapping, label_counts: Mapping, classes: Mapping, about: Mapping
 ) -> Result:
-    """The result of predictions.
+    """Judges predictions of labels.
 
     Args:
-      columns: with the true labels.
+      columns: columns of M images, with the true labels.
       predicted: label -> class int [M].
-      label_counts: label -> training images of each class, for the majority.
+      label_counts: label -> number of training images of each class, for the majority baseline.
       classes: label -> class names.
-      about: "judged", what the images are, and settings, for the record.
+      about: entries for the record: "judged", which says in words what is judged, and settings.
+
+    Raises:
+      InputError: a label is unknown for every image.
     """
     chosen = {name: classes[name] for name in predicted}
     judged = metrics.evaluate(columns, predicted, label_counts, chosen)
@@ -155,14 +166,18 @@ def evaluate(
     flip: bool = False,
     neighbours: int = 0,
 ) -> Result:
-    """Judges the labels that the model predicts.
+    """Judges how well a model predicts the labels of a data set.
 
     Args:
-      predict: the model.
-      dataset: that is judged, and whose training split says what the majority is.
-      split: "val", "train", "test" or "query".
+      predict: the model, a `Predictor`.
+      dataset: the data set; its training split gives the majority baseline.
+      split: the split that is judged: "val", "train", "test" or "query".
       flip: average the logits of an image and its mirror image.
-      neighbours: average them over so many nearest images too.
+      neighbours: average the logits over this many nearest images too; 0 averages none.
+
+    Raises:
+      InputError: the model predicts none of the labels, a label is unknown for every image, or
+        `classify` fails.
     """
     columns, classes = dataset.open(split), dataset.schema.labels
     labels = outputs_to_judge(predict, columns, list(classes))

@@ -1,4 +1,4 @@
-"""How strange every image is to an autoencoder, and whether that tells junk from people."""
+"""How strange every image is to an autoencoder, and whether that separates junk from people."""
 
 from collections.abc import Mapping
 
@@ -26,11 +26,11 @@ def _scores(outputs: Outputs) -> Outputs:
 
 
 def score_images(predict: Predictor, columns: Columns) -> dict[str, np.ndarray]:
-    """Every score of every image: name -> [M].
+    """Computes every score of every image: score name -> [M].
 
     Args:
       predict: a model with the outputs "reconstruction" and "target".
-      columns: of M images.
+      columns: columns of M images.
 
     Raises:
       InputError: the model has no such outputs, or a score is not finite.
@@ -44,24 +44,30 @@ def score_images(predict: Predictor, columns: Columns) -> dict[str, np.ndarray]:
 
 
 def judge(scores: Mapping[str, np.ndarray], junk: np.ndarray) -> dict[str, dict[str, float]]:
-    """Score name -> how well it tells junk (bool [M]) from the rest.
+    """Judges how well each score separates junk from the rest: score name -> metrics.
 
     Args:
-      scores: name -> [M].
-      junk: bool [M].
+      scores: score name -> [M].
+      junk: bool [M], True where an image is junk.
+
+    Raises:
+      InputError: all images are junk, or none is.
     """
     return {name: reconstruction.judge(values, junk) for name, values in scores.items()}
 
 
 def judge_made(predict: Predictor, columns: Columns) -> dict[str, dict]:
-    """`judge` on junk that is made from the people in the images: all of it, and by kind.
+    """Judges the scores on junk that is made from the people in the images, in all and by kind.
 
     Args:
-      predict: the model.
-      columns: of images, of which those of known persons are used.
+      predict: a model with the outputs "reconstruction" and "target".
+      columns: columns of images; those of known persons are used.
+
+    Returns:
+      "made, all" or "made, <kind>" -> score name -> metrics.
 
     Raises:
-      InputError: nobody is known in the images.
+      InputError: no image shows a known person, or `score_images` fails.
     """
     people = columns_.select(columns, columns["pid"] > 0)
     if not len(people["name"]):
@@ -79,7 +85,11 @@ def judge_made(predict: Predictor, columns: Columns) -> dict[str, dict]:
 
 
 def as_table(results: Mapping[str, Mapping]) -> Table:
-    """{what: {score: judgement}} as a table."""
+    """Formats judgements of scores as a table.
+
+    Args:
+      results: name of the junk that was judged -> score name -> metrics.
+    """
     rows = [
         (
             f"{what}, {score}",
@@ -102,15 +112,22 @@ def summarize(
     threshold: float | None,
     judged: str,
 ) -> tuple[Result, np.ndarray]:
-    """The result of scores, and which images are flagged (bool [M]).
+    """Flags images by their scores, and judges the scores where the data set labels junk.
 
     Args:
-      columns: of the images.
-      scores: name -> [M].
-      results: what was judged already, beside the data set's own junk.
-      score: that decides.
-      threshold: above which an image is flagged; None takes the smaller proposed one.
-      judged: what the images are.
+      columns: columns of M images.
+      scores: score name -> [M].
+      results: judgements on other junk, as from `judge_made`; {} without any.
+      score: the name of the score that decides.
+      threshold: the score above which an image is flagged; None takes the smaller of the two that
+        `metrics.reconstruction.propose_thresholds` proposes.
+      judged: what is judged, in words, for the title.
+
+    Returns:
+      The result, and bool [M], True where an image is flagged.
+
+    Raises:
+      InputError: there is no such score.
     """
     values = choose(score, scores, "score")
     proposed = reconstruction.propose_thresholds(values)
@@ -155,10 +172,14 @@ def evaluate(
 
     Args:
       predict: a model with the outputs "reconstruction" and "target".
-      dataset: that is judged.
-      split: "test", "val" or "train".
-      score: "error" or "normalized", see `market_jax.metrics.reconstruction.scores`.
-      made: judge the scores on junk made from people, too.
+      dataset: the data set.
+      split: the split that is judged: "test", "val" or "train".
+      score: the score that decides, "error" or "normalized", see
+        `market_jax.metrics.reconstruction.scores`.
+      made: judge the scores on junk made from people too.
+
+    Raises:
+      InputError: the model has no such outputs, or there is no such score.
     """
     columns = dataset.open(split)
     results = judge_made(predict, columns) if made else {}

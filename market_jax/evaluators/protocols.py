@@ -1,9 +1,10 @@
 """Evaluation protocols: which images are queries, and which are the gallery.
 
-Their numbers are not comparable, so results keep them apart. "market" is Market-1501's: matches
-from the query's own camera do not count. "course" is the course's, which knows no cameras:
-a share of the images asks for the rest; in "course_with_self" every image is in the gallery, the
-query too, as on the course release, where each query has a byte-identical twin.
+Results under different protocols are not comparable, so they are kept apart. "market" is
+Market-1501's: matches from the query's own camera do not count. "course" is the course's, which
+uses no cameras: a share of the images are queries and the rest is the gallery. In
+"course_with_self" the gallery is all images, the queries too, as on the course release, where each
+query has a byte-identical twin.
 """
 
 from typing import NamedTuple
@@ -19,7 +20,13 @@ COURSE_SHARE = 0.2
 
 
 class Protocol(NamedTuple):
-    """Who asks, who is searched, and whether the query's own camera is left out."""
+    """Which images are queries, which are searched, and what counts as a match.
+
+    Attributes:
+      query: columns of the queries.
+      gallery: columns of the images that are searched.
+      by_camera: whether images of the same person from the query's own camera are left out.
+    """
 
     query: Columns
     gallery: Columns
@@ -27,7 +34,7 @@ class Protocol(NamedTuple):
 
     @property
     def labels(self) -> dict[str, np.ndarray]:
-        """What `market_jax.metrics.ranking` asks for."""
+        """The identities and cameras as keyword arguments for `market_jax.metrics.ranking`."""
         sides = {"query": self.query, "gallery": self.gallery}
         keys = {"pids": "pid"} | ({"camids": "camid"} if self.by_camera else {})
         return {f"{s}_{k}": rows[c] for s, rows in sides.items() for k, c in keys.items()}
@@ -44,8 +51,8 @@ def market(rows: Columns, seed: int = 0) -> Protocol:
     """One query for each person and camera; the gallery is all images.
 
     Args:
-      rows: "pid" and "camid" among the columns.
-      seed: of the choice of queries.
+      rows: columns of the images, with "pid" and "camid".
+      seed: seeds the choice of queries.
 
     Raises:
       InputError: no image shows a known person, or an image's camera is not known.
@@ -63,9 +70,9 @@ def course(rows: Columns, seed: int = 0, *, with_self: bool = False) -> Protocol
     """A fifth of the persons' images are queries; the gallery is the rest, or all images.
 
     Args:
-      rows: "pid" among the columns.
-      seed: of the choice of queries.
-      with_self: queries are in the gallery too.
+      rows: columns of the images, with "pid".
+      seed: seeds the choice of queries.
+      with_self: whether the queries are in the gallery too.
 
     Raises:
       InputError: no image shows a known person.
@@ -84,14 +91,14 @@ def _has_matches(protocol: Protocol) -> bool:
 
 
 def make(rows: Columns, queries: Columns | None = None, seed: int = 0) -> dict[str, Protocol]:
-    """Every protocol that the images allow: name -> protocol.
+    """Makes every protocol that the images allow: name -> protocol.
 
     A protocol in which no query has a match is left out: with one camera, "market" has none.
 
     Args:
-      rows: the images.
-      queries: the data set's own queries for "market"; without them they are drawn from `rows`.
-      seed: of the choice of queries.
+      rows: columns of the images, with "pid" and "camid".
+      queries: columns of the data set's own queries, for "market"; None chooses them from `rows`.
+      seed: seeds the choice of queries.
 
     Raises:
       InputError: no image shows a known person, or no protocol has a match.

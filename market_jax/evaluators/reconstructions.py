@@ -51,17 +51,20 @@ def _draw_latent(predict: Predictor, outputs: dict, size: tuple[int, int], seed:
 
 
 def evaluate(predict: Predictor, dataset: Dataset, *, split: str = "val", seed: int = 0) -> Result:
-    """Draws what people look at while an autoencoder trains.
+    """Draws pictures that show how well an autoencoder works.
 
-    `reconstructions.png` shows images over what becomes of them; for a model that has `decode`
-    there are `samples.png` from the prior, `interpolations.png` between two images, and
+    `reconstructions.png` has images above their reconstructions. A model with a method `decode`
+    also gets `samples.png`, drawn from the prior; `interpolations.png` between two images; and
     `latent.png`, the KL divergence of each dimension.
 
     Args:
       predict: a model with the outputs "reconstruction" and "target".
-      dataset: of whose images some are shown, the same every time.
-      split: of the data set.
-      seed: of the choice and of the draws.
+      dataset: the data set from which some images are shown.
+      split: the split that they are taken from.
+      seed: seeds the choice of images and the draws from the prior.
+
+    Returns:
+      A result with pictures only.
     """
     images = _choose(dataset.open(split), seed)
     outputs = jax.device_get(jax.jit(predict.apply)(predict.variables, images))

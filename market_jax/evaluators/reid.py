@@ -27,9 +27,10 @@ class Retrieval:
     """How a gallery is ranked.
 
     Attributes:
-      metric: of the distances, "cosine" or "euclidean".
-      transforms: name -> (query, gallery) -> (query, gallery), before distances, in this order.
-      rerankers: name -> (query, gallery, distances) -> distances, after, in this order.
+      metric: the distance between features, "cosine" or "euclidean".
+      transforms: name -> function (query, gallery) -> (query, gallery) of columns; applied in order
+        before distances are computed.
+      rerankers: name -> function (query, gallery, distances) -> distances; applied in order after.
     """
 
     metric: str = "cosine"
@@ -38,15 +39,15 @@ class Retrieval:
 
     @property
     def name(self) -> str:
-        """The word ranking, and what is added to it."""
+        """The word for plain ranking and the names of what is added, joined by +."""
         return "+".join([PLAIN, *self.transforms, *self.rerankers])
 
     def distances(self, query: Columns, gallery: Columns) -> np.ndarray:
-        """[Q, G]; smaller is nearer, infinite is not in the answer.
+        """Distances [Q, G]: smaller is nearer; what is infinitely far is not in the answer.
 
         Args:
-          query: "feature" [Q, D].
-          gallery: "feature" [G, D].
+          query: columns of the queries, with "feature" [Q, D].
+          gallery: columns of the gallery, with "feature" [G, D].
         """
         return chain.apply(
             query,
@@ -57,7 +58,7 @@ class Retrieval:
         )
 
     def rank(self, protocol: Protocol) -> ranking.Ranking:
-        """The ranking metrics of a protocol."""
+        """Ranks a protocol's gallery for every query, and returns the ranking metrics."""
         query, gallery = protocol.query, protocol.gallery
         if self.transforms or self.rerankers:
             return ranking.evaluate(self.distances(query, gallery), **protocol.labels)
@@ -65,11 +66,11 @@ class Retrieval:
         return ranking.evaluate_features(*features, **protocol.labels, metric=self.metric)
 
     def some_distances(self, protocol: Protocol, queries: np.ndarray) -> np.ndarray:
-        """The distances [q, G] of some of a protocol's queries, given by their positions.
+        """The distances [q, G] of some of a protocol's queries.
 
         Args:
-          protocol: whose queries they are.
-          queries: positions int [q].
+          protocol: the protocol with the queries and the gallery.
+          queries: positions of the chosen queries, int [q].
         """
         query, gallery = protocol.query, protocol.gallery
         if self.transforms or self.rerankers:  # which may look at all queries
@@ -81,15 +82,15 @@ class Retrieval:
 def make_protocols(
     gallery: Columns, queries: Columns | None, names: Sequence[str] = ()
 ) -> dict[str, Protocol]:
-    """Name -> protocol, of those that the images allow.
+    """Makes the protocols that the images allow: name -> protocol.
 
     Args:
-      gallery: of the images that are judged.
-      queries: the data set's own queries; None draws them from the images.
-      names: only these; all without.
+      gallery: columns of the images that are judged.
+      queries: columns of the data set's own queries; None chooses them from `gallery`.
+      names: the protocols that are wanted; () is all that are possible.
 
     Raises:
-      InputError: nobody is known in the images, or a named protocol is not possible with them.
+      InputError: no image shows a known person, or a named protocol is not possible with them.
     """
     if gallery["pid"].min(initial=0) < filenames.JUNK:
         raise InputError("who the images show is not known here; --predict=release answers them")
@@ -114,11 +115,14 @@ def _with_intervals(found: ranking.Ranking, protocol: Protocol) -> dict:
 
 
 def verify(protocol: Protocol, metric: str) -> dict:
-    """Error rates over pairs, and a threshold from half of the identities judged on the others.
+    """Error rates over pairs, and a threshold that half of the identities give, judged on the rest.
 
     Args:
-      protocol: whose pairs of query and gallery image are judged.
-      metric: of the distances.
+      protocol: the protocol; pairs of a query and a gallery image are judged.
+      metric: the distance between features, "cosine" or "euclidean".
+
+    Returns:
+      {"pairs", "threshold", "on_other_identities"}, numbers for the record.
 
     Raises:
       InputError: there are too few identities.
@@ -146,7 +150,11 @@ def verify(protocol: Protocol, metric: str) -> dict:
 
 
 def verification_text(result: Mapping) -> str:
-    """What `verify` returns in three sentences."""
+    """Three sentences about error rates over pairs.
+
+    Args:
+      result: what `verify` has returned.
+    """
     pairs, promised, kept = (result[k] for k in ("pairs", "threshold", "on_other_identities"))
     percent = tables.percent
     return (
@@ -161,7 +169,11 @@ def verification_text(result: Mapping) -> str:
 
 
 def as_table(results: Mapping[str, Mapping[str, Mapping]]) -> Table:
-    """{retrieval: {protocol: record}} as a table, in percent."""
+    """Formats rankings as a table, in percent.
+
+    Args:
+      results: name of the retrieval -> protocol name -> metrics with intervals.
+    """
     rows = []
     for name, by_protocol in results.items():
         for protocol, row in by_protocol.items():
@@ -176,11 +188,11 @@ def as_table(results: Mapping[str, Mapping[str, Mapping]]) -> Table:
 def rank_all(
     made: Mapping[str, Protocol], retrievals: Sequence[Retrieval]
 ) -> dict[str, dict[str, ranking.Ranking]]:
-    """Retrieval -> protocol -> its ranking.
+    """Ranks in every protocol: name of the retrieval -> protocol name -> metrics.
 
     Args:
-      made: name -> protocol.
-      retrievals: how the gallery is ranked.
+      made: protocol name -> protocol, see `make_protocols`.
+      retrievals: the ways to rank the gallery.
     """
     return {
         retrieval.name: {name: retrieval.rank(protocol) for name, protocol in made.items()}
@@ -194,13 +206,14 @@ def summarize(
     metric: str,
     about: Mapping,
 ) -> Result:
-    """The result of rankings.
+    """Makes the result from rankings, with intervals and error rates over pairs.
 
     Args:
-      made: name -> protocol.
-      ranked: retrieval -> protocol -> its ranking.
-      metric: of the distances.
-      about: "judged" and "features", and settings, for the record.
+      made: protocol name -> protocol.
+      ranked: name of the retrieval -> protocol name -> its metrics, see `rank_all`.
+      metric: the distance between features, "cosine" or "euclidean".
+      about: entries for the record: "judged" and "features", which say in words what is judged,
+        and settings.
     """
     results = {
         name: {key: _with_intervals(found, made[key]) for key, found in by_protocol.items()}
@@ -240,14 +253,17 @@ def read_features(
     outputs: Sequence[str] = ("embedding",),
     flip: bool = False,
 ) -> tuple[Columns, Columns | None]:
-    """The features of a split, and of the data set's own queries where it has them for it.
+    """Computes the features of a split, and of the data set's own queries if the split has any.
 
     Args:
-      predict: the model.
-      dataset: that holds the split.
-      split: "test" has queries of its own.
-      outputs: of the model, side by side.
-      flip: the mean with the mirrored images' features.
+      predict: the model, a `Predictor`.
+      dataset: the data set.
+      split: the name of the split; "test" has queries of its own.
+      outputs: names of the model's outputs, which are put side by side.
+      flip: average the features of an image and its mirror image.
+
+    Returns:
+      Columns of the gallery and of the queries or None, with "feature" instead of "image".
     """
     names = ("test", "query") if split == "test" else (split,)
     sides = [inference.features(predict, dataset.open(name), outputs, flip=flip) for name in names]
@@ -264,16 +280,20 @@ def evaluate(
     flip: bool = False,
     protocols: tuple[str, ...] = ("market",),
 ) -> Result:
-    """Judges plain ranking.
+    """Judges how well a model's features rank a gallery, without re-ranking.
 
     Args:
-      predict: the model.
-      dataset: that is judged.
-      split: "val", "train" or "test".
-      outputs: of the model, side by side.
-      metric: "cosine" or "euclidean".
-      flip: the mean with the mirrored images' features.
-      protocols: "market", "course", "course_with_self".
+      predict: the model, a `Predictor`.
+      dataset: the data set.
+      split: the split that is judged: "val", "train" or "test".
+      outputs: names of the model's outputs, which are put side by side.
+      metric: the distance between features, "cosine" or "euclidean".
+      flip: average the features of an image and its mirror image.
+      protocols: the names of the protocols: "market", "course", "course_with_self"; () is all that
+        are possible.
+
+    Raises:
+      InputError: no image shows a known person, or a protocol is not possible with these images.
     """
     gallery, queries = read_features(predict, dataset, split, outputs=outputs, flip=flip)
     made = make_protocols(gallery, queries, protocols)

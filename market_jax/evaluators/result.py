@@ -8,11 +8,11 @@ import numpy as np
 
 
 class Table(NamedTuple):
-    """A table for people.
+    """A table to show to people.
 
     Attributes:
-      header: of the columns.
-      rows: of cells, as text.
+      header: names of the columns.
+      rows: the cells of each row, as text.
     """
 
     header: tuple[str, ...]
@@ -21,14 +21,15 @@ class Table(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What an evaluator found.
+    """The result of an evaluator.
 
     Attributes:
       title: what was judged, in one line.
-      metrics: name -> value, "market/mAP": what a training logs and selects by.
-      record: everything, JSON-able.
-      tables: for people.
-      notes: sentences for people.
+      metrics: metric name, such as "market/mAP", -> value; a training logs these and selects the
+        best checkpoint by one of them.
+      record: all numbers and settings, as values that JSON can hold.
+      tables: tables to show to people.
+      notes: sentences to show to people.
       pictures: file name -> uint8 [H, W, 3].
     """
 

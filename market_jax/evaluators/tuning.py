@@ -1,4 +1,4 @@
-"""Settings of retrieval through clusters, chosen on training identities alone."""
+"""Chooses settings of re-ranking through clusters, on training identities only."""
 
 from collections.abc import Callable, Mapping
 
@@ -15,12 +15,12 @@ from market_jax.typing import Columns
 
 
 def sample_identities(rows: Columns, count: int, seed: int = 0) -> Columns:
-    """Whole identities, at random, until they have about as many images as asked for.
+    """Draws identities at random, with all their images, up to about `count` images.
 
     Args:
-      rows: "pid" among the columns.
+      rows: columns of the images, with "pid".
       count: the number of images.
-      seed: of the choice.
+      seed: seeds the draws.
     """
     pids, sizes = np.unique(rows["pid"][rows["pid"] > 0], return_counts=True)
     order = np.random.default_rng(seed).permutation(len(pids))
@@ -31,16 +31,17 @@ def sample_identities(rows: Columns, count: int, seed: int = 0) -> Columns:
 def cluster_size(
     training: Columns, *, count: int, rerank: Callable, metric: str
 ) -> tuple[float, dict[float, float]]:
-    """The images per cluster with which retrieval through clusters has the best mAP.
+    """Finds the images per cluster that give re-ranking through clusters the best mAP.
 
     Args:
-      training: features and columns of the training identities.
-      count: images of the gallery that will be searched; about as many are looked at.
-      rerank: (query, gallery, distances, clusters=K) -> distances.
-      metric: of the distances.
+      training: columns of the training identities, with "feature".
+      count: the number of images in the gallery that will be searched; about as many
+        training images are used.
+      rerank: (query, gallery, distances, size=images per cluster) -> distances.
+      metric: the distance between features, "cosine" or "euclidean".
 
     Returns:
-      The size, and each size's mAP (protocol "course").
+      The best size, and size -> mAP in the protocol "course".
     """
     protocol = protocols.course(sample_identities(training, count))
     query, gallery = protocol.query, protocol.gallery
@@ -61,15 +62,16 @@ def threshold(
     method: str = "ward",
     neighbours: int = 0,
 ) -> float:
-    """The linkage's distance at which the training identities fall into clusters of that size.
+    """The height at which to cut the linkage tree so that clusters have a given mean size.
 
     Args:
-      training: as for `cluster_size`.
-      count: as for `cluster_size`.
-      size: images per cluster.
-      metric: as for `centroids.agglomerative`.
-      method: the same.
-      neighbours: the same.
+      training: columns of the training identities, with "feature".
+      count: the number of images in the gallery that will be searched; about as many training
+        images are used.
+      size: the wanted images per cluster.
+      metric: the distance between features, see `centroids.agglomerative`.
+      method: the linkage, see `centroids.agglomerative`.
+      neighbours: the neighbours of each image that are looked at, see `centroids.agglomerative`.
     """
     gallery = protocols.course(sample_identities(training, count)).gallery
     feature = centroids.prepare(gallery, metric)
@@ -82,21 +84,24 @@ def threshold(
 def complete(
     spec: Mapping, known: Mapping[str, Callable], training: Training, *, count: int, metric: str
 ) -> tuple[dict, dict]:
-    """A re-ranker's spec with what it leaves to be chosen, and a record of the choice.
+    """Adds to a re-ranker's spec the settings that are left to be chosen on training identities.
 
-    Where a clustering is told neither how many clusters there are nor their size nor the
-    linkage's threshold, the images per cluster are chosen on the training identities;
-    `learn="threshold"` takes the threshold that cuts these identities so.
+    If the spec of a clustering gives neither the number of clusters nor their size nor the
+    linkage's threshold, the images per cluster are chosen on the training identities. With
+    `learn="threshold"`, the threshold that gives these identities such clusters is used instead.
 
     Args:
-      spec: of the re-ranker; "learn" may be "clusters" or "threshold".
-      known: name -> re-ranker.
-      training: the training identities.
-      count: images of the gallery that will be searched.
-      metric: of the distances.
+      spec: the re-ranker's spec; its "learn" may be "clusters" or "threshold".
+      known: name -> re-ranker, a function.
+      training: features of the training identities, computed when they are needed.
+      count: the number of images in the gallery that will be searched.
+      metric: the distance between features, "cosine" or "euclidean".
+
+    Returns:
+      The completed spec, and a record of the choice, {} where nothing was chosen.
 
     Raises:
-      InputError: `learn` is given for what cannot learn it.
+      InputError: `learn` is given for a re-ranker or setting that cannot be learned.
     """
     spec = dict(spec)
     learn = spec.pop("learn", None)
