@@ -1,4 +1,4 @@
-"""A page that shows where a network looked: masks laid over the crops."""
+"""A page that shows where a network looked: masks over the crops."""
 
 import html
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,12 +21,12 @@ img { width: 5rem; height: 10rem; display: block; margin: auto; image-rendering:
 
 
 class Person(NamedTuple):
-    """One crop.
+    """One crop and its attention masks.
 
     Attributes:
-      name: of the image.
-      picture: uint8 [H, W, 3].
-      masks: title -> [h, w] and whether the answer that came from it was right.
+      name: the image's file name.
+      picture: the crop, uint8 [H, W, 3].
+      masks: title -> mask [h, w], and whether the prediction that was made with it is right.
     """
 
     name: str
@@ -35,11 +35,11 @@ class Person(NamedTuple):
 
 
 def overlay(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The mask in colours over the picture, from its smallest value (dark) to its largest.
+    """Lays a mask in colours over a picture, from its smallest value (dark) to its largest.
 
     Args:
-      picture: uint8 [H, W, 3].
-      mask: [h, w], of any range.
+      picture: the crop, uint8 [H, W, 3].
+      mask: the mask [h, w], with values of any range.
 
     Returns:
       uint8 [H, W, 3].
@@ -67,14 +67,14 @@ def page(
     rows: Iterable[Sequence[str]],
     people: Sequence[Person],
 ) -> str:
-    """One self-contained HTML page: the table, then crops with their masks.
+    """The text of a self-contained HTML page: a table, then crops with their masks.
 
     Args:
       title: the heading of the page.
-      about: paragraphs below the heading.
-      header: the table's column names.
-      rows: the table's cells.
-      people: the crops.
+      about: paragraphs that stand below the heading.
+      header: the names of the table's columns.
+      rows: the cells of the table's rows.
+      people: the crops with their masks.
     """
     parts = [f"<h2>Metrics, percent</h2>{pages.table(header, rows)}"]
     if people:

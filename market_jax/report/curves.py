@@ -16,11 +16,11 @@ def _names(lines: list[dict[str, float]]) -> list[str]:
 
 
 def draw(lines: list[dict[str, float]], path: Path) -> None:
-    """Draws loss, its terms, accuracy and mAP against the step, training and validation.
+    """Draws loss, its terms, accuracy and mAP of training and validation against the step.
 
     Args:
-      lines: of metrics.jsonl, each with "step".
-      path: where the PNG is written.
+      lines: the lines of metrics.jsonl, each with "step".
+      path: where the PNG is written; nothing is written before the first evaluation.
     """
     names = _names(lines)
     if not names:
@@ -39,10 +39,10 @@ def draw(lines: list[dict[str, float]], path: Path) -> None:
 
 
 def draw_dimensions(kl: np.ndarray) -> np.ndarray:
-    """The KL divergence of each latent dimension, the largest first, as a picture.
+    """Draws the KL divergence of each latent dimension, the largest first.
 
     Args:
-      kl: [D], in nats.
+      kl: the divergences [D], in nats.
 
     Returns:
       uint8 [H, W, 3].

@@ -1,4 +1,4 @@
-"""What the pages share: how they look, tables, and the frame of a self-contained document."""
+"""Shared by all pages: their look, tables, and the frame of a self-contained document."""
 
 import html
 from collections.abc import Iterable, Sequence
@@ -16,11 +16,11 @@ svg { max-width: 34rem; height: auto }
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of texts.
+    """The HTML of a table.
 
     Args:
       header: names of the columns.
-      rows: cells of each row.
+      rows: the cells of each row, as text.
     """
 
     def line(cells, tag):
@@ -30,13 +30,13 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def document(title: str, about: Sequence[str], parts: Sequence[str], style: str) -> str:
-    """One self-contained HTML page.
+    """The text of a self-contained HTML page.
 
     Args:
       title: the heading of the page.
-      about: paragraphs below the heading.
-      parts: HTML that follows.
-      style: CSS for the parts.
+      about: paragraphs that stand below the heading.
+      parts: pieces of HTML that follow in this order.
+      style: CSS for the parts, beside the style that all pages share.
     """
     head = [
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>',

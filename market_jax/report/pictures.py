@@ -1,4 +1,4 @@
-"""Pictures from arrays."""
+"""Turns arrays into pictures."""
 
 import base64
 import io
@@ -8,33 +8,33 @@ from PIL import Image
 
 
 def data_url(picture: np.ndarray) -> str:
-    """uint8 [H, W, 3] -> the address of a JPEG that lies in the page itself."""
+    """A data URL with a picture, uint8 [H, W, 3], as a JPEG; it embeds the picture in a page."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "JPEG", quality=90)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def to_uint8(images: np.ndarray) -> np.ndarray:
-    """Float in [0, 1] -> uint8, what lies outside cut off."""
+    """Float in [0, 1] -> uint8; values outside are clipped."""
     return np.round(np.clip(images, 0, 1) * 255).astype(np.uint8)
 
 
 def to_unit_range(values: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """A model's images to [0, 1], from there or from [-1, 1], as its targets say.
+    """Maps a model's images to [0, 1].
 
     Args:
-      values: [N, H, W, C] images of a model.
-      target: its targets, whose range says which one it is.
+      values: images [N, H, W, C] in the range of the targets, [0, 1] or [-1, 1].
+      target: the model's targets [N, H, W, C]; a value below 0 says that the range is [-1, 1].
     """
     low = -1.0 if np.min(target) < 0 else 0.0
     return np.clip((np.asarray(values) - low) / (1 - low), 0, 1)
 
 
 def grid(rows: list[np.ndarray], gap: int = 2) -> np.ndarray:
-    """Rows of pictures, each float [n, H, W, 3] in [0, 1] -> one picture, uint8, white between.
+    """Puts rows of pictures into one picture, uint8 [H, W, 3], with white between them.
 
     Args:
-      rows: float [n, H, W, 3] each.
+      rows: the pictures of each row, float [n, H, W, 3] in [0, 1].
       gap: white pixels around each picture.
     """
     lines = []

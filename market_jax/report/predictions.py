@@ -1,8 +1,8 @@
 """Predictions in the course's own formats: `classification_test.csv` and `reid_test.txt`.
 
-The first has 28 columns: `id`, here the picture's name, and the 27 of the annotation file in its
-order; integers from 1; at most one upper and one lower colour in a row; rows sorted by name. The
-second has a line for each query, sorted: `query: answer, answer, ...`, best first.
+The first has 28 columns: `id`, here the picture's name, and the 27 columns of the annotation file
+in its order; integers from 1; at most one upper and one lower colour in a row; rows sorted by name.
+The second has a line for each query, sorted: `query: answer, answer, ...`, best first.
 """
 
 import csv
@@ -18,10 +18,10 @@ HEADER = ("id", *COLUMNS)
 
 
 def check_labels(labels: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-    """The 12 attributes of the course's format.
+    """Checks that a run predicts the 12 attributes of the course's format; returns their names.
 
     Args:
-      labels: label -> class names, what a run predicts.
+      labels: label -> class names, for the labels that the run predicts.
 
     Raises:
       InputError: an attribute is missing, or has other classes.
@@ -36,11 +36,11 @@ def check_labels(labels: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
 
 
 def classification_csv(names: Sequence[str], predicted: Mapping[str, np.ndarray]) -> str:
-    """The text of the file.
+    """The text of `classification_test.csv`.
 
     Args:
-      names: of M pictures.
-      predicted: attribute -> int [M] labels from 0.
+      names: the names of M pictures.
+      predicted: attribute -> labels int [M], counted from 0.
 
     Raises:
       InputError: a name comes twice, or a label is none of its attribute's classes.
@@ -57,10 +57,10 @@ def classification_csv(names: Sequence[str], predicted: Mapping[str, np.ndarray]
 
 
 def check_classification_csv(text: str) -> int:
-    """Checks a file against the schema; returns the number of its rows.
+    """Checks the text of `classification_test.csv`; returns its number of rows.
 
     Raises:
-      InputError: names the row (1 is the header) and the rule that is broken.
+      InputError: a rule is broken; the message names it and the row (1 is the header).
     """
     rows = list(csv.reader(io.StringIO(text)))
     if not rows or tuple(rows[0]) != HEADER:
@@ -89,12 +89,12 @@ def reid_txt(
     """The text of `reid_test.txt`.
 
     Args:
-      queries: names.
-      lists: for each query, names of the gallery, best first.
-      gallery: all its names.
+      queries: the names of the queries.
+      lists: the answers to each query, names of gallery images, best first.
+      gallery: the names of all gallery images.
 
     Raises:
-      InputError: as `check_reid_txt`.
+      InputError: the text would break a rule, see `check_reid_txt`.
     """
     rows = sorted(zip(queries, lists, strict=True), key=lambda row: row[0])
     text = "".join(f"{query}: {', '.join(names)}\n" for query, names in rows)
@@ -103,16 +103,16 @@ def reid_txt(
 
 
 def check_reid_txt(text: str, queries: Collection[str], gallery: Collection[str]) -> int:
-    """Checks a file against queries and gallery; returns the number of its lines.
+    """Checks the text of `reid_test.txt`; returns its number of lines.
 
     Args:
-      text: the file's content.
-      queries: names that must have a line.
-      gallery: names that may be answers.
+      text: the content of the file.
+      queries: the names of the queries, each of which must have a line.
+      gallery: the names of the gallery images, which may be answers.
 
     Raises:
-      InputError: names the line and the rule: "query: name, name, ..."; every query once; names
-        of the gallery, each at most once in a line, at least one.
+      InputError: a rule is broken; the message names it and the line. A line is "query: name, name,
+        ..."; every query has one line, with at least one name of the gallery and none twice.
     """
     missing, gallery = set(queries), set(gallery)
     lines = text.splitlines()

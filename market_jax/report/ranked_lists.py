@@ -31,10 +31,10 @@ class Answer(NamedTuple):
     """One picture of a ranked list.
 
     Attributes:
-      picture: uint8 [H, W, 3].
-      kind: "query", "right", "wrong", or "left" for one that does not count.
-      caption: below the picture.
-      name: shown when pointed at.
+      picture: the picture, uint8 [H, W, 3].
+      kind: "query", "right", "wrong", or "left" for a picture that is left out of the metrics.
+      caption: the text below the picture.
+      name: the file name, shown when the mouse is over the picture.
     """
 
     picture: np.ndarray
@@ -66,14 +66,14 @@ def _curves(cmc: Mapping[str, np.ndarray]) -> str:
 
 
 def choose_queries(precision: np.ndarray, count: int) -> dict[str, np.ndarray]:
-    """Queries with the lowest, the middle and the highest average precision.
+    """Chooses the queries with the lowest, the middle and the highest average precision.
 
     Args:
-      precision: [Q]; NaN, for a query without a match, is never chosen.
+      precision: the average precision of each query, [Q]; NaN is never chosen.
       count: the number of queries of each kind.
 
     Returns:
-      Heading -> positions, each kind's most extreme first.
+      Heading -> positions of queries, the lowest first, for the best queries the highest first.
     """
     order = np.argsort(precision, kind="stable")
     order = order[: np.count_nonzero(~np.isnan(precision))]
@@ -94,15 +94,15 @@ def answers(
     count: int,
     by_camera: bool,
 ) -> list[Answer]:
-    """A query and the first of its gallery.
+    """The ranked list of one query: the query, then the nearest gallery images.
 
     Args:
-      query: the queries' columns, and the position of the query.
+      query: columns of the queries, and the query's position in them.
       gallery: columns of G images.
-      distances: [G], of the query; what is infinitely far is not in the answer.
-      pictures: name of a query -> uint8 [H, W, 3], and the same of the gallery.
-      count: the number of gallery images; junk is passed over.
-      by_camera: whether images from the query's own camera do not count.
+      distances: the query's distances [G]; what is infinitely far is not shown.
+      pictures: two functions, for queries and for the gallery: name -> picture uint8 [H, W, 3].
+      count: the number of gallery images that are shown; junk is passed over.
+      by_camera: whether images of the same person from the query's own camera do not count.
     """
     side, row = query
     pid, camid, name = side["pid"][row], side["camid"][row], str(side["name"][row])
@@ -126,15 +126,15 @@ def page(
     cmc: Mapping[str, np.ndarray],
     lists: Mapping[str, Sequence[Sequence[Answer]]],
 ) -> str:
-    """One self-contained HTML page.
+    """The text of a self-contained HTML page: metrics, CMC curves, ranked lists.
 
     Args:
       title: the heading of the page.
-      about: paragraphs below the heading.
-      header: of the table of metrics.
-      rows: of the table.
-      cmc: name -> [max_rank] fractions, a curve each.
-      lists: heading -> ranked lists, the query first.
+      about: paragraphs that stand below the heading.
+      header: the column names of the table of metrics.
+      rows: the cells of the table's rows.
+      cmc: name of a curve -> fractions [max_rank].
+      lists: heading -> ranked lists, see `answers`.
     """
     key = "".join(f'<span><b style="background:{c}"></b>{text}</span>' for c, text in _KEY)
     parts = [

@@ -1,7 +1,7 @@
-"""A page of its own on which a person keeps or rejects candidates, by mouse or by keys.
+"""A page on which a person keeps or rejects candidates, by mouse or by keys.
 
-What was decided is kept by the browser under the page's key, until the page is opened again; it
-leaves the page as a CSV, which `evaluate.py --exclude` reads.
+The browser keeps the decisions under the page's key and shows them when the page is opened again;
+the page saves them as a CSV, which `evaluate.py --exclude` reads.
 """
 
 import html
@@ -119,9 +119,9 @@ class Candidate(NamedTuple):
     """One image to decide on.
 
     Attributes:
-      name: of the file.
-      score: by which candidates are sorted.
-      pictures: uint8 [H, W, 3] each: the image, its reconstruction, the error.
+      name: the image's file name.
+      score: the score that candidates are sorted by.
+      pictures: the image, its reconstruction and the error, each uint8 [H, W, 3].
     """
 
     name: str
@@ -130,11 +130,11 @@ class Candidate(NamedTuple):
 
 
 def error_map(image: np.ndarray, reconstruction: np.ndarray) -> np.ndarray:
-    """Float [H, W, 3] in [0, 1] each -> uint8 [H, W, 3]: each pixel's error, dark to bright.
+    """A picture of each pixel's error, dark to bright: uint8 [H, W, 3].
 
     Args:
       image: float [H, W, 3] in [0, 1].
-      reconstruction: the same.
+      reconstruction: float [H, W, 3] in [0, 1].
     """
     error = np.sqrt(np.mean(np.square(image - reconstruction), axis=-1))
     level = np.clip(error / max(float(np.quantile(error, 0.99)), 1e-6), 0, 1)[..., None]
@@ -144,13 +144,14 @@ def error_map(image: np.ndarray, reconstruction: np.ndarray) -> np.ndarray:
 
 
 def page(title: str, about: str, key: str, candidates: Sequence[Candidate]) -> str:
-    """The page.
+    """The text of the self-contained HTML page.
 
     Args:
-      title: of the page.
-      about: a sentence below it.
-      key: under which the browser keeps what was decided: another one for other candidates.
-      candidates: in the order in which they are shown.
+      title: the title and heading of the page.
+      about: a sentence that stands below the heading.
+      key: the name under which the browser keeps the decisions; use another key for other
+        candidates.
+      candidates: the images to decide on, in the order in which they are shown.
     """
     cards = []
     for name, score, pictures in candidates:

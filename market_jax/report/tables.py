@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 
 def align(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as their widest cell, the first to the left, the others to the right.
+    """Aligns a table: the first column to the left, the others to the right.
 
     Args:
       header: names of the columns.
-      rows: cells of each row.
+      rows: the cells of each row.
     """
     cells = [list(map(str, row)) for row in (header, *rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
