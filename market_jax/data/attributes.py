@@ -58,7 +58,10 @@ COLUMNS = tuple(_COLUMNS)  # the 27 columns, in the annotation file's order
 
 
 def encode(row: Mapping[str, int]) -> dict[str, int]:
-    """27 columns (values from 1) -> 12 labels (from 0).
+    """27 annotation columns (values from 1) -> 12 labels (from 0).
+
+    Args:
+      row: column name -> value.
 
     Raises:
       InputError: a column is missing, a value is out of range, or two colours are given.
@@ -86,10 +89,13 @@ def encode(row: Mapping[str, int]) -> dict[str, int]:
 
 
 def decode(labels: Mapping[str, int]) -> dict[str, int]:
-    """12 labels -> 27 columns with values from 1: the inverse of `encode`.
+    """12 labels -> 27 annotation columns with values from 1: the inverse of `encode`.
+
+    Args:
+      labels: attribute name -> label.
 
     Raises:
-      InputError: an attribute is missing or its label is none of its classes.
+      InputError: an attribute is missing, or its label is not the number of a class.
     """
     for name, classes in CLASSES.items():
         if name not in labels or not 0 <= labels[name] < len(classes):
@@ -117,14 +123,16 @@ def read_csv(path: Path, problems: list[str] | None = None) -> dict[int, dict[st
     """Reads an identity-level annotation file: a column `id` and the 27 columns.
 
     Args:
-      path: a CSV with a header; columns may stand in any order.
-      problems: where given, a bad row is skipped and its message appended here.
+      path: a CSV with a header; the columns may have any order.
+      problems: a list that gets the message of each bad row, which is then skipped; with None, a
+        bad row raises.
 
     Returns:
       pid -> the 12 labels.
 
     Raises:
-      InputError: names the file, the row (1 is the header) and the rule that is broken.
+      InputError: the file breaks a rule; the message names the file, the row (1 is the header) and
+        the rule.
     """
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
@@ -165,14 +173,15 @@ def read_mat(path: Path, problems: list[str] | None = None) -> dict[int, dict[st
     Fields are read by name: their order differs between the train and the test struct.
 
     Args:
-      path: the file, with a struct `market_attribute` of structs `train` and `test`.
-      problems: as in `read_csv`.
+      path: a MATLAB file with a struct `market_attribute` that holds structs `train` and `test`.
+      problems: a list that gets the message of each bad row, which is then skipped; with None, a
+        bad row raises.
 
     Returns:
       pid -> the 12 labels.
 
     Raises:
-      InputError: names the file, the identity and the rule that is broken.
+      InputError: the file breaks a rule; the message names the file, the identity and the rule.
     """
     try:
         content = scipy.io.loadmat(path, squeeze_me=True, struct_as_record=False)
@@ -194,11 +203,18 @@ def read_mat(path: Path, problems: list[str] | None = None) -> dict[int, dict[st
 
 
 def read(path: Path, problems: list[str] | None = None) -> dict[int, dict[str, int]]:
-    """Reads an annotation file by its suffix: `.mat` official, every other one CSV.
+    """Reads an annotation file: with the suffix `.mat` the official one, else a CSV.
 
     Args:
-      path: the file.
-      problems: as in `read_csv`.
+      path: the annotation file.
+      problems: a list that gets the message of each bad row, which is then skipped; with None, a
+        bad row raises.
+
+    Returns:
+      pid -> the 12 labels.
+
+    Raises:
+      InputError: there is no such file, or it breaks a rule.
     """
     path = Path(path)
     if not path.is_file():

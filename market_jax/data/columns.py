@@ -1,8 +1,8 @@
 """A split of a prepared data set as columns: arrays with one entry per image.
 
 Columns are "image", "name", "pid", "camid", "sequence", "frame", and one int32 array for each label
-of the data set's schema. "image" is decoded when it is looked at, `images[indices]` -> uint8
-[n, H, W, 3]; `in_memory` decodes all of it once.
+of the data set's schema. Pictures are decoded when they are indexed, `columns["image"][indices]` ->
+uint8 [n, H, W, 3]; `in_memory` decodes all of them once.
 """
 
 from pathlib import Path
@@ -21,7 +21,14 @@ _CHUNK = 1024  # records parsed at a time
 
 
 def find_dataset(directory: Path) -> Path | None:
-    """The folder of the prepared data set in or one or two folders below `directory`."""
+    """Finds the folder of a prepared data set; None if there is none.
+
+    Args:
+      directory: that folder, or a folder one or two levels above it.
+
+    Raises:
+      InputError: there are several data sets.
+    """
     for pattern in (".", "*", "*/*"):
         found = [p.parent for p in sorted(directory.glob(f"{pattern}/dataset_info.json"))]
         found = [p for p in found if not _is_unfinished(p.relative_to(directory))]
@@ -50,10 +57,10 @@ def _builder(directory: Path):
 
 
 def read_schema(directory: Path) -> Schema:
-    """The schema of a prepared data set.
+    """Reads the schema of a prepared data set.
 
     Args:
-      directory: written by `data_prep`.
+      directory: the folder that `data_prep` has written.
 
     Raises:
       InputError: there is no such data set.
@@ -72,12 +79,12 @@ def splits_of(directory: Path) -> list[str]:
 
 
 def open_split(directory: Path, split: str, *, image_size: tuple[int, int]) -> Columns:
-    """Opens a split of a prepared data set, its rows sorted by name; no picture is decoded.
+    """Opens a split of a prepared data set, its rows sorted by name; pictures are not decoded yet.
 
     Args:
-      directory: written by `data_prep`.
+      directory: the folder that `data_prep` has written.
       split: "train", "test" or "query".
-      image_size: (height, width); other pictures are resized.
+      image_size: (height, width); pictures of another size are resized.
 
     Raises:
       InputError: there is no such data set or split, or the size is not two numbers.
@@ -107,11 +114,11 @@ def open_split(directory: Path, split: str, *, image_size: tuple[int, int]) -> C
 
 
 def from_records(records: list[dict], image_size: tuple[int, int]) -> Columns:
-    """Records as columns; pictures are decoded and resized when they are looked at.
+    """Turns records into columns; pictures are decoded and resized when they are indexed.
 
     Args:
-      records: of `folders.scan`, `folders.read_list` or `folders.annotate`.
-      image_size: (height, width).
+      records: what `folders.scan`, `folders.read_list` or `folders.annotate` has returned.
+      image_size: (height, width) of the columns' pictures.
     """
     paths = np.array([str(r["path"]) for r in records])
     which = images_.files_fingerprint(paths, tuple(image_size))
@@ -127,21 +134,21 @@ def from_records(records: list[dict], image_size: tuple[int, int]) -> Columns:
 
 
 def in_memory(columns: Columns) -> Columns:
-    """The columns, their pictures decoded once and kept, if they fit into memory."""
+    """Decodes all pictures of the columns once, if they fit into memory."""
     return columns | {"image": images_.load(columns["image"])}
 
 
 def fingerprint(directory: Path) -> str:
-    """A digest of a folder's file names, sizes and times: another one where the data changed."""
+    """A digest of a folder's file names, sizes and times; it differs when the data change."""
     return images_.files_fingerprint(sorted(p for p in Path(directory).iterdir() if p.is_file()))
 
 
 def select(columns: Columns, indices: np.ndarray) -> Columns:
-    """The rows at `indices` (integers or a mask) of every column.
+    """Selects rows of every column.
 
     Args:
-      columns: of M images.
-      indices: positions, or a mask bool [M].
+      columns: columns of M images.
+      indices: int positions of the rows, or a mask bool [M].
     """
     if indices.dtype == bool:
         indices = np.flatnonzero(indices)
@@ -152,25 +159,25 @@ def select(columns: Columns, indices: np.ndarray) -> Columns:
 
 
 def number_identities(columns: Columns) -> Columns:
-    """The columns and "identity": known persons counted from 0, int32 [M]; -1 for the others."""
+    """Adds the column "identity", int32 [M]: known persons counted from 0, -1 for all others."""
     known = np.unique(columns["pid"][columns["pid"] > 0])
     number = np.where(columns["pid"] > 0, np.searchsorted(known, columns["pid"]), -1)
     return columns | {"identity": number.astype(np.int32)}
 
 
 def split_by_identity(columns: Columns, *, fraction: float, seed: int) -> tuple[Columns, Columns]:
-    """Splits by identity: a seeded `fraction` of the persons is held out, never of the images.
+    """Splits by identity: holds out a share of the persons, with all their images.
 
     Args:
-      columns: with "pid"; junk and distractors (pid below 1) go to neither side.
-      fraction: share of the identities that is held out, rounded, at least one.
-      seed: of the permutation of the sorted identities.
+      columns: columns with "pid"; images of junk and distractors (pid below 1) go to neither side.
+      fraction: the share of the identities to hold out, between 0 and 1; at least one is.
+      seed: seeds the choice of identities.
 
     Returns:
-      (the rest, the held-out identities).
+      Columns of the images to train on, and columns of the held-out ones.
 
     Raises:
-      InputError: fewer than two identities, or a fraction outside (0, 1).
+      InputError: there are fewer than two identities, or the fraction is outside (0, 1).
     """
     if not 0 < fraction < 1:
         raise InputError(f"data.val_fraction is {fraction}; it must lie between 0 and 1")

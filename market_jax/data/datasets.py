@@ -1,9 +1,9 @@
 """A data set as trainings and evaluations see it: a schema, and columns of each split.
 
 The training identities are divided: most are trained on ("train"), some are held out ("val").
-"test" and "query" are as they were prepared. Several data sets become one: their persons and
-cameras are numbered apart, a label that a data set does not have is unknown (-1) in its rows, and
-the column "dataset" says which one a row is from.
+"test" and "query" are as they were prepared. Several data sets can be joined into one: their
+persons and cameras get different numbers, a label that a data set does not have is unknown (-1) in
+its rows, and the column "dataset" says which one a row is from.
 """
 
 import functools
@@ -24,8 +24,8 @@ class Dataset(NamedTuple):
     """A data set.
 
     Attributes:
-      schema: its labels.
-      open: split name -> columns; the same columns at every call.
+      schema: the labels of its images.
+      open: function from a split's name to its columns, the same ones at every call.
     """
 
     schema: Schema
@@ -33,13 +33,13 @@ class Dataset(NamedTuple):
 
 
 class Part(NamedTuple):
-    """What numbers a data set's persons and cameras apart from those of the others.
+    """One of several data sets that are joined, and how its persons and cameras are numbered.
 
     Attributes:
-      schema: its labels.
+      schema: the labels of its images.
       number: its position among the data sets, from 0.
-      pid_offset: added to the pids of known persons.
-      camid_offset: added to known cameras.
+      pid_offset: a number that is added to the pids of known persons.
+      camid_offset: a number that is added to known cameras.
     """
 
     schema: Schema
@@ -49,10 +49,16 @@ class Part(NamedTuple):
 
 
 def number_apart(directories: Sequence[Path]) -> list[Part]:
-    """The parts of several data sets, the same for every split.
+    """Numbers the persons and cameras of several data sets, the same way for every split.
 
     Args:
-      directories: written by `data_prep`.
+      directories: the folders that `data_prep` has written.
+
+    Returns:
+      One part for each data set, in the same order.
+
+    Raises:
+      InputError: a folder is not prepared.
     """
     parts, pid, camid = [], 0, 0
     for number, directory in enumerate(directories):
@@ -66,14 +72,17 @@ def number_apart(directories: Sequence[Path]) -> list[Part]:
 
 
 def concatenate(sides: Sequence[Columns], parts: Sequence[Part]) -> Columns:
-    """Columns of several data sets as one.
+    """Joins the columns of several data sets.
 
     Args:
       sides: columns of each data set.
-      parts: what numbers each apart.
+      parts: what `number_apart` says of each data set.
 
     Returns:
-      Names begin with the data set's, "unitn/0002_c1_016620005.jpg".
+      Columns of all images. Names begin with the data set's name: "unitn/0002_c1_016620005.jpg".
+
+    Raises:
+      InputError: two data sets have a label of the same name with other classes.
     """
     joined = {"image": images.join([side["image"] for side in sides])}
     pairs = list(zip(sides, parts, strict=True))
@@ -108,14 +117,14 @@ def open_dataset(
     val_fraction: float = 0.2,
     split_seed: int = 0,
 ) -> Dataset:
-    """A data set of one or several prepared folders.
+    """Opens one or several prepared folders as one data set.
 
     Args:
-      directories: written by `data_prep`. Each is divided by itself, so that the identities that
-        are held out do not depend on what else is trained on.
-      image_size: (height, width); other pictures are resized.
-      val_fraction: the share of the training identities that is held out.
-      split_seed: of the choice of them.
+      directories: folders that `data_prep` has written. Each is divided into "train" and "val" on
+        its own, so that its held-out identities do not depend on the other folders.
+      image_size: (height, width); pictures of another size are resized.
+      val_fraction: the share of the training identities to hold out, between 0 and 1.
+      split_seed: seeds the choice of held-out identities.
 
     Raises:
       InputError: a folder is not prepared, or two data sets have a label with other classes.

@@ -1,4 +1,4 @@
-"""Features that need no training: what every model has to beat. uint8 [M, H, W, 3] -> [M, D]."""
+"""Features that need no training, uint8 [M, H, W, 3] -> [M, D]: the baseline for every model."""
 
 import numpy as np
 
@@ -17,7 +17,7 @@ def _cut(images: np.ndarray, rows: int, columns: int) -> np.ndarray:
 
 
 def pixels(images: np.ndarray) -> np.ndarray:
-    """The image itself, averaged to 32x16, less its own mean: float32 [M, 1536]."""
+    """Pixels averaged to 32x16, minus the image's mean: float32 [M, 1536]."""
     small = _cut(images, *_SMALL).mean(axis=(2, 4), dtype=np.float32)
     small = small.reshape(len(images), -1)
     return small - small.mean(axis=1, keepdims=True)

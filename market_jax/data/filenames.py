@@ -1,7 +1,7 @@
-"""File names of person crops and what they say.
+"""What the file names of person crops say.
 
-A grammar turns a name into its columns; `None` says that the name is not of that grammar.
-Unknown values are -1, except the pid, whose -1 means junk: an unknown pid is -2.
+A grammar, a regular expression for whole names, turns a name into its columns. Unknown values are
+-1; but a pid of -1 means junk, and an unknown pid is -2.
 """
 
 import re
@@ -27,14 +27,17 @@ _NOT_IMAGES = re.compile(r"\..*|Thumbs\.db|desktop\.ini|.*\.txt|.*\.csv", re.IGN
 
 
 def parse(name: str, grammar: str | re.Pattern) -> dict[str, int] | None:
-    """Name -> {"pid", "camid", "sequence", "frame"}, or None if it is not of the grammar.
+    """Name -> {"pid", "camid", "sequence", "frame"}; None if the name does not follow the grammar.
 
     camid and sequence count from 1, as in the names; frame is the official frame number.
 
     Args:
-      name: of the file.
-      grammar: a naming's name, or a regular expression with the groups "pid" and, where
-        they are known, "camid", "sequence" and "frame".
+      name: the file's name.
+      grammar: the name of a known naming, or a regular expression for whole names with the groups
+        "pid" and, if they are known, "camid", "sequence" and "frame".
+
+    Raises:
+      InputError: there is no such naming.
     """
     if isinstance(grammar, str):
         grammar = choose(grammar, _GRAMMARS, "naming")
@@ -52,15 +55,18 @@ def is_stray(name: str) -> bool:
 
 
 def is_image(name: str) -> bool:
-    """False for hidden files and the files that operating systems and people leave beside."""
+    """False for hidden files and for text files and others that are often left beside pictures."""
     return _NOT_IMAGES.fullmatch(name) is None
 
 
 def detect(names: list[str]) -> str:
-    """The first grammar that fits one of the names.
+    """The first known naming that fits one of the names.
+
+    Args:
+      names: file names.
 
     Raises:
-      InputError: none fits any; the message shows a name and the known namings.
+      InputError: no naming fits; the message shows a name and the known namings.
     """
     for grammar in _GRAMMARS:
         if any(parse(name, grammar) for name in names):

@@ -1,4 +1,4 @@
-"""Raw folders of person crops: what each file says, and what is wrong with it."""
+"""Raw folders of person crops: what the file names say, and which files are broken."""
 
 import csv
 import dataclasses
@@ -19,12 +19,12 @@ METADATA = ("pid", "camid", "sequence", "frame")
 
 @dataclasses.dataclass
 class Report:
-    """What was left out while reading, and why.
+    """The files that were left out while reading, and why.
 
     Attributes:
-      skip_bad: list a bad file in `skipped` instead of raising.
+      skip_bad: whether a bad file is listed in `skipped` instead of raising an error.
       skipped: a message for each bad file or row.
-      dropped: names of stray copies and of files that are no images.
+      dropped: names of stray copies and of files that are not images.
     """
 
     skip_bad: bool = False
@@ -33,25 +33,32 @@ class Report:
 
     @property
     def problems(self) -> list[str] | None:
-        """Where a reader appends its problems, or None where it must raise."""
+        """The list to which a reader appends problems; None if it must raise them."""
         return self.skipped if self.skip_bad else None
 
     def bad(self, message: str) -> None:
-        """Raises the message, or lists it with `skip_bad`."""
+        """Raises an error, or appends it to `skipped` if `skip_bad` is set.
+
+        Args:
+          message: the text of the error.
+
+        Raises:
+          InputError: `skip_bad` is not set.
+        """
         if not self.skip_bad:
             raise InputError(message)
         self.skipped.append(message)
 
 
 def decode_image(content: bytes, where: str) -> np.ndarray:
-    """An encoded picture -> uint8 [H, W, 3].
+    """Decodes a picture: uint8 [H, W, 3].
 
     Args:
-      content: the file's bytes.
-      where: names the picture in the message.
+      content: the bytes of the file.
+      where: the picture's path, for the message.
 
     Raises:
-      InputError: the picture is broken; the message opens with `where`.
+      InputError: the picture is broken; the message begins with `where`.
     """
     try:
         with Image.open(io.BytesIO(content)) as image:
@@ -63,21 +70,20 @@ def decode_image(content: bytes, where: str) -> np.ndarray:
 def scan(
     folder: Path, grammar: str | re.Pattern, report: Report, progress: Callable = lambda x, desc: x
 ) -> list[dict]:
-    """Reads a folder's names, and checks that every picture decodes.
+    """Reads the file names of a folder, and checks that every picture can be decoded.
 
     Args:
-      folder: holds the pictures themselves; folders in it are not entered.
-      grammar: a naming of `filenames`, "detect", or a regular expression for whole names with
-        groups "pid" and, if they are known, "camid", "sequence" and "frame".
+      folder: the folder with the pictures; folders in it are not read.
+      grammar: see `filenames.parse`; or "detect", which takes the first naming that fits.
       report: collects what is left out.
-      progress: wraps the iteration, e.g. `tqdm`.
+      progress: (iterable, desc=text) -> iterable; shows how far the reading is, e.g. `tqdm`.
 
     Returns:
-      A record per picture, sorted by name: path, name, pid, camid, sequence, frame.
+      A dict for each picture, sorted by name: path, name, pid, camid, sequence, frame.
 
     Raises:
-      InputError: the folder is missing or holds no picture, a name is outside the grammar, or
-        a picture is broken (the last two only without `report.skip_bad`).
+      InputError: the folder is missing or holds no picture, a name does not follow the
+        grammar, or a picture is broken (the last two only without `report.skip_bad`).
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -109,14 +115,18 @@ def scan(
 
 
 def read_list(folder: Path, table: Path) -> list[dict]:
-    """Pictures that a CSV with the columns name, pid and camid lists: a record each.
+    """Reads a CSV that lists pictures with the columns name, pid and camid; makes a record of each.
 
     Args:
-      folder: that holds the pictures.
-      table: the CSV.
+      folder: the folder with the pictures.
+      table: the path of the CSV.
+
+    Returns:
+      Records as from `scan`.
 
     Raises:
-      InputError: a column is missing, a row is no such entry, or a picture is missing or broken.
+      InputError: a column is missing, a row is wrong or comes twice, or a picture is missing or
+        broken.
     """
     folder, table = Path(folder), Path(table)
     with table.open(newline="", encoding="utf-8-sig") as file:
@@ -158,13 +168,13 @@ def annotate(
     Junk, distractors and unknown identities get the label -1 for every attribute.
 
     Args:
-      records: of the pictures.
-      table: pid -> labels.
+      records: the pictures' records, as from `scan`.
+      table: pid -> attribute -> label, as from `attributes.read`.
       report: collects what is left out.
-      source: where the table comes from, for the message.
+      source: the file that the table was read from, for the message.
 
     Raises:
-      InputError: an identity has no row in `table` (without `report.skip_bad`).
+      InputError: an identity has no row in the table (without `report.skip_bad`).
     """
     annotated, missing = [], set()
     for record in records:
@@ -180,11 +190,11 @@ def annotate(
 
 
 def resize(image: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
-    """uint8 [H, W, 3] -> [*image_size, 3], bilinear; the same array where the size fits.
+    """Resizes a picture, bilinear; returns the array itself if the size fits.
 
     Args:
-      image: uint8 [H, W, 3].
-      image_size: (height, width).
+      image: the picture, uint8 [H, W, 3].
+      image_size: the wanted (height, width).
     """
     height, width = image_size
     if image.shape[:2] == (height, width):

@@ -1,4 +1,4 @@
-"""Pictures that are decoded when they are looked at: `images[indices]` -> uint8 [n, H, W, 3]."""
+"""Pictures that are decoded when they are indexed: `images[indices]` -> uint8 [n, H, W, 3]."""
 
 import dataclasses
 import hashlib
@@ -21,9 +21,9 @@ class StoredImages:
 
     Attributes:
       source: records with "image" (encoded) and "name".
-      rows: positions in the source.
-      image_size: (height, width); other pictures are resized.
-      fingerprint: says which pictures these are.
+      rows: the pictures' positions in the source, int [M].
+      image_size: (height, width); pictures of another size are resized.
+      fingerprint: a digest that differs for other pictures.
     """
 
     source: Sequence[Any]
@@ -43,18 +43,18 @@ class StoredImages:
         return images
 
     def take(self, indices: np.ndarray) -> "StoredImages":
-        """The images at `indices`, still on disk."""
+        """The pictures at `indices`, not decoded yet."""
         return dataclasses.replace(self, rows=self.rows[indices])
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageFiles:
-    """Pictures in files.
+    """Pictures in single files.
 
     Attributes:
-      paths: of the files.
-      image_size: (height, width); other pictures are resized.
-      fingerprint: says which pictures these are.
+      paths: the paths of the files, str [M].
+      image_size: (height, width); pictures of another size are resized.
+      fingerprint: a digest that differs for other pictures.
     """
 
     paths: np.ndarray
@@ -72,7 +72,7 @@ class ImageFiles:
         return images
 
     def take(self, indices: np.ndarray) -> "ImageFiles":
-        """The images at `indices`, still on disk."""
+        """The pictures at `indices`, not decoded yet."""
         return dataclasses.replace(self, paths=self.paths[indices])
 
 
@@ -81,9 +81,9 @@ class JoinedImages:
     """Pictures of several sources, one after the other.
 
     Attributes:
-      parts: the sources.
-      part: int [M], which source a picture is in.
-      rows: int [M], its position there.
+      parts: the sources: arrays, or other classes of this module.
+      part: int [M], the number of the source that a picture is in.
+      rows: int [M], the picture's position in its source.
     """
 
     parts: tuple[Any, ...]
@@ -92,7 +92,7 @@ class JoinedImages:
 
     @property
     def fingerprint(self) -> str | None:
-        """Says which pictures these are; None where a source does not say."""
+        """A digest that differs for other pictures; None if a source has none."""
         known = [getattr(part, "fingerprint", None) for part in self.parts]
         return None if None in known else "+".join(known)
 
@@ -111,15 +111,15 @@ class JoinedImages:
         return self.parts[0][rows] if images is None else images
 
     def take(self, indices: np.ndarray) -> "JoinedImages":
-        """The images at `indices`, still where they were."""
+        """The pictures at `indices`, not decoded yet."""
         return dataclasses.replace(self, part=self.part[indices], rows=self.rows[indices])
 
 
 def join(parts: Sequence[Any]) -> JoinedImages:
-    """Several sources of pictures as one.
+    """Joins several sources of pictures.
 
     Args:
-      parts: arrays or the classes above, of the same image size.
+      parts: arrays uint8 [M, H, W, 3] or the classes above, all with the same H and W.
     """
     sizes = [len(part) for part in parts]
     return JoinedImages(
@@ -130,11 +130,11 @@ def join(parts: Sequence[Any]) -> JoinedImages:
 
 
 def files_fingerprint(paths: Sequence[Path], *more: Any) -> str:
-    """A digest of files' names, sizes and times: another one where a file changed.
+    """A digest of files' names, sizes and times; it differs when a file has changed.
 
     Args:
-      paths: of the files.
-      *more: what else counts.
+      paths: the files.
+      *more: other values that the digest depends on, such as the image size.
     """
     state = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in map(Path, paths)]
     return hashlib.sha256(repr((state, more)).encode()).hexdigest()[:16]
@@ -150,7 +150,11 @@ def _fits(size_in_bytes: int) -> bool:
 
 
 def load(images: Any) -> Any:
-    """The pictures decoded, uint8 [M, H, W, 3], where they fit into memory; else as they are."""
+    """Decodes pictures into an array uint8 [M, H, W, 3], if they fit into memory.
+
+    Args:
+      images: pictures as in a column "image"; returned as they are if they do not fit.
+    """
     if isinstance(images, np.ndarray) or not len(images):
         return images
     first = images[np.arange(1)]
@@ -165,7 +169,11 @@ def load(images: Any) -> Any:
 
 
 def digests(images: Any) -> np.ndarray:
-    """A digest of each picture's pixels, bytes [M]: equal where pictures are."""
+    """A digest of each picture's pixels, bytes [M]; equal pictures have equal digests.
+
+    Args:
+      images: pictures as in a column "image".
+    """
     parts = []
     for start in range(0, len(images), _CHUNK):
         chunk = images[np.arange(start, min(start + _CHUNK, len(images)))]

@@ -1,4 +1,4 @@
-"""Junk made from pictures of people, where none is labelled: what a bad detector would crop."""
+"""Makes junk out of pictures of people, for data without labelled junk: crops of a bad detector."""
 
 import numpy as np
 
@@ -8,16 +8,16 @@ KINDS = ("background", "part", "shifted")
 
 
 def make_junk(images: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """A piece of junk from each image.
+    """Makes a piece of junk from each image.
 
     Args:
-      images: uint8 [M, H, W, 3] of people.
-      seed: of kinds and places.
+      images: pictures of people, uint8 [M, H, W, 3].
+      seed: seeds the choice of kinds and places.
 
     Returns:
-      uint8 [M, H, W, 3], and the kind of each [M]: "background", a strip beside the person at full
-      size; "part", a quarter to a third of the picture at full size; "shifted", half of the person
-      beside half of another picture's background.
+      The junk, uint8 [M, H, W, 3], and the kind of each picture, str [M]: "background" is a strip
+      beside the person, enlarged; "part" is a quarter to a third of height and width, enlarged;
+      "shifted" is half of the person beside the background of another picture.
     """
     rng = np.random.default_rng(seed)
     kinds = rng.choice(KINDS, len(images))

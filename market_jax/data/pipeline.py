@@ -1,7 +1,7 @@
 """Batches through tf.data, assembled off the training thread.
 
-The only module of the package that imports TensorFlow, which feeds data and never takes the
-accelerator.
+This is the only module of the package that imports TensorFlow, which feeds data and does not use
+the accelerator.
 """
 
 import os
@@ -31,17 +31,17 @@ def batches(
     last: int | None = None,
     share: tuple[int, int] = (0, 1),
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Batches of the steps `first` to `last` - 1.
+    """Yields the batches of the steps `first` to `last` - 1.
 
     Args:
-      columns: of the split; numeric columns and images travel, names do not.
-      sampler: says which rows make up the batch of a step.
+      columns: columns of the split; images and numeric columns go into batches, names do not.
+      sampler: the rows of each step's batch.
       first: the first step.
-      last: one past the last step; without it the batches never end.
-      share: (i, n) takes the i-th of n equal parts of each batch, for process i of n.
+      last: the step after the last one; None never ends.
+      share: (i, n) yields the i-th of n equal parts of each batch, for process i of n.
 
     Yields:
-      The columns of N / n images, and "mask" bool [N / n], False where a row is padding.
+      Columns of N / n images, and "mask" bool [N / n], False where a row is padding.
     """
     tf = _tensorflow()
     part, parts = share

@@ -1,4 +1,4 @@
-"""Which images make up a batch: pure functions of the step, so that a restart replays nothing."""
+"""Samplers say which images make up a batch: pure functions of the step, to restart anywhere."""
 
 import functools
 from collections.abc import Callable
@@ -12,11 +12,11 @@ PADDING = -1
 
 
 class Sampler(NamedTuple):
-    """The batches of an epoch.
+    """The rows of every batch.
 
     Attributes:
-      steps: batches in an epoch.
-      indices: step -> int64 [N] rows; `PADDING` where a row only fills the batch.
+      steps: the number of batches in an epoch.
+      indices: function from a step to rows, int64 [N]; `PADDING` where the batch is filled up.
     """
 
     steps: int
@@ -24,12 +24,12 @@ class Sampler(NamedTuple):
 
 
 def shuffled(size: int, batch_size: int, *, seed: int) -> Sampler:
-    """A new permutation each epoch; the rows that do not fill the last batch are left out.
+    """Shuffles the images anew each epoch; those that do not fill the last batch are left out.
 
     Args:
       size: the number of images.
       batch_size: images in a batch.
-      seed: of the permutations.
+      seed: seeds the permutations.
 
     Raises:
       InputError: the batch is larger than the split.
@@ -52,15 +52,15 @@ def shuffled(size: int, batch_size: int, *, seed: int) -> Sampler:
 def by_identity(pids: np.ndarray, batch_size: int, *, num_instances: int, seed: int) -> Sampler:
     """The PK sampler: batches of some persons with `num_instances` images of each.
 
-    Every person comes up once before any comes up again, but those who do not fill a last batch;
-    images are drawn without replacement where a person has enough. An epoch has as many batches
-    as `shuffled`'s.
+    All persons appear once before any appears again, except those who do not fill a last batch.
+    Images are drawn without replacement if a person has enough. An epoch has as many batches as
+    with `shuffled`.
 
     Args:
-      pids: int [M]; 0 and below are nobody.
-      batch_size: of images.
-      num_instances: images of a person in a batch, side by side.
-      seed: of the draws.
+      pids: the person in each image, int [M]; images with 0 and below are not used.
+      batch_size: images in a batch.
+      num_instances: images of each person in a batch; they stand side by side.
+      seed: seeds the draws.
 
     Raises:
       InputError: the batch size is no multiple of `num_instances`, or there are too few persons.
@@ -94,16 +94,16 @@ def by_identity(pids: np.ndarray, batch_size: int, *, num_instances: int, seed: 
 
 
 def grouped(pids: np.ndarray, batch_size: int, *, num_instances: int, seed: int = 0) -> Sampler:
-    """Every row once, many persons in a batch: for the validation of losses that compare rows.
+    """Every image once, in groups of one person, to validate losses that compare images.
 
-    Up to `num_instances` images of a person stand side by side, then the next person's; once all
-    have come up, the next images of each follow. Rows of nobody come last.
+    Up to `num_instances` images of a person stand side by side, then those of the next person.
+    After all persons, the next images of each follow. Images of nobody come last.
 
     Args:
-      pids: int [M]; 0 and below are nobody.
-      batch_size: of images; the last batch is filled with `PADDING`.
-      num_instances: images of a person side by side.
-      seed: of the order of persons.
+      pids: the person in each image, int [M]; 0 and below are nobody.
+      batch_size: images in a batch; the last batch is filled with `PADDING`.
+      num_instances: images of a person that stand side by side.
+      seed: seeds the order of persons.
 
     Raises:
       InputError: `num_instances` is below 1.
@@ -129,7 +129,7 @@ def grouped(pids: np.ndarray, batch_size: int, *, num_instances: int, seed: int 
 
 
 def sequential(size: int, batch_size: int) -> Sampler:
-    """Every row once, in order; the last batch is filled with `PADDING`.
+    """Every image once, in order; the last batch is filled with `PADDING`.
 
     Args:
       size: the number of images.

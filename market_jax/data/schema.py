@@ -1,4 +1,4 @@
-"""What a data set says of its images: its label columns and their classes."""
+"""The label columns of a data set and their classes."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -10,8 +10,8 @@ class Schema(NamedTuple):
     """The labels of a data set.
 
     Attributes:
-      name: of the data set.
-      labels: label column -> class names; a label is the position in them, -1 where unknown.
+      name: the name of the data set.
+      labels: label column -> class names; a label is a position in them, or -1 if it is unknown.
     """
 
     name: str
@@ -19,10 +19,10 @@ class Schema(NamedTuple):
 
 
 def merge(schemas: Sequence[Schema]) -> Schema:
-    """The labels of several data sets together.
+    """Merges the labels of several data sets.
 
     Args:
-      schemas: one or more.
+      schemas: the schemas of one or more data sets.
 
     Raises:
       InputError: two data sets have a label of the same name with other classes.

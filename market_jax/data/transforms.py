@@ -1,4 +1,4 @@
-"""Augmentation in pure JAX: (key, image [H, W, C] float32 in [0, 1], **kw) -> the same.
+"""Augmentation in pure JAX: (key, image [H, W, C] float32 in [0, 1], settings) -> image.
 
 Each transform works on one image; `augment` maps them over the batch with a key for each
 image, so that an image's augmentation depends on (key, position) alone. The order of
@@ -32,24 +32,30 @@ def _check_least(name: str, **values: float) -> None:
 
 
 def flip(key: Array, image: Array, *, probability: float = 0.5) -> Array:
-    """Mirrors left and right.
+    """Mirrors left and right, at random.
 
     Args:
-      key: of this image.
-      image: [H, W, C].
-      probability: of the mirror image, 0 to 1.
+      key: random key for this image.
+      image: [H, W, C] float32 in [0, 1].
+      probability: the chance of mirroring, 0 to 1.
+
+    Raises:
+      InputError: a setting is out of range.
     """
     _check("flip", probability=probability)
     return jnp.where(jax.random.bernoulli(key, probability), image[:, ::-1], image)
 
 
 def crop(key: Array, image: Array, *, padding: int) -> Array:
-    """Pads every side with the border's colour and crops at random.
+    """Pads every side by repeating the border, then crops at random to the old size.
 
     Args:
-      key: of this image.
-      image: [H, W, C].
-      padding: pixels on each side.
+      key: random key for this image.
+      image: [H, W, C] float32 in [0, 1].
+      padding: pixels to add on each side.
+
+    Raises:
+      InputError: a setting is out of range.
     """
     _check_least("crop", padding=padding)
     padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)), mode="edge")
@@ -58,13 +64,16 @@ def crop(key: Array, image: Array, *, padding: int) -> Array:
 
 
 def rotate(key: Array, image: Array, *, degrees: float, probability: float = 1.0) -> Array:
-    """Rotates about the centre by an angle uniform in [-degrees, degrees], border repeated.
+    """Rotates about the centre by an angle uniform in [-degrees, degrees]; repeats the border.
 
     Args:
-      key: of this image.
-      image: [H, W, C].
-      degrees: the largest angle.
-      probability: of a rotation, 0 to 1.
+      key: random key for this image.
+      image: [H, W, C] float32 in [0, 1].
+      degrees: the largest angle, in degrees.
+      probability: the chance of a rotation, 0 to 1.
+
+    Raises:
+      InputError: a setting is out of range.
     """
     _check("rotate", probability=probability)
     _check_least("rotate", degrees=degrees)
@@ -92,15 +101,18 @@ def jitter(
     saturation: float = 0.2,
     probability: float = 1.0,
 ) -> Array:
-    """Scales brightness, contrast and saturation by factors uniform in 1 -+ the given amount.
+    """Scales brightness, contrast and saturation by factors uniform in 1 -+ the given amounts.
 
     Args:
-      key: of this image.
-      image: [H, W, 3].
-      brightness: 0 changes nothing; a factor is never below 0.
-      contrast: the same.
-      saturation: the same.
-      probability: of a change, 0 to 1.
+      key: random key for this image.
+      image: [H, W, 3] float32 in [0, 1].
+      brightness: the amount for brightness; 0 changes nothing, and a factor is never below 0.
+      contrast: the amount for contrast.
+      saturation: the amount for saturation.
+      probability: the chance of a change, 0 to 1.
+
+    Raises:
+      InputError: a setting is out of range.
     """
     _check("jitter", probability=probability)
     _check_least("jitter", brightness=brightness, contrast=contrast, saturation=saturation)
@@ -123,10 +135,13 @@ def noise(key: Array, image: Array, *, std: float, probability: float = 1.0) -> 
     """Adds Gaussian noise.
 
     Args:
-      key: of this image.
-      image: [H, W, C].
-      std: standard deviation, in units of the [0, 1] range.
-      probability: of the noise, 0 to 1.
+      key: random key for this image.
+      image: [H, W, C] float32 in [0, 1].
+      std: standard deviation of the noise, in units of the [0, 1] range.
+      probability: the chance of noise, 0 to 1.
+
+    Raises:
+      InputError: a setting is out of range.
     """
     _check("noise", probability=probability)
     _check_least("noise", std=std)
@@ -145,15 +160,15 @@ def erase(
     fill: float = 0.45,
     times: int = 1,
 ) -> Array:
-    """Random erasing: fills a rectangle (Zhong et al., 2020), cut to the image where it must.
+    """Random erasing: fills rectangles (Zhong et al., 2020), which are cut to fit the image.
 
     Args:
-      key: of this image.
-      image: [H, W, C].
-      probability: of each rectangle.
-      area: smallest and largest share of the image.
-      aspect: height over width is log-uniform in [aspect, 1 / aspect].
-      fill: the value of an erased pixel.
+      key: random key for this image.
+      image: [H, W, C] float32 in [0, 1].
+      probability: the chance of each rectangle, 0 to 1.
+      area: the smallest and the largest share of the image, each 0 to 1.
+      aspect: height over width is log-uniform in [aspect, 1 / aspect]; above 0, at most 1.
+      fill: the value of an erased pixel, 0 to 1.
       times: the number of rectangles.
 
     Raises:
@@ -197,16 +212,16 @@ def augment(key: Array, images: Array, transforms: Mapping[str, Callable]) -> Ar
     """Applies transforms to every image of a batch, in the order of `__all__`.
 
     Args:
-      key: of this batch.
-      images: [N, H, W, C] float32 in [0, 1].
-      transforms: name -> (key, image) -> image, the settings bound. One that is bound with
-        probability 0 is left out.
+      key: random key for this batch.
+      images: [N, H, W, C], float32 in [0, 1].
+      transforms: name -> function (key, image) -> image, a transform with its settings bound. One
+        with probability 0 is left out.
 
     Returns:
-      [N, H, W, C] float32 in [0, 1].
+      The changed images, [N, H, W, C] float32 in [0, 1].
 
     Raises:
-      InputError: a name is no transform, or a setting is out of range.
+      InputError: a name is not a transform, or a setting is out of range.
     """
     for name in transforms:
         choose(name, dict.fromkeys(__all__), "transform")
