@@ -1,8 +1,9 @@
-"""How well attributes are predicted, beside what a constant answer would reach.
+"""How well attributes are predicted, next to the score of a constant answer.
 
-Two readings of the classes beyond two (age, colours) are in use: multi-class, where a prediction
-is right or wrong, and the mean of binaries, where every class is a question of its own and "no"
-is nearly always right. Published tables mix them; here both are given, for the majority too.
+Attributes with more than two classes (age, colours) are scored in two ways: as multi-class, where a
+prediction is right or wrong, and as a mean of binaries, where every class is a question of its own
+and "no" is nearly always right. Published tables mix them; here both are given, also for the
+majority.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,13 +16,13 @@ COLOR = "_color"  # how the names of labels end that are colours
 
 
 def binary_accuracy(labels: np.ndarray, predicted: np.ndarray, classes: int) -> float:
-    """Mean over classes of the accuracy of "is it this class?"; labels, predicted int [M].
+    """Mean over classes of the accuracy of "is it this class?".
 
-    A wrong answer is wrong about two of the classes: the true one and the one given.
+    A wrong prediction is wrong about two of the classes: the true one and the predicted one.
 
     Args:
-      labels: int [M].
-      predicted: int [M].
+      labels: the true labels, int [M].
+      predicted: the predicted labels, int [M].
       classes: the number of classes.
     """
     return float(1.0 - 2.0 / classes * np.mean(labels != predicted))
@@ -31,8 +32,8 @@ def balanced_accuracy(labels: np.ndarray, predicted: np.ndarray) -> float:
     """Mean recall over the classes that occur in the labels.
 
     Args:
-      labels: int [M].
-      predicted: int [M].
+      labels: the true labels, int [M].
+      predicted: the predicted labels, int [M].
     """
     return float(np.mean([np.mean(predicted[labels == k] == k) for k in np.unique(labels)]))
 
@@ -41,8 +42,8 @@ def macro_f1(labels: np.ndarray, predicted: np.ndarray) -> float:
     """Mean F1 over the classes that occur in the labels or in the predictions.
 
     Args:
-      labels: int [M].
-      predicted: int [M].
+      labels: the true labels, int [M].
+      predicted: the predicted labels, int [M].
     """
     scores = []
     for k in np.union1d(labels, predicted):
@@ -54,10 +55,10 @@ def macro_f1(labels: np.ndarray, predicted: np.ndarray) -> float:
 def count_labels(
     columns: Mapping[str, np.ndarray], classes: Mapping[str, Sequence[str]]
 ) -> dict[str, list[int]]:
-    """Label -> images of each class; unknown labels are not counted.
+    """Counts the images of each class: label -> counts; unknown labels are not counted.
 
     Args:
-      columns: label -> int [M], -1 where unknown.
+      columns: label -> classes int [M], -1 where unknown.
       classes: label -> class names.
     """
     return {
@@ -84,23 +85,23 @@ def evaluate(
     training_counts: Mapping[str, list[int]],
     classes: Mapping[str, Sequence[str]],
 ) -> dict[str, dict]:
-    """Judges predictions of labels.
+    """Computes the metrics of predicted labels, and those of the majority baseline.
 
     Args:
-      labels: label -> int [M]; images with a label below 0 are left out for it.
-      predicted: label -> int [M].
+      labels: label -> true classes int [M]; an image is left out for a label that is below 0.
+      predicted: label -> predicted classes int [M].
       training_counts: label -> images of each class in the training split; the majority
         baseline answers the most frequent one.
-      classes: label -> class names, of the labels that are judged.
+      classes: label -> class names, for the labels to judge.
 
     Returns:
       {"attributes": {name: {"accuracy", "balanced_accuracy", "f1", "majority",
       "accuracy_binary", "majority_binary", "images"}}, "mean": {"accuracy_12",
       "accuracy_12_binary", "majority_12", "majority_12_binary", and the same of the 10 labels
-      whose names do not end in "_color"}}, fractions; the numbers are those of the labels.
+      whose names do not end in "_color"}}, as fractions; 12 and 10 are the numbers of labels.
 
     Raises:
-      InputError: a label is known of no image.
+      InputError: a label is unknown for every image.
     """
     rows = {}
     for name, names in classes.items():

@@ -1,6 +1,6 @@
 """How sure a mean over queries is: intervals and a paired test, by identity.
 
-A person's queries are alike, so what is drawn again is the identities, not the queries.
+A person's queries are alike, so identities are drawn again, not single queries.
 """
 
 from typing import NamedTuple
@@ -12,12 +12,12 @@ from market_jax.typing import Array
 
 
 class Comparison(NamedTuple):
-    """Two models on the same queries.
+    """How two models differ on the same queries.
 
     Attributes:
-      difference: mean of the second less mean of the first.
-      low, high: its 95 % interval.
-      p_value: how often a difference as large comes from exchanging the two by chance.
+      difference: mean of the second minus mean of the first.
+      low, high: the ends of its 95 % interval.
+      p_value: how often swapping the models at random gives a difference as large.
     """
 
     difference: float
@@ -45,17 +45,17 @@ def _resampled_means(sums, counts, resamples: int, seed: int) -> np.ndarray:
 def interval(
     values: Array, identities: Array, *, level: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
-    """The bootstrap interval of the mean, identities drawn with replacement.
+    """The bootstrap interval (low, high) of the mean; identities are drawn with replacement.
 
     Args:
-      values: [Q], one for each query; NaN is left out.
-      identities: [Q].
-      level: of confidence.
-      resamples: how many.
-      seed: of the draws.
+      values: a value of each query, [Q]; NaN is left out.
+      identities: who each query shows, [Q].
+      level: the confidence level, between 0 and 1.
+      resamples: the number of draws.
+      seed: seeds the draws.
 
     Raises:
-      InputError: lengths differ, or no value is known.
+      InputError: lengths differ, or all values are NaN.
     """
     sums = _sums(np.asarray(values, np.float64), identities)
     tail = (1 - level) / 2
@@ -68,18 +68,18 @@ def compare(
 ) -> Comparison:
     """Compares two models on the same queries, by identity.
 
-    The interval is `interval`'s; the p value is of the permutation test that exchanges the two
-    models for each identity.
+    The interval is as from `interval`; the p value comes from a permutation test that swaps the two
+    models for each identity at random.
 
     Args:
-      first: [Q], a value of each query by the first model.
-      second: [Q], by the second.
-      identities: [Q].
-      resamples: how often identities are drawn, and models exchanged.
-      seed: of the draws.
+      first: a value of each query by the first model, [Q]; NaN is left out.
+      second: a value of each query by the second model, [Q]; NaN is left out.
+      identities: who each query shows, [Q].
+      resamples: the number of draws of identities, and of swaps.
+      seed: seeds the draws.
 
     Raises:
-      InputError: as `interval`.
+      InputError: lengths differ, or all differences are NaN.
     """
     difference = np.asarray(second, np.float64) - np.asarray(first, np.float64)
     low, high = interval(difference, identities, resamples=resamples, seed=seed)

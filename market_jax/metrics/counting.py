@@ -1,7 +1,7 @@
-"""Ranks as counts: the rank of a true match is one more than how many come before it.
+"""Ranks by counting: the rank of a true match is 1 plus the number of images before it.
 
-`rank_row` is the definition, in NumPy and for any type; `rank_features` is the same from features,
-compiled, a block of queries at a time, on the accelerator where there is one.
+`rank_row` is the definition, in NumPy and for any type. `rank_features` computes the same from
+features: compiled, a block of queries at a time, on the accelerator if there is one.
 """
 
 import jax
@@ -16,12 +16,15 @@ _BYTES = 2**25  # of distances at a time, about
 def rank_row(distances: np.ndarray, true: np.ndarray, removed: np.ndarray) -> np.ndarray:
     """Ranks, from 1, of one query's true matches; ties are broken by position.
 
-    An infinite distance says that the image is not in the answer at all: its rank is `MISSED`.
+    An image with an infinite distance is not in the answer: its rank is `MISSED`.
 
     Args:
-      distances: [G] of any ordered type, without NaN.
-      true: [P] positions.
-      removed: [E] positions that are left out of the count.
+      distances: the query's distances [G], of any ordered type, without NaN.
+      true: positions of the true matches in the gallery, int [P].
+      removed: positions that are not counted, int [E].
+
+    Returns:
+      int64 [P].
     """
     ranks = np.empty(len(true), np.int64)
     left_out = distances[removed]
@@ -85,19 +88,18 @@ def rank_features(
 ) -> np.ndarray:
     """Ranks of every query's true matches by the distances `bias - query @ gallery.T`.
 
-    Queries are taken in blocks, those with alike numbers of matches together, so that little is
-    counted for nothing.
+    Queries are taken in blocks, those with similar numbers of matches together, to save work.
 
     Args:
-      query: [Q, D] float32.
-      gallery: [G, D] float32.
-      bias: [G] float32.
-      true: int32 [Q, P], positions in the gallery, ascending, then -1.
-      removed: int32 [Q, E], positions that do not count, likewise.
-      block: queries at a time; by default some 32 MiB of distances.
+      query: features of the queries, [Q, D] float32.
+      gallery: features of the gallery, [G, D] float32.
+      bias: a number that is added to the distances of each gallery image, [G] float32.
+      true: positions of the true matches in the gallery, int32 [Q, P]; ascending, then -1.
+      removed: positions that are not counted, int32 [Q, E]; ascending, then -1.
+      block: queries at a time; by default so many that distances take some 32 MiB.
 
     Returns:
-      int64 [Q, P], 0 where `true` is -1.
+      Ranks, int64 [Q, P]; 0 where `true` is -1.
     """
     block = block or even_block(len(query), len(gallery))
     counts = (true >= 0).sum(axis=1)
@@ -121,11 +123,11 @@ def rank_features(
 
 
 def even_block(queries: int, gallery: int) -> int:
-    """Queries at a time: blocks of one size, some 32 MiB of distances at most.
+    """Queries at a time, for blocks of equal size with some 32 MiB of distances at most.
 
     Args:
-      queries: how many there are.
-      gallery: how many images it has.
+      queries: the number of queries.
+      gallery: the number of gallery images.
     """
     most = int(np.clip(_BYTES // (4 * max(gallery, 1)), 8, 1024))
     return -(-queries // max(-(-queries // most), 1))

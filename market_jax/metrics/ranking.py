@@ -1,11 +1,11 @@
-"""Ranking metrics of person re-identification: CMC, mAP in both readings, mINP.
+"""Ranking metrics of person re-identification: CMC, two kinds of mAP, mINP.
 
-All of them follow from the ranks of a query's true matches, and a rank is a count: how many of the
-gallery come before. So nothing is sorted. Ties are broken by gallery order, always.
+All of them follow from the ranks of a query's true matches, and a rank is a count of the gallery
+images before it, so that nothing is sorted. Ties are always broken by gallery order.
 
-Who counts, as on Market-1501 (Zheng et al. 2015): gallery images of pid -1 (junk) are left out
-and those of pid 0 (distractors) match nobody; for each query, those of the same pid and the same
-camera are left out too.
+Which images count follows Market-1501 (Zheng et al. 2015): gallery images of pid -1 (junk) are left
+out and those of pid 0 (distractors) match nobody; for each query, those of the same pid and the
+same camera are left out too.
 """
 
 import dataclasses
@@ -24,19 +24,19 @@ _ABSENT = -1  # fills up the rows of a padded table of gallery positions
 
 @dataclasses.dataclass(frozen=True)
 class Ranking:
-    """How well queries find their matches; fractions.
+    """How well queries find their matches; metrics are fractions.
 
     Attributes:
       mAP: mean over queries of the average precision, the mean over a query's matches of
         the precision at each one's rank.
-      mAP_trapezoid: the same with each precision averaged with the one just before the match, as
-        Oxford5k's and Market-1501's own programs do; never larger.
+      mAP_trapezoid: as `mAP`, but each precision is averaged with the one just before the match, as
+        in Oxford5k's and Market-1501's own programs; never larger.
       mINP: mean of matches / rank of the last match (Ye et al. 2021).
       cmc: [max_rank], the share of queries with a match among the first 1, 2, ... of the gallery.
-      average_precision: [Q], of each query; NaN where it has no match.
-      first_rank: [Q], of each query's first match, from 1; 0 where it has none.
-      queries: with a match; the others are left out of the means.
-      without_match: the number of the others.
+      average_precision: [Q], the average precision of each query; NaN without a match.
+      first_rank: [Q], the rank of each query's first match, from 1; 0 without a match.
+      queries: the number of queries with a match; the others are left out of the means.
+      without_match: the number of queries without a match.
     """
 
     mAP: float
@@ -49,7 +49,7 @@ class Ranking:
     without_match: int
 
     def to_dict(self) -> dict:
-        """The numbers for a JSON file: the means, ranks 1, 5, 10 and 20, the counts."""
+        """The numbers for a JSON file: means, ranks 1, 5, 10 and 20, and counts."""
         ranks = {f"rank{k}": float(self.cmc[k - 1]) for k in (1, 5, 10, 20) if k <= len(self.cmc)}
         means = {key: getattr(self, key) for key in ("mAP", "mAP_trapezoid", "mINP")}
         return means | ranks | {"queries": self.queries, "without_match": self.without_match}
@@ -57,12 +57,12 @@ class Ranking:
 
 @dataclasses.dataclass(frozen=True)
 class Matches:
-    """Who counts for whom.
+    """Which gallery images match each query, and which are left out.
 
     Attributes:
-      kept: [G'], positions in the gallery of what is not junk, ascending.
+      kept: [G'], positions of the gallery images that are not junk, ascending.
       true: [Q, P], each query's true matches as positions in `kept`, ascending, then -1.
-      removed: [Q, E], those of the same pid and camera, likewise.
+      removed: [Q, E], positions of images of the same pid and camera, likewise.
     """
 
     kept: np.ndarray
@@ -83,13 +83,13 @@ def find_matches(
     query_camids: Array | None = None,
     gallery_camids: Array | None = None,
 ) -> Matches:
-    """Finds every query's true matches, and what is left out for it.
+    """Finds each query's true matches, and the images that are left out for it.
 
     Args:
-      query_pids: [Q].
-      gallery_pids: [G]; -1 junk, 0 distractor.
-      query_camids: [Q]; without cameras nothing but junk is left out.
-      gallery_camids: [G].
+      query_pids: the queries' identities, int [Q].
+      gallery_pids: the gallery images' identities, int [G]; -1 is junk, 0 a distractor.
+      query_camids: the queries' cameras, int [Q]; without cameras only junk is left out.
+      gallery_camids: the gallery images' cameras, int [G].
 
     Raises:
       InputError: lengths differ, only one side has cameras, or a pid is below -1 (unknown).
@@ -128,11 +128,11 @@ def _pack(positions: np.ndarray, chosen: np.ndarray) -> np.ndarray:
 
 
 def summarize(ranks: np.ndarray, max_rank: int = 50) -> Ranking:
-    """The metrics, from the ranks of every query's true matches.
+    """Computes the metrics from the ranks of every query's true matches.
 
     Args:
-      ranks: int [Q, P], from 1; rows are filled up with 0.
-      max_rank: length of `cmc`.
+      ranks: int [Q, P], counted from 1; rows are filled up with 0.
+      max_rank: the length of `cmc`.
 
     Raises:
       InputError: no query has a match, or `max_rank` is below 1.
@@ -178,18 +178,19 @@ def _check_distances(distances: np.ndarray, queries: int, gallery: int) -> None:
 
 
 def evaluate(distances: Array, *, query_pids: Array, gallery_pids: Array, **cameras) -> Ranking:
-    """Judges a ranking that is given as distances.
+    """Computes the metrics of a ranking that is given as distances.
 
     Args:
-      distances: [Q, G], smaller is nearer, of any floating or integer type. What is infinitely
-        far is not in the answer: it adds nothing to the average precision, which then is the
-        course's, of a list that ends before the gallery does.
-      query_pids: [Q].
-      gallery_pids: [G].
-      **cameras: query_camids [Q] and gallery_camids [G], see `find_matches`; max_rank (50).
+      distances: [Q, G] of any floating or integer type; smaller is nearer. What is infinitely far
+        is not in the answer and adds nothing to the average precision, as in the course's mAP of
+        lists that are shorter than the gallery.
+      query_pids: the queries' identities, int [Q].
+      gallery_pids: the gallery images' identities, int [G].
+      **cameras: `query_camids` [Q] and `gallery_camids` [G], see `find_matches`; and `max_rank`,
+        the length of `cmc`, 50 by default.
 
     Raises:
-      InputError: as `find_matches` and `summarize`; or shapes differ, or a distance is NaN.
+      InputError: as for `find_matches` and `summarize`; or shapes differ, or a distance is NaN.
     """
     max_rank = cameras.pop("max_rank", 50)
     matches = find_matches(query_pids=query_pids, gallery_pids=gallery_pids, **cameras)
@@ -217,23 +218,23 @@ def evaluate_features(
     block: int | None = None,
     **cameras,
 ) -> Ranking:
-    """`evaluate` from features, without ever holding the matrix of distances.
+    """Computes the metrics from features, without ever holding all distances.
 
-    Runs on the accelerator where there is one. Float32 rounding can order distances otherwise
-    that are equal to seven digits; identical features always tie.
+    Runs on the accelerator if there is one. Float32 rounding can change the order of distances that
+    are equal to seven digits; identical features always tie.
 
     Args:
-      query: [Q, D].
-      gallery: [G, D].
-      query_pids: [Q].
-      gallery_pids: [G].
-      metric: "cosine" or "euclidean".
-      max_rank: length of `cmc`.
-      block: queries at a time; by default some 32 MiB of distances.
-      **cameras: query_camids [Q] and gallery_camids [G], see `find_matches`.
+      query: features of the queries, [Q, D].
+      gallery: features of the gallery, [G, D].
+      query_pids: the queries' identities, int [Q].
+      gallery_pids: the gallery images' identities, int [G].
+      metric: the distance between features, "cosine" or "euclidean".
+      max_rank: the length of `cmc`.
+      block: queries at a time; by default so many that distances take some 32 MiB.
+      **cameras: `query_camids` [Q] and `gallery_camids` [G], see `find_matches`.
 
     Raises:
-      InputError: as `evaluate`; or features do not fit, or are not finite.
+      InputError: as for `evaluate`; or features do not fit, or are not finite.
     """
     matches = find_matches(query_pids=query_pids, gallery_pids=gallery_pids, **cameras)
     for name, features, pids in (("query", query, query_pids), ("gallery", gallery, gallery_pids)):
@@ -249,17 +250,17 @@ def evaluate_features(
 def evaluate_lists(
     predictions: Mapping[str, Sequence[str]], ground_truth: Mapping[str, Collection[str]]
 ) -> float:
-    """The course's mAP of submitted lists.
+    """Computes the course's mAP of submitted lists.
 
-    A query's average precision is the sum of the precisions at the hits in its list, over the
-    number of its true matches, in the list or not; a query without a list counts 0.
+    A query's average precision is the sum of the precisions at the hits in its list, divided
+    by the number of its true matches, in the list or not; a query without a list counts 0.
 
     Args:
       predictions: query name -> gallery names, best first.
       ground_truth: query name -> the names of its true matches.
 
     Raises:
-      InputError: a list names an image twice, or a query has no true match, or there is none.
+      InputError: a list names an image twice, a query has no true match, or there are no queries.
     """
     if not ground_truth:
         raise InputError("there is no ground truth")

@@ -1,4 +1,4 @@
-"""How well images are reconstructed, and whether that tells junk from people."""
+"""How well images are reconstructed, and whether that separates junk from people."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,15 +11,15 @@ QUANTILE, DEVIATIONS = 0.98, 3.5  # of the two proposed thresholds
 
 
 def scores(target: Array, reconstruction: Array) -> dict[str, Array]:
-    """Scores of N images, higher where an image is stranger; compiles.
+    """Scores of N images: the stranger an image, the higher. Can be compiled by `jax.jit`.
 
     Args:
-      target: float [N, H, W, C].
-      reconstruction: the same.
+      target: the images, float [N, H, W, C].
+      reconstruction: their reconstructions, float [N, H, W, C].
 
     Returns:
-      {"error": [N] the mean squared error, "normalized": [N] the same over the image's own
-      variance, without which a score says mostly how much contrast an image has}.
+      {"error": [N] the mean squared error, "normalized": [N] the error divided by the image's own
+      variance; the plain error mostly follows an image's contrast}.
     """
     error = jnp.mean(jnp.square(target - reconstruction), axis=(1, 2, 3))
     center = jnp.mean(target, axis=(1, 2), keepdims=True)
@@ -28,14 +28,14 @@ def scores(target: Array, reconstruction: Array) -> dict[str, Array]:
 
 
 def propose_thresholds(values: np.ndarray) -> dict[str, float]:
-    """Thresholds without labels: name -> value.
+    """Proposes thresholds for a score without labels: name -> value.
 
     Args:
-      values: [M] scores.
+      values: the scores, [M].
 
     Returns:
-      {"quantile": above which 2 % lie, "robust_z": 3.5 robust standard deviations (1.4826 of the
-      median absolute deviation) above the median}.
+      {"quantile": the score that 2 % exceed, "robust_z": 3.5 robust standard deviations (1.4826 of
+      the median absolute deviation) above the median}.
     """
     median = np.median(values)
     deviation = 1.4826 * np.median(np.abs(values - median))
@@ -46,18 +46,18 @@ def propose_thresholds(values: np.ndarray) -> dict[str, float]:
 
 
 def judge(values: np.ndarray, junk: np.ndarray) -> dict[str, float]:
-    """How well scores tell junk from the rest.
+    """Judges how well a score separates junk from the rest.
 
     Args:
-      values: [M] scores.
-      junk: bool [M].
+      values: the scores, [M].
+      junk: bool [M], True where an image is junk.
 
     Returns:
-      {"auroc", chance 0.5; "average_precision"; "chance": of the average precision, the share of
-      junk}.
+      {"auroc": 0.5 by chance, "average_precision", "chance": the average precision by chance, which
+      is the share of junk}.
 
     Raises:
-      InputError: all images are of one kind.
+      InputError: all images are junk, or none is.
     """
     from sklearn import metrics  # slow to import
 

@@ -1,7 +1,7 @@
-"""Are two pictures the same person? Error rates over pairs, and a threshold with what it promises.
+"""Are two pictures the same person? Error rates over pairs, and a threshold.
 
-Pairs are summed up by distance: how many pairs of the same person, and of different persons, there
-are at each value. A pair is taken for the same person where its distance is at most a threshold.
+Pairs are counted by distance: how many pairs of the same person, and of different persons, have
+each value. A pair is taken for the same person if its distance is at most a threshold.
 """
 
 from typing import NamedTuple
@@ -18,7 +18,13 @@ _ROWS = 256  # queries at a time
 
 
 class Pairs(NamedTuple):
-    """Numbers of pairs at ascending distances, each [n]."""
+    """Numbers of pairs at ascending distances.
+
+    Attributes:
+      distance: the distances, [n].
+      same: the number of pairs of the same person at each distance, [n].
+      different: the number of pairs of different persons at each distance, [n].
+    """
 
     distance: np.ndarray
     same: np.ndarray
@@ -30,9 +36,9 @@ class Threshold(NamedTuple):
 
     Attributes:
       distance: the threshold.
-      precision: of the pairs taken for the same person, the share that is.
-      recall: of the pairs of the same person, the share that is found.
-      false_positive_rate: of the pairs of different persons, the share that is taken wrongly.
+      precision: the share of the pairs taken for the same person that really are.
+      recall: the share of the pairs of the same person that is found.
+      false_positive_rate: the share of the pairs of different persons taken for the same person.
     """
 
     distance: float
@@ -42,11 +48,11 @@ class Threshold(NamedTuple):
 
 
 def from_distances(same: Array, different: Array) -> Pairs:
-    """Pairs from the distances of each kind, exact.
+    """Counts pairs from the distances of each kind, exactly.
 
     Args:
-      same: distances of the pairs of one person.
-      different: distances of the other pairs.
+      same: distances of the pairs of the same person.
+      different: distances of the pairs of different persons.
     """
     same, different = np.asarray(same), np.asarray(different)
     values, index = np.unique(np.concatenate([same, different]), return_inverse=True)
@@ -57,17 +63,21 @@ def from_distances(same: Array, different: Array) -> Pairs:
 def count_pairs(
     query: Array, gallery: Array, *, query_pids: Array, gallery_pids: Array, metric: str, **cameras
 ) -> Pairs:
-    """All pairs of a query and a gallery image that ranking would count, by distance.
+    """Counts, by distance, the pairs of a query and a gallery image that ranking would count.
 
-    Distances are rounded up to a 2**18th of their range, some float32 rounding errors.
+    Distances are rounded up to a 2**18th of their range, a few float32 rounding errors.
 
     Args:
-      query: [Q, D].
-      gallery: [G, D].
-      query_pids: [Q].
-      gallery_pids: [G]; junk (-1) is left out.
-      metric: "cosine" or "euclidean".
-      **cameras: query_camids and gallery_camids; pairs of one person and camera are left out.
+      query: features of the queries, [Q, D].
+      gallery: features of the gallery, [G, D].
+      query_pids: the queries' identities, int [Q].
+      gallery_pids: the gallery images' identities, int [G]; junk (-1) is left out.
+      metric: the distance between features, "cosine" or "euclidean".
+      **cameras: `query_camids` [Q] and `gallery_camids` [G]; pairs of the same person and camera
+        are left out.
+
+    Raises:
+      InputError: as for `ranking.find_matches`.
     """
     matches = find_matches(query_pids=query_pids, gallery_pids=gallery_pids, **cameras)
     query, gallery = np.asarray(query), np.asarray(gallery)[matches.kept]
@@ -100,8 +110,11 @@ def _rates(pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
 def roc(pairs: Pairs) -> dict[str, float]:
     """True positive rates at false positive rates of 1e-3 and 1e-4, and the equal error rate.
 
+    Args:
+      pairs: numbers of pairs by distance.
+
     Raises:
-      InputError: pairs of one kind are missing.
+      InputError: there are no pairs of one kind.
     """
     true, false = (np.concatenate([[0.0], rate]) for rate in _rates(pairs))
     result = {
@@ -117,14 +130,14 @@ def roc(pairs: Pairs) -> dict[str, float]:
 
 
 def judge(pairs: Pairs, distance: float) -> Threshold:
-    """What a threshold does on pairs.
+    """Judges a threshold on pairs.
 
     Args:
       pairs: numbers of pairs by distance.
-      distance: up to which a pair is taken for the same person.
+      distance: the threshold: the largest distance at which a pair is taken for the same person.
 
     Raises:
-      InputError: pairs of one kind are missing.
+      InputError: there are no pairs of one kind.
     """
     chosen = pairs.distance <= distance
     same, different = pairs.same[chosen].sum(), pairs.different[chosen].sum()
@@ -139,13 +152,16 @@ def judge(pairs: Pairs, distance: float) -> Threshold:
 
 
 def calibrate(pairs: Pairs) -> Threshold:
-    """The threshold with the best F1 on pairs, and what it does there.
+    """Finds the threshold with the best F1 on pairs.
 
-    What it promises holds for pairs like these: as many of different persons for each of the
-    same. Fit it on identities that the model was not trained on.
+    Its precision holds for pairs like these, with as many pairs of different persons for each pair
+    of the same. Use identities that the model was not trained on.
+
+    Args:
+      pairs: numbers of pairs by distance.
 
     Raises:
-      InputError: pairs of one kind are missing.
+      InputError: there are no pairs of one kind.
     """
     _rates(pairs)
     same, different = np.cumsum(pairs.same), np.cumsum(pairs.different)
