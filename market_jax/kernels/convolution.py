@@ -1,14 +1,14 @@
-"""Convolutions that are fast on a CPU too, in the place of `lax.conv_general_dilated`.
+"""Convolutions that are fast on a CPU too, instead of `lax.conv_general_dilated`.
 
-A convolution y = x * w is the derivative by y of a form that is linear in x, w and y; its
-gradients by x and w are the other two derivatives, and the gradient of each of the three is made
-of the other two. So there are three functions here, and each has three ways to be computed:
+A convolution y = x * w is the derivative by y of a form that is linear in x, w and y. Its
+gradients by x and w are the other two derivatives, and the gradients of each of the three are made
+of the other two. So there are three functions here, and each can be computed in three ways:
 
-- "lax": XLA's own. What accelerators always compile.
-- "jax": XLA's own on a CPU, with what it does badly there written otherwise.
-- "onednn": the optional package `market_jax_onednn`, on a CPU, where one device is in use.
+- "lax": XLA's own convolution, which accelerators always compile.
+- "jax": on a CPU, XLA's own convolution, but written differently where that is slow.
+- "onednn": on a CPU with one device, the optional package `market_jax_onednn`.
 
-`using` chooses; "auto" is "onednn" where that can be, else "jax".
+`using` chooses; "auto" is "onednn" if it can be used, else "jax".
 """
 
 import contextlib
@@ -45,9 +45,9 @@ def _check(name: str) -> None:
 
 @contextlib.contextmanager
 def using(name: str) -> Iterator[None]:
-    """Convolutions traced within are computed in this way; see `IMPLEMENTATIONS`.
+    """A context in which convolutions are traced with the named implementation.
 
-    What was jitted before keeps the way it was traced with.
+    Functions that were jitted before keep the implementation that they were traced with.
 
     Args:
       name: one of `IMPLEMENTATIONS`.
@@ -64,14 +64,14 @@ def using(name: str) -> Iterator[None]:
 
 
 def applying(name: str, apply: Callable) -> Callable:
-    """The function `apply`, its convolutions computed in the named way.
+    """Wraps a function so that its convolutions are computed by the named implementation.
 
     Args:
       name: one of `IMPLEMENTATIONS`.
-      apply: a function that is traced or called, such as a module's `apply`.
+      apply: the function, such as a module's `apply`.
 
     Raises:
-      InputError: as `using`.
+      InputError: as for `using`.
     """
     _check(name)
 
@@ -84,7 +84,7 @@ def applying(name: str, apply: Callable) -> Callable:
 
 @functools.cache
 def has_onednn() -> bool:
-    """True where the optional package is installed and can be loaded."""
+    """Whether the optional package is installed and can be loaded."""
     try:
         import market_jax_onednn
 
@@ -115,24 +115,24 @@ def conv_general_dilated(
     feature_group_count: int = 1,
     **kwargs,
 ) -> Array:
-    """`lax.conv_general_dilated`, to rounding, for `nn.Conv(conv_general_dilated=...)`.
+    """`lax.conv_general_dilated` up to rounding, for `nn.Conv(conv_general_dilated=...)`.
 
-    Two-dimensional convolutions of [N, H, W, C] with [h, w, C, K], as `nn.Conv` asks for them,
-    have the fast path; everything else goes to lax as it is.
+    Two-dimensional convolutions of [N, H, W, C] with [h, w, C, K], as in `nn.Conv`, take the fast
+    path; everything else goes to lax as it is.
 
     Args:
-      lhs: [N, H, W, C].
-      rhs: [h, w, C / feature_group_count, K].
-      window_strides: rows and columns between windows.
-      padding: "SAME", "VALID", or cells before and after the rows and the columns.
-      lhs_dilation: of the map; above 1 in a transposed convolution.
-      rhs_dilation: of the window.
-      dimension_numbers: of lax.
-      feature_group_count: groups of channels.
-      **kwargs: of lax; anything but None goes to lax as it is.
+      lhs: the map, [N, H, W, C].
+      rhs: the window's weights, [h, w, C / feature_group_count, K].
+      window_strides: rows and columns from one window to the next.
+      padding: "SAME", "VALID", or ((rows before, after), (columns before, after)).
+      lhs_dilation: dilation of the map; above 1 in a transposed convolution.
+      rhs_dilation: dilation of the window.
+      dimension_numbers: the meaning of the axes, as in lax.
+      feature_group_count: the number of groups of channels.
+      **kwargs: other arguments of lax; if one is not None, lax computes the convolution.
 
     Returns:
-      [N, rows, columns, K], in the dtype of the arguments.
+      [N, rows, columns, K], in the dtype of `lhs` and `rhs`.
     """
     fallback = functools.partial(
         lax.conv_general_dilated,

@@ -1,4 +1,4 @@
-"""The three derivatives of a convolution by XLA on a CPU, around what is slow there.
+"""The three derivatives of a convolution by XLA on a CPU, avoiding what is slow there.
 
 - Where the window has more cells than its map (512 channels at 4x2), XLA exchanges the two,
   which takes a hundred times longer. Padding the map beforehand keeps it from that.
@@ -36,7 +36,16 @@ def _cells(shape: tuple[int, int]) -> int:
 
 
 def convolve(geometry: Geometry, x: Array, w: Array) -> Array:
-    """Y [N, h, w, K] from x [N, H, W, C] and w [i, j, C/groups, K]."""
+    """Convolves a map with weights.
+
+    Args:
+      geometry: shape, strides, padding, dilation and groups of the convolution.
+      x: the map, [N, H, W, C].
+      w: the weights, [i, j, C/groups, K].
+
+    Returns:
+      y, [N, h, w, K].
+    """
     if _depthwise(geometry, w.shape):
         x = windows.pad(x, geometry.padding, 0).astype(jnp.float32)
         parts = windows.cells(x, geometry.window, geometry.strides)
@@ -48,7 +57,16 @@ def convolve(geometry: Geometry, x: Array, w: Array) -> Array:
 
 
 def input_gradient(geometry: Geometry, w: Array, y: Array) -> Array:
-    """X [N, H, W, C] from w and y: the transpose of `convolve`."""
+    """The gradient of `convolve` by x, which is its transpose.
+
+    Args:
+      geometry: shape, strides, padding, dilation and groups of the convolution.
+      w: the weights, [i, j, C/groups, K].
+      y: the gradient by the convolution's output, [N, h, w, K].
+
+    Returns:
+      The gradient by x, [N, H, W, C].
+    """
     if _depthwise(geometry, w.shape):
         shape = windows.padded_shape(geometry.shape, geometry.padding)
         weights = w.reshape(-1, w.shape[-1]).astype(jnp.float32)
@@ -108,7 +126,16 @@ def _by_phases(geometry: Geometry, w: Array, y: Array) -> Array:
 
 
 def weight_gradient(geometry: Geometry, x: Array, y: Array) -> Array:
-    """W [i, j, C/groups, K] from x and y."""
+    """The gradient of `convolve` by w.
+
+    Args:
+      geometry: shape, strides, padding, dilation and groups of the convolution.
+      x: the map, [N, H, W, C].
+      y: the gradient by the convolution's output, [N, h, w, K].
+
+    Returns:
+      The gradient by w, [i, j, C/groups, K].
+    """
     shape = (*geometry.window, x.shape[-1] // geometry.groups, y.shape[-1])
     if _depthwise(geometry, shape):
         x = windows.pad(x, geometry.padding, 0).astype(jnp.float32)

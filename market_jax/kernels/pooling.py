@@ -87,14 +87,14 @@ def max_pool(
 ) -> Array:
     """Maximum over windows: [N, H, W, C] -> [N, h, w, C].
 
-    Args:
-      x: [N, H, W, C], floating point.
-      window: rows and columns of a window.
-      strides: between windows; without them the windows do not overlap.
-      padding: rows before and after, columns before and after, of minus infinity.
+    Rows and columns that do not fill a window are left out, as in PyTorch. The gradient goes to the
+    first maximum of each window.
 
-    Rows and columns that do not fill a window are left out, as PyTorch does. The gradient goes to
-    the first maximum of the window.
+    Args:
+      x: the map, [N, H, W, C], floating point.
+      window: rows and columns of a window.
+      strides: rows and columns from one window to the next; by default windows do not overlap.
+      padding: ((rows before, after), (columns before, after)), filled with minus infinity.
     """
     return _max_pool(x, tuple(window), tuple(strides or window), padding)
 
@@ -103,12 +103,12 @@ def max_pool_with_indices(x: Array, window: Pair) -> tuple[Array, Array]:
     """Maximum over windows that do not overlap, and where it was found.
 
     Args:
-      x: [N, H, W, C], floating point.
-      window: (p, q), rows and columns; also the strides.
+      x: the map, [N, H, W, C], floating point.
+      window: (p, q), rows and columns of a window, and the strides.
 
     Returns:
       Maxima [N, H//p, W//q, C], and their flat positions in H * W, int32 of the same shape, as
-      PyTorch's `MaxPool2d(window, return_indices=True)`: the first one in row order of a tie.
+      from PyTorch's `MaxPool2d(window, return_indices=True)`: of a tie, the first in row order.
     """
     _, cell = _first_maximum(lax.stop_gradient(x), window, window, ((0, 0), (0, 0)))
     h, w = output_shape(x.shape[1:3], window, window)
@@ -136,16 +136,16 @@ _unpool.defvjp(_unpool_forward, _unpool_backward)
 
 
 def max_unpool(x: Array, indices: Array, shape: Pair, window: Pair) -> Array:
-    """Puts values back where `max_pool_with_indices` found them, zero elsewhere.
+    """Puts values back where `max_pool_with_indices` found them, with zeros elsewhere.
 
     Args:
-      x: [N, h, w, C].
+      x: the values, [N, h, w, C].
       indices: int32 [N, h, w, C] flat positions, each within its own window.
       shape: (H, W) of the result.
-      window: of the pooling.
+      window: the window of the pooling.
 
     Returns:
-      [N, H, W, C], as PyTorch's `MaxUnpool2d(window)(x, indices, output_size=shape)`.
+      [N, H, W, C], as from PyTorch's `MaxUnpool2d(window)(x, indices, output_size=shape)`.
     """
     row, column = indices // shape[1] % window[0], indices % shape[1] % window[1]
     cell = (row * window[1] + column).astype(jnp.uint8)

@@ -1,4 +1,4 @@
-"""The cells of a sliding window, as one array for each cell, and their way back onto the map.
+"""A sliding window as one array for each of its cells, and the sum of such arrays onto the map.
 
 Pooling and depthwise convolutions are sums and maxima over these few large arrays, which XLA
 fuses into one pass over the memory.
@@ -18,28 +18,51 @@ Padding = tuple[Pair, Pair]  # (before, after) of rows, (before, after) of colum
 
 
 def output_shape(shape: Pair, window: Pair, strides: Pair) -> Pair:
-    """How many whole windows there are on a map of `shape`."""
+    """The number of whole windows on a map, in rows and columns.
+
+    Args:
+      shape: rows and columns of the map.
+      window: rows and columns of a window.
+      strides: rows and columns from one window to the next.
+    """
     return tuple((n - k) // s + 1 for n, k, s in zip(shape, window, strides, strict=True))
 
 
 def padded_shape(shape: Pair, padding: Padding) -> Pair:
-    """Rows and columns of a map with its padding."""
+    """Rows and columns of a map after padding.
+
+    Args:
+      shape: rows and columns of the map.
+      padding: ((rows before, after), (columns before, after)).
+    """
     return tuple(n + sum(sides) for n, sides in zip(shape, padding, strict=True))
 
 
 def pad(x: Array, padding: Padding, value: float) -> Array:
-    """Pads rows and columns of [N, H, W, C]; a negative padding crops."""
+    """Pads rows and columns of a map; a negative padding crops.
+
+    Args:
+      x: the map, [N, H, W, C].
+      padding: ((rows before, after), (columns before, after)).
+      value: the value of the added cells.
+    """
     sides = [(0, 0, 0), (*padding[0], 0), (*padding[1], 0), (0, 0, 0)]
     return lax.pad(x, jnp.array(value, x.dtype), sides) if padding != ((0, 0), (0, 0)) else x
 
 
 def inverse(padding: Padding) -> Padding:
-    """The padding that crops what `padding` adds."""
+    """The padding that crops what `padding` has added."""
     return tuple((-before, -after) for before, after in padding)
 
 
 def cells(x: Array, window: Pair, strides: Pair) -> list[Array]:
-    """For each cell of the window, in row order, its values in all windows: [N, h, w, C]."""
+    """For each cell of the window, in row order, its values in all windows: [N, h, w, C].
+
+    Args:
+      x: the map, [N, H, W, C].
+      window: rows and columns of a window.
+      strides: rows and columns from one window to the next.
+    """
     h, w = output_shape(x.shape[1:3], window, strides)
     p, q = strides
     return [
@@ -51,7 +74,7 @@ def cells(x: Array, window: Pair, strides: Pair) -> list[Array]:
 def scatter(
     part: Callable[..., Array], arrays: tuple[Array, ...], shape: Pair, window: Pair, strides: Pair
 ) -> Array:
-    """The transpose of `cells`: what each cell of each window gives to the map, added up.
+    """The transpose of `cells`: adds up what each cell of each window gives to the map.
 
     The map is cut into one phase for each position within a stride. A window that begins d
     strides before a phase's pixel covers it by the same cell everywhere in that phase.
@@ -64,7 +87,7 @@ def scatter(
       arrays: each [N, h, w, C], one value for each window.
       shape: (H, W) of the map.
       window: rows and columns of a window.
-      strides: between windows.
+      strides: rows and columns from one window to the next.
 
     Returns:
       [N, H, W, C].

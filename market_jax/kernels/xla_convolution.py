@@ -1,4 +1,4 @@
-"""The three derivatives of a convolution by XLA: what accelerators compile, and the reference."""
+"""The three derivatives of a convolution by XLA, as accelerators compile them; the reference."""
 
 from typing import NamedTuple
 
@@ -12,15 +12,15 @@ LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
 class Geometry(NamedTuple):
-    """What is static about a convolution of x [N, *shape, C] with w [*window, C/groups, K].
+    """The static part of a convolution of x [N, *shape, C] with w [*window, C/groups, K].
 
     Attributes:
       shape: rows and columns of x.
-      window: of w.
-      strides: of the window.
+      window: rows and columns of w.
+      strides: rows and columns from one window to the next.
       padding: rows before and after, columns before and after x, not negative.
-      dilation: of the window.
-      groups: of channels.
+      dilation: distance between the window's cells on x, in rows and columns.
+      groups: the number of groups of channels.
     """
 
     shape: Pair
@@ -32,13 +32,22 @@ class Geometry(NamedTuple):
 
     @property
     def output(self) -> Pair:
-        """Rows and columns of y."""
+        """Rows and columns of the output y."""
         extent = tuple(d * (k - 1) + 1 for d, k in zip(self.dilation, self.window, strict=True))
         return output_shape(padded_shape(self.shape, self.padding), extent, self.strides)
 
 
 def convolve(geometry: Geometry, x: Array, w: Array) -> Array:
-    """Y [N, h, w, K] from x [N, H, W, C] and w [i, j, C/groups, K]."""
+    """Convolves a map with weights.
+
+    Args:
+      geometry: shape, strides, padding, dilation and groups of the convolution.
+      x: the map, [N, H, W, C].
+      w: the weights, [i, j, C/groups, K].
+
+    Returns:
+      y, [N, h, w, K].
+    """
     return lax.conv_general_dilated(
         x,
         w,
@@ -51,14 +60,32 @@ def convolve(geometry: Geometry, x: Array, w: Array) -> Array:
 
 
 def input_gradient(geometry: Geometry, w: Array, y: Array) -> Array:
-    """X [N, H, W, C] from w and y: the transpose of `convolve`."""
+    """The gradient of `convolve` by x, which is its transpose.
+
+    Args:
+      geometry: shape, strides, padding, dilation and groups of the convolution.
+      w: the weights, [i, j, C/groups, K].
+      y: the gradient by the convolution's output, [N, h, w, K].
+
+    Returns:
+      The gradient by x, [N, H, W, C].
+    """
     channels = w.shape[2] * geometry.groups
     x = jax.ShapeDtypeStruct((y.shape[0], *geometry.shape, channels), y.dtype)
     return jax.linear_transpose(lambda x: convolve(geometry, x, w), x)(y)[0]
 
 
 def weight_gradient(geometry: Geometry, x: Array, y: Array) -> Array:
-    """W [i, j, C/groups, K] from x and y."""
+    """The gradient of `convolve` by w.
+
+    Args:
+      geometry: shape, strides, padding, dilation and groups of the convolution.
+      x: the map, [N, H, W, C].
+      y: the gradient by the convolution's output, [N, h, w, K].
+
+    Returns:
+      The gradient by w, [i, j, C/groups, K].
+    """
     shape = (*geometry.window, x.shape[-1] // geometry.groups, y.shape[-1])
     w = jax.ShapeDtypeStruct(shape, x.dtype)
     return jax.linear_transpose(lambda w: convolve(geometry, x, w), w)(y)[0]
