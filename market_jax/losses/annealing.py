@@ -1,4 +1,4 @@
-"""Schedules of a term's weight: a factor that grows from 0 to 1 with the step."""
+"""Schedules for a term's weight: a factor that grows from 0 to 1 in the course of training."""
 
 from collections.abc import Callable
 
@@ -26,11 +26,12 @@ def _schedule(rise: Callable, total_steps: int, share: float) -> Schedule:
 
 
 def linear(*, total_steps: int, share: float = 0.5) -> Schedule:
-    """A straight line from 0 to 1.
+    """Grows along a straight line.
 
     Args:
-      total_steps: of the training.
-      share: of the training in which it grows; 0 is the whole weight at once.
+      total_steps: steps in the whole training.
+      share: the share of the training in which the factor grows, 0 to 1; 0 is the whole weight at
+        once.
 
     Raises:
       InputError: share is outside [0, 1].
@@ -39,11 +40,15 @@ def linear(*, total_steps: int, share: float = 0.5) -> Schedule:
 
 
 def logistic(*, total_steps: int, share: float = 0.5) -> Schedule:
-    """A logistic rise, one half in its middle (Bowman et al. 2016); arguments as `linear`.
+    """Grows along a logistic curve, one half in its middle (Bowman et al. 2016).
 
     Args:
-      total_steps: of the training.
-      share: of the training in which it grows; 0 is the whole weight at once.
+      total_steps: steps in the whole training.
+      share: the share of the training in which the factor grows, 0 to 1; 0 is the whole weight at
+        once.
+
+    Raises:
+      InputError: share is outside [0, 1].
     """
 
     def rise(t):
@@ -53,12 +58,13 @@ def logistic(*, total_steps: int, share: float = 0.5) -> Schedule:
 
 
 def cyclical(*, total_steps: int, share: float = 0.5, cycles: int = 4) -> Schedule:
-    """A linear rise at the beginning of each cycle (Fu et al. 2019).
+    """Grows from 0 along a straight line in each of several cycles (Fu et al. 2019).
 
     Args:
-      total_steps: of the training.
-      share: of each cycle in which it grows; 0 is the whole weight at once.
-      cycles: how many.
+      total_steps: steps in the whole training.
+      share: the share of each cycle in which the factor grows, 0 to 1; 0 is the whole weight at
+        once.
+      cycles: the number of cycles, 1 or more.
 
     Raises:
       InputError: share is outside [0, 1], or cycles below 1.

@@ -1,6 +1,6 @@
 """Terms for classifications: (context, *, ...) -> (values [N], weights [N]).
 
-A row with an unknown label (below 0) has weight 0: it costs nothing and counts for nothing.
+A row with an unknown label (below 0) has weight 0 and adds nothing to the loss.
 """
 
 import jax.numpy as jnp
@@ -21,13 +21,13 @@ def cross_entropy(
     """Softmax cross-entropy of an output [N, K] against a column int [N].
 
     Args:
-      context: of the batch.
-      logits: the name of the output.
-      labels: the name of the column; by default the output's.
-      label_smoothing: the share of the target that is spread over all classes, 0 to 1.
+      context: the batch, and the model's outputs for it.
+      logits: the name of the model's output.
+      labels: the name of the column with the labels; by default the same name.
+      label_smoothing: the share of the target that is spread over all classes, from 0 to below 1.
 
     Returns:
-      Nats, and 1 where the label is known.
+      The cross-entropies in nats [N]; and weights [N], 1 where the label is known.
 
     Raises:
       InputError: label_smoothing is out of range.
@@ -45,15 +45,15 @@ def cross_entropy(
 def cross_entropies(
     context: Context, *, logits: tuple[str, ...], labels: tuple[str, ...] = ()
 ) -> Values:
-    """The mean of several classifications' `cross_entropy`.
+    """The mean of `cross_entropy` over several classifications.
 
     Args:
-      context: of the batch.
-      logits: the names of the outputs.
-      labels: the names of the columns; by default the outputs'.
+      context: the batch, and the model's outputs for it.
+      logits: the names of the model's outputs.
+      labels: the names of the columns with the labels; by default the same names.
 
     Returns:
-      Nats, the mean over the labels of a row that are known; and their share.
+      Nats [N], the mean over a row's known labels; and weights [N], the share that is known.
     """
     pairs = zip(logits, labels or logits, strict=True)
     each = [cross_entropy(context, logits=output, labels=column) for output, column in pairs]
@@ -61,7 +61,7 @@ def cross_entropies(
 
 
 def mean_of_known(each: list[Values]) -> Values:
-    """The mean of each row over what is known of it, and the share that is known."""
+    """The mean of each row over its known values, and the share of values that are known."""
     values = sum(value * weight for value, weight in each)
     known = sum(weight for _, weight in each)
     return values / jnp.maximum(known, 1.0), known / len(each)
@@ -70,15 +70,15 @@ def mean_of_known(each: list[Values]) -> Values:
 def uncertain_cross_entropies(
     context: Context, *, logits: tuple[str, ...], labels: tuple[str, ...] = (), group: str
 ) -> Values:
-    """`cross_entropies` over a variance that is learned, and its price: exp(-s) x + s / 2.
+    """`cross_entropies` x weighed by a learned variance: exp(-s) x + s / 2.
 
     s is the output "log_variance_<group>" (Kendall, Gal & Cipolla 2018, for classification).
 
     Args:
-      context: of the batch.
-      logits: the names of the outputs.
-      labels: the names of the columns; by default the outputs'.
-      group: the name of the group of labels.
+      context: the batch, and the model's outputs for it.
+      logits: the names of the model's outputs.
+      labels: the names of the columns with the labels; by default the same names.
+      group: the name of the group of labels that share the variance.
     """
     values, weights = cross_entropies(context, logits=logits, labels=labels)
     s = context.outputs[f"log_variance_{group}"]

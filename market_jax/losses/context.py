@@ -1,4 +1,4 @@
-"""What a term of the loss, or a metric, looks at."""
+"""The arguments of a term of the loss, or of a metric."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -7,13 +7,13 @@ from market_jax.typing import Array, Batch, Outputs, PyTree
 
 
 class Context(NamedTuple):
-    """A batch and what the model says of it.
+    """A batch and the model's outputs for it.
 
     Attributes:
-      outputs: of the model, name -> [N, ...].
-      batch: columns of the N images; "mask" is False where a row is padding.
+      outputs: the model's outputs, name -> [N, ...].
+      batch: the columns of N images; "mask" is False where a row is padding.
       step: the number of steps done, int32; None in evaluation.
-      collections: the state's other Flax collections, memory banks among them.
+      collections: the state's Flax collections beside the parameters, such as memory banks.
     """
 
     outputs: Outputs

@@ -19,17 +19,18 @@ def triplet(
 ) -> tuple[Array, Array]:
     """Batch-hard triplet loss of Euclidean distances (Hermans, Beyer & Leibe 2017).
 
-    For every image the farthest of the same person and the nearest of another in the batch.
+    Compares, for every image, the farthest one of the same person and the nearest one of another
+    person in the batch.
 
     Args:
-      context: of the batch.
-      features: the name of the output [N, D].
-      labels: the name of the column that says who is who; 0 and below are nobody.
-      margin: by how much the other should be farther, as a distance; 0 is the soft margin,
+      context: the batch, and the model's outputs for it.
+      features: the name of the model's output [N, D].
+      labels: the name of the column with the identities; 0 and below are nobody.
+      margin: how much farther the other person should be, as a distance; 0 is the soft margin,
         log(1 + exp(x)).
 
     Returns:
-      The loss of each row, and 1 where it has both a positive and a negative.
+      The losses [N]; and weights [N], 1 where a row has both a positive and a negative.
 
     Raises:
       InputError: the margin is negative.

@@ -1,4 +1,4 @@
-"""Metrics: (context, *, ...) -> (values [N], weights [N]), reported and never minimised."""
+"""Metrics: (context, *, ...) -> (values [N], weights [N]), only reported, never minimised."""
 
 import jax.numpy as jnp
 
@@ -12,13 +12,13 @@ Values = tuple[Array, Array]
 
 
 def accuracy(context: Context, *, logits: tuple[str, ...], labels: tuple[str, ...] = ()) -> Values:
-    """The share of several classifications that are right.
+    """The share of right answers over several classifications.
 
     Args:
-      context: of the batch.
-      logits: the names of the outputs [N, K].
-      labels: the names of the columns int [N]; by default the outputs'. An unknown label (below 0)
-        is neither right nor wrong.
+      context: the batch, and the model's outputs for it.
+      logits: the names of the model's outputs [N, K].
+      labels: the names of the columns with the labels int [N]; by default the same names. Unknown
+        labels (below 0) do not count.
     """
     each = []
     for output, column in zip(logits, labels or logits, strict=True):
@@ -29,14 +29,14 @@ def accuracy(context: Context, *, logits: tuple[str, ...], labels: tuple[str, ..
 
 
 def active_dimensions(context: Context, *, threshold: float = 0.01) -> Values:
-    """Latent dimensions whose mean varies over the batch by more than the threshold.
+    """The number of latent dimensions whose mean varies over the batch by more than a threshold.
 
-    The same number for every image. None is active where the posterior has collapsed (Burda et
-    al. 2016).
+    The number is the same for every image. It is 0 if the posterior has collapsed (Burda et al.
+    2016).
 
     Args:
-      context: of the batch, with the output "mean" [N, D].
-      threshold: of the variance.
+      context: the batch, and the model's outputs for it, with "mean" [N, D].
+      threshold: the variance above which a dimension is active.
     """
     mask = context.batch["mask"].astype(jnp.float32)[:, None]
     mean = jnp.where(mask > 0, context.outputs["mean"], 0.0)  # padding may hold anything

@@ -12,15 +12,15 @@ Values = tuple[Array, Array]
 
 
 def squared_error(context: Context, *, reduce: str) -> Values:
-    """Of the output "reconstruction" against "target", both [N, H, W, C].
+    """Squared error between the outputs "reconstruction" and "target", both [N, H, W, C].
 
     Args:
-      context: of the batch.
-      reduce: "sum" or "mean", over pixels and channels. A KL term beside a mean drowns it: there
-        it takes the sum.
+      context: the batch, and the model's outputs for it.
+      reduce: "sum" or "mean" over pixels and channels. Beside a KL term use the sum: a mean is too
+        small against it.
 
     Raises:
-      InputError: reduce is neither.
+      InputError: `reduce` is neither.
     """
     total = choose(reduce, {"sum": jnp.sum, "mean": jnp.mean}, "reduction")
     gap = context.outputs["reconstruction"] - context.outputs["target"]
@@ -32,17 +32,17 @@ def kl_of_dimensions(outputs: Outputs) -> Array:
     """`kl` of each latent dimension: [N, D] nats.
 
     Args:
-      outputs: "mean" and "logvar" [N, D].
+      outputs: the model's outputs, with "mean" and "logvar" [N, D].
     """
     mean, logvar = outputs["mean"], outputs["logvar"]
     return 0.5 * (jnp.exp(logvar) + jnp.square(mean) - 1.0 - logvar)
 
 
 def kl(context: Context) -> Values:
-    """Divergence in nats of the Gaussian "mean", "logvar" [N, D] from the standard normal.
+    """KL divergence, in nats, of the posterior from the standard normal.
 
     Args:
-      context: of the batch.
+      context: the batch, and the model's outputs for it, with "mean" and "logvar" [N, D].
     """
     values = jnp.sum(kl_of_dimensions(context.outputs), axis=1)
     return values, jnp.ones(len(values))
@@ -51,12 +51,12 @@ def kl(context: Context) -> Values:
 def mmd(context: Context) -> Values:
     """Squared maximum mean discrepancy of the batch's posterior from the standard normal.
 
-    The kernel is exp(-|x - y|^2 / 2D). Its expectations over the Gaussians "mean", "logvar"
-    [N, D] and over the prior are taken in closed form, so that nothing is drawn (InfoVAE: Zhao,
-    Song, Ermon 2019). The same number for every image; without bias, so that it may be below 0.
+    The kernel is exp(-|x - y|^2 / 2D). Its expectations over the posteriors and over the prior have
+    a closed form, so that nothing is drawn (InfoVAE: Zhao, Song, Ermon 2019). The number is the
+    same for every image; it is unbiased, so that it can be below 0.
 
     Args:
-      context: of the batch.
+      context: the batch, and the model's outputs for it, with "mean" and "logvar" [N, D].
     """
     outputs, mask = context.outputs, context.batch["mask"].astype(jnp.float32)
     real = mask[:, None] > 0  # padding may hold anything, and 0 times NaN is NaN

@@ -1,6 +1,6 @@
-"""From terms and metrics of rows to the loss and what is reported of it.
+"""From the values of single rows to the loss and the reported metrics.
 
-First sums over rows, which add up over batches; then, once, the division.
+First come sums over rows, which can be added up over batches; then, once, the division.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,8 +21,8 @@ class Term(NamedTuple):
 
     Attributes:
       function: context -> (values [N], weights [N]).
-      weight: of its mean in the loss; 0 leaves it out of the loss.
-      schedule: step -> factor of the weight in training; None is always 1.
+      weight: the weight of its mean in the loss; 0 only reports it.
+      schedule: step -> factor of the weight in training; None is 1 at every step.
     """
 
     function: Callable[[Context], tuple[Array, Array]]
@@ -47,12 +47,12 @@ def _sum(function: Callable, context: Context, name: str) -> tuple[Array, Array]
 def evaluate_terms(
     terms: Mapping[str, Term], metrics: Mapping[str, Callable], context: Context
 ) -> Sums:
-    """The sums of every term, "loss/<name>", and of every metric, "<name>".
+    """Sums every term, as "loss/<name>", and every metric, as "<name>", over the rows of a batch.
 
     Args:
-      terms: of the loss.
-      metrics: functions as a term's; no gradient goes through them.
-      context: of the batch, with "mask" bool [N].
+      terms: name -> term of the loss.
+      metrics: name -> function as in a term; no gradient goes through it.
+      context: the batch, with "mask" bool [N], and the model's outputs for it.
 
     Raises:
       InputError: a term or metric reads an output or a column that does not exist.
@@ -65,15 +65,16 @@ def evaluate_terms(
 
 
 def summarize(terms: Mapping[str, Term], sums: Sums, step: Array | None = None) -> dict[str, Array]:
-    """The loss, the means of its terms, and the metrics.
+    """Computes the loss, the means of its terms, and the metrics from sums.
 
     Args:
-      terms: of the loss.
-      sums: of one batch, or added up over several.
-      step: in training, for the terms' schedules; without it every weight counts in full.
+      terms: name -> term of the loss.
+      sums: what `evaluate_terms` has returned, for one batch or added up over several.
+      step: the number of steps done, for the terms' schedules; None gives every term its full
+        weight.
 
     Returns:
-      {"loss", "loss/<term>", "<metric>"}: scalars; 0 where no row had a say.
+      {"loss", "loss/<term>", "<metric>"}: scalars; 0 where no row has a weight.
     """
     means = {
         name: total / jnp.where(weight > 0, weight, 1.0) for name, (total, weight) in sums.items()
