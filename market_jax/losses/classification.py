@@ -70,7 +70,7 @@ def mean_of_known(each: list[Values]) -> Values:
 def uncertain_cross_entropies(
     context: Context, *, logits: tuple[str, ...], labels: tuple[str, ...] = (), group: str
 ) -> Values:
-    """`cross_entropies` x weighed by a learned variance: exp(-s) x + s / 2.
+    """The mean x of `cross_entropies`, weighed by a learned variance: exp(-s) x + s / 2.
 
     s is the output "log_variance_<group>" (Kendall, Gal & Cipolla 2018, for classification).
 

@@ -1,4 +1,4 @@
-"""Masks that a map is weighed with: x * (1 + mask)."""
+"""Attention masks, which weigh a map: x * (1 + mask)."""
 
 import flax.linen as nn
 import jax
@@ -17,11 +17,13 @@ MASKS = {
 
 
 class ResidualAttention(nn.Module):
-    """Transposed convolutions, convolutions back, a mask (Cunegatti, Diprima & Farina).
+    """A mask from transposed convolutions and convolutions (Cunegatti, Diprima & Farina).
 
     Attributes:
-      mask: "softmax_all", "softmax" or "sigmoid".
-      widths: channels of the transposed convolutions; the convolutions go back to the input's.
+      mask: the last activation, "softmax_all", "softmax" or "sigmoid".
+      widths: channels of the transposed convolutions; the convolutions lead back to those of the
+        input.
+      dtype: dtype of the computation; parameters are float32.
     """
 
     mask: str = "sigmoid"
@@ -30,7 +32,18 @@ class ResidualAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> tuple[Array, Array]:
-        """[N, H, W, C] -> the same, weighed; and the mask [N, H, W, C]."""
+        """Weighs a map by its mask.
+
+        Args:
+          x: the map, [N, H, W, C].
+          train: whether BatchNorm uses the batch's statistics, as in training.
+
+        Returns:
+          The weighed map, and the mask, both [N, H, W, C].
+
+        Raises:
+          InputError: there is no such mask.
+        """
         outer, inner = self.widths
         layers = [conv_transpose(w, 3, dtype=self.dtype) for w in (outer, inner)]
         layers += [conv(w, 3, dtype=self.dtype) for w in (outer, x.shape[-1])]
@@ -42,10 +55,14 @@ class ResidualAttention(nn.Module):
 
 
 class StageAttention(nn.Module):
-    """Between a backbone's stages: down, up again, a sigmoid (Wang et al. 2017, shortened).
+    """A mask between a backbone's stages: down, up, sigmoid (Wang et al. 2017, shortened).
 
-    The last layer begins at zero with a bias of -3, so that the mask begins at 0.05 everywhere
-    and published weights still see what they know.
+    The last layer begins with weights of 0 and a bias of -3, so that the mask begins at 0.05
+    everywhere and published weights still get nearly the maps that they were trained on.
+
+    Attributes:
+      reduction: the map's channels over those inside the mask, which are at least 8.
+      dtype: dtype of the computation; parameters are float32.
     """
 
     reduction: int = 4
@@ -53,7 +70,15 @@ class StageAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
-        """[N, H, W, C] -> the same, weighed."""
+        """Weighs a map by its mask.
+
+        Args:
+          x: the map, [N, H, W, C].
+          train: whether BatchNorm uses the batch's statistics, as in training.
+
+        Returns:
+          The weighed map, [N, H, W, C].
+        """
         channels = x.shape[-1]
         y = conv(max(channels // self.reduction, 8), 1, bias=False, dtype=self.dtype)(x)
         y = nn.relu(batch_norm(train, dtype=self.dtype)(y))
@@ -73,14 +98,14 @@ class StageAttention(nn.Module):
 
 
 def attend(x: Array, stage: int, attention: tuple[int, ...], train: bool, dtype) -> Array:
-    """A backbone's map after a stage; within its `__call__`.
+    """Weighs a backbone's map after a stage, if it has a mask; called within a `__call__`.
 
     Args:
-      x: [N, H, W, C].
-      stage: that it comes from, counted from 1.
-      attention: the stages after which there is a mask; elsewhere x is left.
-      train: of the call.
-      dtype: of the computation.
+      x: the map, [N, H, W, C].
+      stage: the number of the stage that the map comes from, from 1.
+      attention: the stages with a mask; after others the map is returned as it is.
+      train: whether BatchNorm uses the batch's statistics, as in training.
+      dtype: dtype of the computation.
     """
     if stage not in attention:
         return x

@@ -2,7 +2,7 @@
 
 From their project report on the course release of Market-1501. The report and
 the stored weights give kernel sizes and widths; padding, pooling windows and head widths are
-not recoverable and are chosen here.
+not known and are chosen here.
 """
 
 from collections.abc import Mapping
@@ -22,18 +22,13 @@ class Model(nn.Module):
 
     Attributes:
       classes: attribute name -> number of classes; one head each.
-      residual: adds the second block's input to its output.
+      residual: whether the second block's input is added to its output.
       widths: channels of the four convolutions; with `residual` the second equals the fourth.
-      final_pool: window of the last mean pooling on the (H/4, W/4) map; (4, 16) leaves
-        eight horizontal strips of a 128x64 crop.
+      final_pool: rows and columns of the window of the last mean pooling, on the (H/4, W/4) map;
+        (4, 16) leaves eight horizontal strips of a 128x64 crop.
       head_width: units of each head's hidden layer.
-      dropout: dropout rate in the heads.
-
-    Returns (from `__call__`):
-      {attribute: [N, K] float32 logits, ..., "feature": [N, D] pooled, "embedding": the same}.
-
-    Raises (from `__call__`):
-      InputError: a number of classes, a width, a rate or the window is out of range.
+      dropout: dropout rate in the heads, 0 or more and below 1.
+      dtype: dtype of the computation; parameters are float32.
     """
 
     classes: Mapping[str, int]
@@ -46,6 +41,19 @@ class Model(nn.Module):
 
     @nn.compact
     def __call__(self, image: Array, train: bool = False) -> dict[str, Array]:
+        """Predicts every attribute.
+
+        Args:
+          image: RGB crops, [N, H, W, 3] float32 in [0, 1].
+          train: whether dropout is active and BatchNorm uses the batch's statistics.
+
+        Returns:
+          {attribute: [N, K] logits, "feature": [N, D] the pooled map, "embedding": the same},
+          float32.
+
+        Raises:
+          InputError: a number of classes, a width, a rate or the window is out of range.
+        """
         self._check(image.shape[1:3])
         x = image.astype(self.dtype)
         for width, kernel in zip(self.widths[:2], (7, 5), strict=True):

@@ -20,16 +20,11 @@ class Model(nn.Module):
     Attributes:
       widths: channels of the encoder's blocks, each of which halves the map; the decoder
         mirrors them.
-      switches: the decoder learns where each maximum was, so that detail gets past the innermost
-        map; without them it repeats pixels.
-      bottleneck: dimensions that all of the innermost map is squeezed through; 0 leaves it.
-
-    Returns (from `__call__`):
-      {"reconstruction": [N, H, W, 3], "target": the crop, "embedding": [N, D] the bottleneck, or
-      the innermost map's mean}, float32.
-
-    Raises (from `__call__`):
-      InputError: a width or the bottleneck is out of range.
+      switches: whether the decoder is told where each maximum was, so that detail gets past the
+        innermost map; otherwise it repeats pixels.
+      bottleneck: dimensions of a dense layer that the innermost map goes through; 0 has no such
+        layer.
+      dtype: dtype of the computation; parameters are float32.
     """
 
     widths: tuple[int, ...] = (64, 128, 256)
@@ -39,6 +34,19 @@ class Model(nn.Module):
 
     @nn.compact
     def __call__(self, image: Array, train: bool = False) -> dict[str, Array]:
+        """Reconstructs crops.
+
+        Args:
+          image: RGB crops, [N, H, W, 3] float32 in [0, 1].
+          train: whether BatchNorm uses the batch's statistics, as in training.
+
+        Returns:
+          {"reconstruction": [N, H, W, 3], "target": the crop, "embedding": [N, D] the bottleneck,
+          or without one the innermost map's mean}, float32.
+
+        Raises:
+          InputError: a width or the bottleneck is out of range.
+        """
         check_widths(self.widths)
         check_least(self.bottleneck, 0, "model.bottleneck")
         x, pooled = image.astype(self.dtype), []

@@ -1,4 +1,4 @@
-"""Refuses arguments of models that are out of range, when the model is called."""
+"""Checks that arguments of models are in range, when the model is called."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,25 +10,25 @@ def check_rate(rate: float, name: str) -> None:
 
     Args:
       rate: the share of units that are dropped.
-      name: of the argument, for the message.
+      name: the argument's name, for the message.
 
     Raises:
-      InputError: names the argument and its value.
+      InputError: the rate is out of range; the message names the argument and its value.
     """
     if not 0 <= rate < 1:
         raise InputError(f"{name} is {rate}; it must be 0 or more, below 1")
 
 
 def check_least(value: int, least: int, name: str) -> None:
-    """Refuses a whole number that is too small.
+    """Refuses a number that is too small.
 
     Args:
       value: the number.
-      least: the smallest that is allowed.
-      name: of the argument, for the message.
+      least: the smallest number that is allowed.
+      name: the argument's name, for the message.
 
     Raises:
-      InputError: names the argument and its value.
+      InputError: the number is too small; the message names the argument and its value.
     """
     if value < least:
         raise InputError(f"{name} is {value}; it must be {least} or more")
@@ -39,10 +39,10 @@ def check_classes(classes: Mapping[str, int], name: str = "classes") -> None:
 
     Args:
       classes: output name -> number of classes.
-      name: of the argument, for the message.
+      name: the argument's name, for the message.
 
     Raises:
-      InputError: names the output and its number of classes.
+      InputError: the message names the output and its number of classes.
     """
     for output, count in classes.items():
         check_least(count, 2, f"{name}.{output}")
@@ -55,21 +55,21 @@ def check_widths(widths: Sequence[int]) -> None:
       widths: channels of each layer.
 
     Raises:
-      InputError: names the value.
+      InputError: the message names the value.
     """
     if not widths or min(widths) < 1:
         raise InputError(f"model.widths is {widths}; it must be one number or more, each 1 or more")
 
 
 def check_stages(attention: Sequence[int], stages: int) -> None:
-    """Refuses masks after stages that a backbone does not have.
+    """Refuses attention masks after stages that a backbone does not have.
 
     Args:
-      attention: the stages after which there is a mask, counted from 1.
-      stages: how many stages the backbone has.
+      attention: the stages with a mask, counted from 1.
+      stages: the number of stages of the backbone.
 
     Raises:
-      InputError: names the stage that does not exist.
+      InputError: the message names the stage that does not exist.
     """
     for stage in attention:
         if not 1 <= stage <= stages:

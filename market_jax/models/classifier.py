@@ -1,4 +1,4 @@
-"""Any backbone with any heads; the networks of Cunegatti, Diprima & Farina among them.
+"""Any backbone with any heads, such as the networks of Cunegatti, Diprima & Farina.
 
 Attributes with two classes share a head that gives one logit each, and every other attribute has
 its own: on Market-1501 four heads and 32 outputs.
@@ -20,13 +20,13 @@ BINARIES = "binaries"  # the group of the attributes with two classes
 
 
 def group(classes: Mapping[str, int]) -> dict[str, tuple[str, ...]]:
-    """The attributes that share a head: those with two classes together, each other one alone.
+    """Groups the attributes that share a head: those with two classes together, others alone.
 
     Args:
       classes: attribute name -> number of classes.
 
     Returns:
-      Group -> its attributes, in the order of `classes`; the group "binaries" is the last.
+      Group -> its attributes, in the order of `classes`; the group "binaries" comes last.
     """
     binaries = tuple(name for name, k in classes.items() if k == 2)
     others = {name: (name,) for name, k in classes.items() if k > 2}
@@ -39,25 +39,17 @@ class Model(nn.Module):
     Attributes:
       classes: attribute name -> number of classes, 2 or more.
       backbone: a model with the outputs "map" [N, h, w, D] and "feature" [N, D].
-      head: of `heads.HEADS`, its keywords but classes, dropout and dtype bound.
-      dropout: group -> rate in its head.
-      attention: group -> mask, see `attention.ResidualAttention`: its head reads the map weighed
-        by it, and averaged, instead of the feature.
-      squash: a sigmoid before the cross-entropy, as in the code of Cunegatti, Diprima & Farina.
-      frozen: the backbone is not trained, its running statistics neither.
-      uncertainty: a weight of each group's loss is learned (Kendall, Gal & Cipolla 2018).
-      identities: the number of persons among whom a linear layer on the embedding classifies
-        (BNNeck, Luo et al. 2019); 0 has no such layer.
-
-    Returns (from `__call__`):
-      {attribute: [N, K] logits, "feature": [N, D] of the backbone, "embedding": the same, or with
-      identities the output of `heads.bnneck`, "predictions": [N, sum of the groups' logits]
-      probabilities; for a group with attention "attention_<group>": [N, h, w], the mask's mean
-      over channels; with uncertainty "log_variance_<group>": [N]; with identities "identity":
-      [N, identities] logits}, float32.
-
-    Raises (from `__call__`):
-      InputError: a number of classes or identities, a rate or a group is out of range.
+      head: one of `heads.HEADS`, with its arguments bound except classes, dropout and dtype.
+      dropout: group -> dropout rate in its head, 0 or more and below 1.
+      attention: group -> mask, see `attention.ResidualAttention`. The group's head then reads the
+        mean of the weighed map instead of the feature.
+      squash: whether a sigmoid precedes the cross-entropy, as in the code of Cunegatti, Diprima &
+        Farina.
+      frozen: whether the backbone, with its running statistics, is left untrained.
+      uncertainty: whether a weight of each group's loss is learned (Kendall, Gal & Cipolla 2018).
+      identities: the number of persons that a linear layer on the embedding classifies (BNNeck,
+        Luo et al. 2019); 0 has no such layer.
+      dtype: dtype of the computation; parameters are float32.
     """
 
     classes: Mapping[str, int]
@@ -73,6 +65,22 @@ class Model(nn.Module):
 
     @nn.compact
     def __call__(self, image: Array, train: bool = False) -> dict[str, Array]:
+        """Predicts every attribute, and with identities who a crop shows.
+
+        Args:
+          image: RGB crops, [N, H, W, 3] float32 in [0, 1].
+          train: whether dropout is active and BatchNorm uses the batch's statistics.
+
+        Returns:
+          {attribute: [N, K] logits, "feature": [N, D] the backbone's, "embedding": the same, or
+          with identities as from `heads.bnneck`, "predictions": [N, sum of the groups' logits]
+          probabilities; for a group with attention "attention_<group>": [N, h, w] the mask's mean
+          over channels; with uncertainty "log_variance_<group>": [N]; with identities "identity":
+          [N, identities] logits}, float32.
+
+        Raises:
+          InputError: a number of classes or identities, a rate or a group is out of range.
+        """
         groups = group(self.classes)
         attention, dropout = self.attention or {}, self.dropout or {}
         self._check(groups, attention, dropout)
@@ -113,7 +121,7 @@ class Model(nn.Module):
         check_least(self.identities, 0, "model.identities")
 
     def frozen_parameters(self) -> tuple[str, ...]:
-        """Regular expressions of the paths of parameters that no training changes."""
+        """Regular expressions for the paths of parameters that are never trained."""
         return ("^backbone/",) if self.frozen else ()
 
     def _read(self, x: Array, members: tuple[str, ...]) -> tuple[dict[str, Array], Array]:

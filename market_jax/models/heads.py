@@ -12,7 +12,11 @@ from market_jax.typing import Array, Outputs
 
 
 class GeM(nn.Module):
-    """Generalised mean over the map, its power learned from 3 on (Radenovic et al. 2019)."""
+    """Generalised mean over the map; its power is learned, from 3 on (Radenovic et al. 2019).
+
+    Attributes:
+      epsilon: the smallest value, to which smaller ones are raised.
+    """
 
     epsilon: float = 1e-6
 
@@ -31,11 +35,11 @@ POOLINGS = {
 
 
 def pool(x: Array, pooling: str) -> Array:
-    """A map's pooled feature; called within a `__call__`.
+    """Pools a map into a feature; called within a `__call__`.
 
     Args:
-      x: [N, H, W, D].
-      pooling: "average", "max" or "gem", which is a module of its own, named "gem".
+      x: the map, [N, H, W, D].
+      pooling: "average", "max" or "gem"; the last one adds a module named "gem".
 
     Returns:
       [N, D] float32.
@@ -47,7 +51,13 @@ def pool(x: Array, pooling: str) -> Array:
 
 
 class LinearHead(nn.Module):
-    """One dense layer after dropout: [N, D] -> [N, classes] logits."""
+    """One dense layer after dropout: [N, D] -> [N, classes] logits.
+
+    Attributes:
+      classes: the number of logits.
+      dropout: dropout rate, 0 or more and below 1.
+      dtype: dtype of the computation; parameters are float32.
+    """
 
     classes: int
     dropout: float = 0.0
@@ -55,12 +65,28 @@ class LinearHead(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
+        """Computes logits.
+
+        Args:
+          x: features, [N, D].
+          train: whether dropout is active and BatchNorm uses the batch's statistics.
+
+        Returns:
+          [N, classes] float32.
+        """
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return nn.Dense(self.classes, dtype=self.dtype)(x).astype(jnp.float32)
 
 
 class DenseHead(nn.Module):
-    """Two dense layers, LeakyReLU and dropout between them: [N, D] -> [N, classes] logits."""
+    """Two dense layers, LeakyReLU and dropout between them: [N, D] -> [N, classes] logits.
+
+    Attributes:
+      classes: the number of logits.
+      width: units of the hidden layer.
+      dropout: dropout rate, 0 or more and below 1.
+      dtype: dtype of the computation; parameters are float32.
+    """
 
     classes: int
     width: int = 64
@@ -69,6 +95,18 @@ class DenseHead(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
+        """Computes logits.
+
+        Args:
+          x: features, [N, D].
+          train: whether dropout is active and BatchNorm uses the batch's statistics.
+
+        Returns:
+          [N, classes] float32.
+
+        Raises:
+          InputError: the width is below 1.
+        """
         check_least(self.width, 1, "head.width")
         x = nn.leaky_relu(nn.Dense(self.width, dtype=self.dtype)(x), 0.01)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
@@ -76,7 +114,14 @@ class DenseHead(nn.Module):
 
 
 class NormalizedHead(nn.Module):
-    """Dense, BatchNorm, ReLU, dropout, dense (Cunegatti, Diprima & Farina): [N, D] -> logits."""
+    """Dense, BatchNorm, ReLU, dropout, dense (Cunegatti, Diprima & Farina): [N, D] -> logits.
+
+    Attributes:
+      classes: the number of logits.
+      width: units of the hidden layer.
+      dropout: dropout rate, 0 or more and below 1.
+      dtype: dtype of the computation; parameters are float32.
+    """
 
     classes: int
     width: int = 256
@@ -85,6 +130,18 @@ class NormalizedHead(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
+        """Computes logits.
+
+        Args:
+          x: features, [N, D].
+          train: whether dropout is active and BatchNorm uses the batch's statistics.
+
+        Returns:
+          [N, classes] float32.
+
+        Raises:
+          InputError: the width is below 1.
+        """
         check_least(self.width, 1, "head.width")
         x = nn.Dense(self.width, dtype=self.dtype)(x)
         x = nn.relu(batch_norm(train, dtype=self.dtype)(x))
@@ -93,17 +150,17 @@ class NormalizedHead(nn.Module):
 
 
 def bnneck(x: Array, identities: int, train: bool, dtype: jnp.dtype = jnp.float32) -> Outputs:
-    """A pooled feature's outputs for re-identification; called within a `__call__`.
+    """Makes the outputs for re-identification of a feature; called within a `__call__`.
 
-    The metric is learned before BatchNorm, on the feature, and persons are classified after it, on
+    Distances are learned before BatchNorm, on the feature, and persons are classified after it, on
     the embedding (BNNeck, Luo et al. 2019). The classifier has no bias and begins near 0;
-    BatchNorm keeps its shift, which training leaves near 0.
+    BatchNorm keeps its shift, which stays near 0 in training.
 
     Args:
-      x: [N, D].
+      x: pooled features, [N, D].
       identities: the number of persons in the training split.
-      train: whether BatchNorm uses the batch's statistics.
-      dtype: of the computation.
+      train: whether BatchNorm uses the batch's statistics, as in training.
+      dtype: dtype of the computation.
 
     Returns:
       {"feature": x, "embedding": [N, D], "identity": [N, identities] logits}, float32.
@@ -126,17 +183,20 @@ HEADS = {"linear": LinearHead, "dense": DenseHead, "normalized": NormalizedHead}
 def pool_and_classify(
     stages: Sequence[Array], classes: Mapping[str, int], pooling: str = "average"
 ) -> Outputs:
-    """A backbone's outputs; called within its `__call__`.
+    """Makes a backbone's outputs from its maps; called within its `__call__`.
 
     Args:
-      stages: the maps [N, H, W, C] after each of its stages, and last the map that is pooled.
+      stages: the maps [N, H, W, C] after each stage, and last the map that is pooled.
       classes: output name -> number of classes; each gets a linear head named after it.
       pooling: see `pool`.
 
     Returns:
       {"stage1": the first map, "stage2": ..., in the dtype of the computation; "map": [N, H, W, D]
-      the last map, "feature": [N, D] it pooled, "embedding": the same, name: [N, K] logits},
-      float32.
+      the last map, "feature": [N, D] the pooled map, "embedding": the same, name of an output:
+      [N, K] logits}, float32.
+
+    Raises:
+      InputError: there is no such pooling, or an output has fewer than two classes.
     """
     check_classes(classes)
     *before, last = stages

@@ -1,7 +1,7 @@
 """Layers that several models share.
 
-Convolutions and pooling go through `market_jax.kernels.convolution`, which is where a CPU gets
-its fast path; a model that builds them here knows nothing of it.
+Convolutions and pooling go through `market_jax.kernels`, which have a fast path on a CPU; models
+use the layers here and need not care.
 """
 
 import functools
@@ -33,7 +33,7 @@ _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and deviation o
 
 
 def normalize(image: Array) -> Array:
-    """[N, H, W, 3] in [0, 1] -> as torchvision's networks take it."""
+    """[N, H, W, 3] in [0, 1] -> normalised by ImageNet's mean and deviation, as in torchvision."""
     mean, deviation = map(jnp.asarray, _IMAGENET)
     return (image - mean) / deviation
 
@@ -43,6 +43,11 @@ class Conv(nn.Conv):
 
     The bias is added in float32 whatever the dtype: its gradient, a sum over all pixels, is then
     taken in float32 too, which is more exact and, on a CPU, several times faster.
+
+    Attributes:
+      bias: whether a bias is added.
+      use_bias: the bias of `nn.Conv`, not used.
+      conv_general_dilated: the function that computes the convolution.
     """
 
     bias: bool = True
@@ -59,13 +64,13 @@ class Conv(nn.Conv):
 
 
 def conv(features: int, kernel: int, strides: int = 1, **kwargs) -> Conv:
-    """A square convolution; unless given, padding is PyTorch's usual, (kernel - 1) // 2.
+    """A convolution with a square window; the default padding is PyTorch's, (kernel - 1) // 2.
 
     Args:
-      features: output channels.
-      kernel: cells along each side.
-      strides: along both axes.
-      **kwargs: of `Conv`.
+      features: the number of output channels.
+      kernel: rows and columns of the window.
+      strides: rows and columns from one window to the next.
+      **kwargs: further arguments of `Conv`.
     """
     settings = {"padding": (kernel - 1) // 2} | kwargs
     return Conv(features, (kernel, kernel), strides=(strides,) * 2, **settings)
@@ -74,9 +79,15 @@ def conv(features: int, kernel: int, strides: int = 1, **kwargs) -> Conv:
 def conv_transpose(features: int, kernel: int, strides: int = 1, **kwargs) -> Conv:
     """The transpose of `conv`: [N, H, W, C] -> [N, H * strides, W * strides, features].
 
-    As PyTorch's `ConvTranspose2d` with padding (kernel - 1) // 2 and output padding
-    strides - 1, whose kernel is this one turned by 180 degrees; written as a convolution of the
-    dilated input, because `nn.ConvTranspose` takes no convolution. The kernel must be odd.
+    As PyTorch's `ConvTranspose2d` with padding (kernel - 1) // 2 and output padding strides - 1,
+    whose kernel is this one turned by 180 degrees. It is written as a convolution of the dilated
+    input, because `nn.ConvTranspose` cannot be given another convolution function.
+
+    Args:
+      features: the number of output channels.
+      kernel: rows and columns of the window; an odd number.
+      strides: how many times larger the output is along each axis.
+      **kwargs: further arguments of `Conv`.
     """
     before = kernel - 1 - (kernel - 1) // 2
     padding = [(before, before + strides - 1)] * 2
@@ -90,21 +101,25 @@ def batch_norm(train: bool, **kwargs) -> "BatchNorm":
 
     Its statistics are those of the whole batch, over all devices, because the training step
     is one program over a sharded batch.
+
+    Args:
+      train: whether BatchNorm uses the batch's statistics, as in training.
+      **kwargs: further arguments of `BatchNorm`.
     """
     return BatchNorm(use_running_average=not train, **kwargs)
 
 
 class BatchNorm(nn.Module):
-    """`nn.BatchNorm` over all axes but the last, with a gradient that passes less memory.
+    """`nn.BatchNorm` over all axes but the last, with a gradient that needs less memory.
 
     Parameters, statistics and values are `nn.BatchNorm`'s, to rounding; in training it keeps its
-    input alone for the backward pass, where autodiff would keep the centred input too.
+    input only for the backward pass; automatic differentiation would keep the centred input too.
 
     Attributes:
-      use_running_average: normalises by the running statistics, and leaves them.
-      momentum: the share of the old in the running statistics.
-      epsilon: added to the variance.
-      dtype: of the output; the statistics are float32.
+      use_running_average: whether to normalise by the running statistics, which then stay.
+      momentum: the share of the old value in an update of the running statistics.
+      epsilon: a number that is added to the variance.
+      dtype: dtype of the output; the statistics are float32.
     """
 
     use_running_average: bool
@@ -165,7 +180,12 @@ _normalize.defvjp(_normalize_forward, _normalize_backward)
 
 
 def mean_pool(x: Array, window: tuple[int, int]) -> Array:
-    """Mean over windows that do not overlap: [N, H, W, C] -> [N, H//p, W//q, C]."""
+    """Mean over windows that do not overlap: [N, H, W, C] -> [N, H//p, W//q, C].
+
+    Args:
+      x: the map, [N, H, W, C].
+      window: (p, q), rows and columns of a window; what does not fill one is left out.
+    """
     n, h, w, c = x.shape
     p, q = window
     x = x[:, : h // p * p, : w // q * q]

@@ -22,7 +22,13 @@ def _unit(layer, x: Array, train: bool, dtype: jnp.dtype) -> Array:
 
 
 class Encoder(nn.Module):
-    """[N, H, W, 3] -> mean and log variance [N, latent] of the posterior, float32."""
+    """[N, H, W, 3] -> mean and log variance [N, latent] of the posterior, float32.
+
+    Attributes:
+      widths: channels of the convolutions, each of which halves the map.
+      latent: dimensions of the latent.
+      dtype: dtype of the computation; parameters are float32.
+    """
 
     widths: tuple[int, ...]
     latent: int
@@ -30,6 +36,15 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> tuple[Array, Array]:
+        """Encodes crops.
+
+        Args:
+          x: RGB crops, [N, H, W, 3] float32 in [-1, 1].
+          train: whether BatchNorm uses the batch's statistics, as in training.
+
+        Returns:
+          Mean and log variance of the posterior, [N, latent] float32 each.
+        """
         x = x.astype(self.dtype)
         for width in self.widths:
             x = _unit(conv(width, 3, 2, dtype=self.dtype), x, train, self.dtype)
@@ -42,13 +57,28 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """[N, latent] -> [N, H, W, 3], float32."""
+    """[N, latent] -> [N, H, W, 3], float32.
+
+    Attributes:
+      widths: channels of the encoder's convolutions, which the decoder mirrors.
+      dtype: dtype of the computation; parameters are float32.
+    """
 
     widths: tuple[int, ...]
     dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, latent: Array, image_size: tuple[int, int], train: bool) -> Array:
+        """Decodes latents.
+
+        Args:
+          latent: [N, D].
+          image_size: (H, W) of the images.
+          train: whether BatchNorm uses the batch's statistics, as in training.
+
+        Returns:
+          Images [N, H, W, 3] in the range [-1, 1], float32.
+        """
         times = 2 ** len(self.widths)
         shape = (image_size[0] // times, image_size[1] // times, self.widths[-1])
         cells = shape[0] * shape[1] * shape[2]
@@ -67,15 +97,7 @@ class Model(nn.Module):
         mirrors them.
       latent: dimensions of the latent.
       classes: output name -> number of classes; each gets a linear head on the latent.
-
-    Returns (from `__call__`):
-      {"reconstruction": [N, H, W, 3], "target": [N, H, W, 3] the crop in [-1, 1], "mean": [N, D],
-      "logvar": [N, D], "embedding": [N, D] the mean, name: [N, K] logits}, float32. In training
-      the decoder and the heads see a draw of the latent (random stream "sample"), otherwise its
-      mean.
-
-    Raises:
-      InputError: the image cannot be halved so often, or an argument is out of range.
+      dtype: dtype of the computation; parameters are float32.
     """
 
     widths: tuple[int, ...] = (32, 64, 128, 256)
@@ -84,12 +106,28 @@ class Model(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     def setup(self):
-        """The parts, so that each can be called alone."""
+        """Makes the parts, so that each can be called alone."""
         self.encoder = Encoder(self.widths, self.latent, self.dtype)
         self.decoder = Decoder(self.widths, self.dtype)
         self.heads = {name: nn.Dense(k) for name, k in (self.classes or {}).items()}
 
     def __call__(self, image: Array, train: bool = False) -> dict[str, Array]:
+        """Reconstructs crops.
+
+        Args:
+          image: RGB crops, [N, H, W, 3] float32 in [0, 1].
+          train: whether BatchNorm uses the batch's statistics, and the latent is drawn (random
+            stream "sample"); otherwise the decoder and the heads see its mean.
+
+        Returns:
+          {"reconstruction": [N, H, W, 3], "target": [N, H, W, 3] the crop in [-1, 1], "mean": [N,
+          D], "logvar": [N, D], "embedding": [N, D] the mean, name of an output: [N, K] logits},
+          float32.
+
+        Raises:
+          InputError: the image cannot be halved as often as `widths` asks, or an argument is out of
+            range.
+        """
         check_widths(self.widths)
         check_least(self.latent, 1, "model.latent")
         check_classes(self.classes or {}, "model.classes")
@@ -115,5 +153,13 @@ class Model(nn.Module):
         return outputs | {name: head(latent) for name, head in self.heads.items()}
 
     def decode(self, latent: Array, image_size: tuple[int, int]) -> Array:
-        """[N, D] -> [N, *image_size, 3] in the range [-1, 1]; `apply(..., method="decode")`."""
+        """Decodes latents; called as `model.apply(..., method="decode")`.
+
+        Args:
+          latent: [N, D].
+          image_size: (H, W) of the images.
+
+        Returns:
+          Images [N, H, W, 3] in the range [-1, 1], float32.
+        """
         return self.decoder(latent, image_size, False)

@@ -47,14 +47,14 @@ def _means(size: int) -> np.ndarray:
 def convolve(
     x: Array, number: int, dtype: jnp.dtype, attention: tuple[int, ...], train: bool
 ) -> Array:
-    """A convolution, 1 to 5, with what follows it; called within a `__call__`.
+    """Applies a convolution and the layers that follow it; called within a `__call__`.
 
     Args:
-      x: [N, H, W, C].
-      number: of the convolution.
-      dtype: of the computation.
-      attention: the convolutions after which a mask weighs the map.
-      train: whether BatchNorm in a mask uses the batch's statistics.
+      x: the map, [N, H, W, C].
+      number: the number of the convolution, 1 to 5.
+      dtype: dtype of the computation.
+      attention: the numbers of the convolutions after which a mask weighs the map.
+      train: whether BatchNorm in a mask uses the batch's statistics, as in training.
     """
     kernel, stride, padding, width, pooled = _CONVOLUTIONS[number - 1]
     settings = {"padding": padding, "dtype": dtype, "name": f"conv{number}"}
@@ -64,12 +64,25 @@ def convolve(
 
 
 class LastStage(nn.Module):
-    """The last convolution once more, with parameters of its own: [N, h, w, 256] -> map."""
+    """Another copy of the last convolution, with parameters of its own: [N, h, w, 256] -> map.
+
+    Attributes:
+      dtype: dtype of the computation; parameters are float32.
+    """
 
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
+        """Applies the convolution.
+
+        Args:
+          x: the map before it, [N, h, w, 256].
+          train: not used.
+
+        Returns:
+          The map after it, [N, h, w, 256].
+        """
         return convolve(x, len(_CONVOLUTIONS), self.dtype, (), train)
 
 
@@ -77,19 +90,14 @@ class Model(nn.Module):
     """RGB crops in [0, 1], 63x63 or larger -> feature map, features, logits of linear heads.
 
     Attributes:
-      classes: output name -> number of classes; one linear head each. "imagenet": 1000 is the
-        published weights' own.
-      dense: the two dense layers of 4,096 units are kept: "feature" is what the second gives, else
-        it is the map pooled.
-      dropout: before each of the dense layers.
-      pooling: of the map, "average", "max" or "gem".
-      attention: convolutions, 1 to 5, after which a mask weighs the map.
-
-    Returns (from `__call__`):
-      See `heads.pool_and_classify`; the map is [N, h, w, 256], the feature [N, 4096 or 256].
-
-    Raises (from `__call__`):
-      InputError: the image is too small, or a rate, a stage or a number of classes is out of range.
+      classes: output name -> number of classes; each gets a linear head. Published weights have the
+        head "imagenet" with 1000 classes.
+      dense: whether there are the two dense layers of 4,096 units, the second of which gives
+        "feature"; otherwise that is the pooled map.
+      dropout: dropout rate before each of the dense layers, 0 or more and below 1.
+      pooling: how the map is pooled, "average", "max" or "gem".
+      attention: the convolutions, 1 to 5, after which a mask weighs the map.
+      dtype: dtype of the computation; parameters are float32.
     """
 
     classes: Mapping[str, int] | None = None
@@ -101,6 +109,19 @@ class Model(nn.Module):
 
     @nn.compact
     def __call__(self, image: Array, train: bool = False) -> dict[str, Array]:
+        """Computes feature map, pooled features and logits.
+
+        Args:
+          image: RGB crops, [N, H, W, 3] float32 in [0, 1].
+          train: whether dropout is active and BatchNorm uses the batch's statistics.
+
+        Returns:
+          See `heads.pool_and_classify`; the map is [N, h, w, 256], the feature [N, 4096 or 256].
+
+        Raises:
+          InputError: the image is too small, or a rate, a stage or a number of classes is out of
+            range.
+        """
         check_rate(self.dropout, "dropout")
         check_stages(self.attention, len(_CONVOLUTIONS))
         if min(image.shape[1:3]) < _SMALLEST:
@@ -129,12 +150,12 @@ class Model(nn.Module):
 
     @nn.nowrap
     def last_stage(self, name: str) -> LastStage:
-        """The last stage once more, for a part model's `__call__`.
+        """Makes another copy of the last stage, for a part model's `__call__`.
 
-        It reads the output "stage4" and gives a map as "map" is. Its layers have the names that
-        the backbone's own have, its parameters are its own, and no mask follows it.
+        It takes the output "stage4" and returns a map like "map". Its layers have the same names as
+        the backbone's, but parameters of their own, and no mask follows it.
 
         Args:
-          name: of the copy, under which its parameters lie.
+          name: the copy's name, under which its parameters are kept.
         """
         return LastStage(self.dtype, name=name)

@@ -27,12 +27,25 @@ TORCH_NAMES = {  # timm's are torchvision's
 
 
 class Layer(nn.Module):
-    """BatchNorm, ReLU, 1x1; BatchNorm, ReLU, 3x3; its input and its 32 channels side by side."""
+    """BatchNorm, ReLU, 1x1, BatchNorm, ReLU, 3x3; the 32 new channels are put beside the input's.
+
+    Attributes:
+      dtype: dtype of the computation; parameters are float32.
+    """
 
     dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
+        """Applies the layer.
+
+        Args:
+          x: the map, [N, H, W, C].
+          train: whether BatchNorm uses the batch's statistics, as in training.
+
+        Returns:
+          [N, H, W, C + 32].
+        """
         y = x
         for i, (width, kernel) in enumerate(((_BOTTLENECK * _GROWTH, 1), (_GROWTH, 3)), start=1):
             y = nn.relu(batch_norm(train, dtype=self.dtype, name=f"norm{i}")(y))
@@ -41,25 +54,38 @@ class Layer(nn.Module):
 
 
 class Transition(nn.Module):
-    """Half the channels, half the map."""
+    """Halves the channels, and the rows and columns of the map.
+
+    Attributes:
+      dtype: dtype of the computation; parameters are float32.
+    """
 
     dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
+        """Applies the transition.
+
+        Args:
+          x: the map, [N, H, W, C].
+          train: whether BatchNorm uses the batch's statistics, as in training.
+
+        Returns:
+          [N, H//2, W//2, C//2].
+        """
         x = nn.relu(batch_norm(train, dtype=self.dtype, name="norm")(x))
         x = conv(x.shape[-1] // 2, 1, bias=False, dtype=self.dtype, name="conv")(x)
         return mean_pool(x, (2, 2))
 
 
 def dense_block(x: Array, number: int, train: bool, dtype: jnp.dtype) -> Array:
-    """The layers of a dense block, 1 to 4; called within a `__call__`.
+    """Applies the layers of a dense block; called within a `__call__`.
 
     Args:
-      x: [N, H, W, C].
-      number: of the block.
-      train: whether BatchNorm uses the batch's statistics.
-      dtype: of the computation.
+      x: the map, [N, H, W, C].
+      number: the number of the block, 1 to 4.
+      train: whether BatchNorm uses the batch's statistics, as in training.
+      dtype: dtype of the computation.
     """
     for i in range(1, _LAYERS[number - 1] + 1):
         x = Layer(dtype, name=f"stage{number}_layer{i}")(x, train)
@@ -67,12 +93,25 @@ def dense_block(x: Array, number: int, train: bool, dtype: jnp.dtype) -> Array:
 
 
 class LastStage(nn.Module):
-    """The last transition and dense block once more, with parameters of their own."""
+    """Another copy of the last transition and dense block, with parameters of its own.
+
+    Attributes:
+      dtype: dtype of the computation; parameters are float32.
+    """
 
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
+        """Applies the stage.
+
+        Args:
+          x: the map before the stage, [N, H, W, 1024].
+          train: whether BatchNorm uses the batch's statistics, as in training.
+
+        Returns:
+          The map after the stage, [N, h, w, D].
+        """
         number = len(_LAYERS)
         x = Transition(self.dtype, name=f"transition{number - 1}")(x, train)
         x = dense_block(x, number, train, self.dtype)
@@ -83,16 +122,11 @@ class Model(nn.Module):
     """RGB crops in [0, 1] -> feature map, pooled features, and the logits of linear heads.
 
     Attributes:
-      classes: output name -> number of classes; one linear head each. "imagenet": 1000 is the
-        published weights' own.
-      pooling: of the map, "average", "max" or "gem".
-      attention: stages, 1 to 4, after which a mask weighs the map.
-
-    Returns (from `__call__`):
-      See `heads.pool_and_classify`; the map is [N, H/32, W/32, 1024].
-
-    Raises (from `__call__`):
-      InputError: a stage or a number of classes is out of range.
+      classes: output name -> number of classes; each gets a linear head. Published weights have the
+        head "imagenet" with 1000 classes.
+      pooling: how the map is pooled, "average", "max" or "gem".
+      attention: the stages, 1 to 4, after which a mask weighs the map.
+      dtype: dtype of the computation; parameters are float32.
     """
 
     classes: Mapping[str, int] | None = None
@@ -102,6 +136,18 @@ class Model(nn.Module):
 
     @nn.compact
     def __call__(self, image: Array, train: bool = False) -> dict[str, Array]:
+        """Computes feature map, pooled features and logits.
+
+        Args:
+          image: RGB crops, [N, H, W, 3] float32 in [0, 1].
+          train: whether BatchNorm uses the batch's statistics, as in training.
+
+        Returns:
+          See `heads.pool_and_classify`; the map is [N, H/32, W/32, 1024].
+
+        Raises:
+          InputError: a stage or a number of classes is out of range.
+        """
         check_stages(self.attention, len(_LAYERS))
         x = normalize(image).astype(self.dtype)
         x = conv(64, 7, 2, bias=False, dtype=self.dtype, name="conv0")(x)
@@ -121,12 +167,12 @@ class Model(nn.Module):
 
     @nn.nowrap
     def last_stage(self, name: str) -> LastStage:
-        """The last stage once more, for a part model's `__call__`.
+        """Makes another copy of the last stage, for a part model's `__call__`.
 
-        It reads the output "stage3" and gives a map as "map" is. Its layers have the names that
-        the backbone's own have, its parameters are its own, and no mask follows it.
+        It takes the output "stage3" and returns a map like "map". Its layers have the same names as
+        the backbone's, but parameters of their own, and no mask follows it.
 
         Args:
-          name: of the copy, under which its parameters lie.
+          name: the copy's name, under which its parameters are kept.
         """
         return LastStage(self.dtype, name=name)

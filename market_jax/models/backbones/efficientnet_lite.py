@@ -1,7 +1,7 @@
 """EfficientNet-Lite0: EfficientNet-B0 without squeeze-and-excitation, with ReLU6 (Tan & Le 2019).
 
 The stem and the last convolution keep their widths in all Lite variants. The published weights were
-trained with TensorFlow's padding, which is not symmetric where a stride is 2.
+trained with TensorFlow's padding, which is not symmetric if a stride is 2.
 """
 
 from collections.abc import Mapping
@@ -74,7 +74,17 @@ TORCH_NAMES = {
 
 
 class Unit(nn.Module):
-    """A convolution without bias, BatchNorm, and ReLU6 unless it projects."""
+    """A convolution without bias, BatchNorm, and ReLU6.
+
+    Attributes:
+      features: the number of output channels.
+      kernel: rows and columns of the window.
+      strides: rows and columns from one window to the next.
+      dtype: dtype of the computation; parameters are float32.
+      padding: "SAME" for TensorFlow's padding, None for PyTorch's.
+      depthwise: whether each channel is filtered on its own.
+      activate: whether ReLU6 follows.
+    """
 
     features: int
     kernel: int
@@ -86,6 +96,15 @@ class Unit(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
+        """Applies the layers.
+
+        Args:
+          x: the map, [N, H, W, C].
+          train: whether BatchNorm uses the batch's statistics, as in training.
+
+        Returns:
+          The map after them, [N, h, w, features].
+        """
         groups = x.shape[-1] if self.depthwise else 1
         settings = {"feature_group_count": groups, "bias": False, "dtype": self.dtype}
         if self.padding:
@@ -96,7 +115,16 @@ class Unit(nn.Module):
 
 
 class Block(nn.Module):
-    """An inverted residual: widen by 1x1, filter each channel, narrow by 1x1."""
+    """An inverted residual: widen by 1x1, filter each channel, narrow by 1x1.
+
+    Attributes:
+      features: the number of output channels.
+      kernel: rows and columns of the filter's window.
+      strides: rows and columns from one window to the next.
+      expansion: how many times wider the map is inside the block.
+      dtype: dtype of the computation; parameters are float32.
+      padding: "SAME" for TensorFlow's padding, None for PyTorch's.
+    """
 
     features: int
     kernel: int
@@ -107,6 +135,15 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
+        """Applies the block.
+
+        Args:
+          x: the map, [N, H, W, C].
+          train: whether BatchNorm uses the batch's statistics, as in training.
+
+        Returns:
+          The map after it, [N, h, w, features].
+        """
         inner, ways, y = self.expansion * x.shape[-1], (self.dtype, self.padding), x
         if self.expansion > 1:
             y = Unit(inner, 1, 1, *ways, name="expand")(y, train)
@@ -118,15 +155,15 @@ class Block(nn.Module):
 def stage(
     x: Array, number: int, strides: int, train: bool, dtype: jnp.dtype, padding: str | None
 ) -> Array:
-    """The blocks of a stage, named "block6_0", ...; called within a `__call__`.
+    """Applies the blocks of a stage, named "block6_0", ...; called within a `__call__`.
 
     Args:
-      x: [N, H, W, C], the map before the stage.
-      number: of the stage, 1 to 7.
-      strides: of the stage.
-      train: whether BatchNorm uses the batch's statistics.
-      dtype: of the computation.
-      padding: "SAME" is TensorFlow's, None is PyTorch's.
+      x: the map before the stage, [N, H, W, C].
+      number: the number of the stage, 1 to 7.
+      strides: the strides of the stage's first block, 1 or 2.
+      train: whether BatchNorm uses the batch's statistics, as in training.
+      dtype: dtype of the computation.
+      padding: "SAME" for TensorFlow's padding, None for PyTorch's.
     """
     blocks, kernel, _, expansion, width = _STAGES[number - 1]
     for i in range(blocks):
@@ -136,12 +173,13 @@ def stage(
 
 
 class LastStage(nn.Module):
-    """The last stage and convolution once more, with parameters of their own.
+    """Another copy of the last stage and convolution, with parameters of its own.
 
     [N, H, W, 192] -> [N, H, W, 1280].
 
     Attributes:
-      same_padding: as of the backbone.
+      same_padding: whether to pad as TensorFlow does, like the backbone.
+      dtype: dtype of the computation; parameters are float32.
     """
 
     same_padding: bool = False
@@ -149,6 +187,15 @@ class LastStage(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
+        """Applies the stage.
+
+        Args:
+          x: the map before the stage, [N, H, W, 192].
+          train: whether BatchNorm uses the batch's statistics, as in training.
+
+        Returns:
+          The map after the stage, [N, h, w, D].
+        """
         padding = "SAME" if self.same_padding else None
         x = stage(x, len(_STAGES), 1, train, self.dtype, padding)
         return Unit(1280, 1, 1, self.dtype, padding, name="head")(x, train)
@@ -158,18 +205,14 @@ class Model(nn.Module):
     """RGB crops in [0, 1] -> feature map, pooled features, and the logits of linear heads.
 
     Attributes:
-      classes: output name -> number of classes; one linear head each. "imagenet": 1000 is the
-        published weights' own.
-      pooling: of the map, "average", "max" or "gem".
-      attention: stages, 1 to 7, after which a mask weighs the map.
-      same_padding: TensorFlow's, for the published weights; else PyTorch's, the same on all sides.
-      last_stride: of the last stage that has one; 1 keeps a larger map.
-
-    Returns (from `__call__`):
-      See `heads.pool_and_classify`; the map is [N, H/32, W/32, 1280].
-
-    Raises (from `__call__`):
-      InputError: the last stride, a stage or a number of classes is out of range.
+      classes: output name -> number of classes; each gets a linear head. Published weights have the
+        head "imagenet" with 1000 classes.
+      pooling: how the map is pooled, "average", "max" or "gem".
+      attention: the stages, 1 to 7, after which a mask weighs the map.
+      same_padding: whether to pad as TensorFlow does, for the published weights; otherwise all
+        sides are padded alike, as in PyTorch.
+      last_stride: the stride of stage 6, the last one with a stride; 1 keeps a larger map.
+      dtype: dtype of the computation; parameters are float32.
     """
 
     classes: Mapping[str, int] | None = None
@@ -181,6 +224,18 @@ class Model(nn.Module):
 
     @nn.compact
     def __call__(self, image: Array, train: bool = False) -> dict[str, Array]:
+        """Computes feature map, pooled features and logits.
+
+        Args:
+          image: RGB crops, [N, H, W, 3] float32 in [0, 1].
+          train: whether BatchNorm uses the batch's statistics, as in training.
+
+        Returns:
+          See `heads.pool_and_classify`; the map is [N, H/32, W/32, 1280].
+
+        Raises:
+          InputError: the last stride, a stage or a number of classes is out of range.
+        """
         if self.last_stride not in (1, 2):
             raise InputError(f"last_stride is {self.last_stride}; it must be 1 or 2")
         check_stages(self.attention, len(_STAGES))
@@ -198,19 +253,22 @@ class Model(nn.Module):
 
     @nn.nowrap
     def last_stage(self, name: str) -> LastStage:
-        """The last stage once more, for a part model's `__call__`.
+        """Makes another copy of the last stage, for a part model's `__call__`.
 
-        It reads the output "stage6" and gives a map as "map" is. Its layers have the names that
-        the backbone's own have, its parameters are its own, and no mask follows it.
+        It takes the output "stage6" and returns a map like "map". Its layers have the same names as
+        the backbone's, but parameters of their own, and no mask follows it.
 
         Args:
-          name: of the copy, under which its parameters lie.
+          name: the copy's name, under which its parameters are kept.
         """
         return LastStage(self.same_padding, self.dtype, name=name)
 
 
 def make_pretrained() -> tuple[Model, PyTree]:
-    """The network with ImageNet's weights: (model, variables).
+    """Makes the network with ImageNet's weights.
+
+    Returns:
+      The model and its variables.
 
     Raises:
       InputError: the package with the weights is not installed.

@@ -32,7 +32,14 @@ TORCH_NAMES = {  # timm's too
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions, or 1x1, 3x3 and 1x1 with `bottleneck`, and the way around them."""
+    """Two 3x3 convolutions, or 1x1, 3x3 and 1x1 with `bottleneck`, and a shortcut around them.
+
+    Attributes:
+      width: channels of the block; the output has four times as many with `bottleneck`.
+      strides: rows and columns from one window to the next, in the block's first 3x3 convolution.
+      bottleneck: whether the block has three convolutions instead of two.
+      dtype: dtype of the computation; parameters are float32.
+    """
 
     width: int
     strides: int
@@ -41,6 +48,15 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
+        """Applies the block.
+
+        Args:
+          x: the map, [N, H, W, C].
+          train: whether BatchNorm uses the batch's statistics, as in training.
+
+        Returns:
+          The map after it, [N, h, w, D].
+        """
         widths, kernels, strides = [self.width] * 2, [3, 3], [self.strides, 1]
         if self.bottleneck:
             widths = [self.width, self.width, 4 * self.width]
@@ -59,17 +75,17 @@ class Block(nn.Module):
 
 
 def stage(x: Array, number: int, depth: int, strides: int, train: bool, dtype: jnp.dtype) -> Array:
-    """The blocks of a stage, named "layer4_0", ...; called within a `__call__`.
+    """Applies the blocks of a stage, named "layer4_0", ...; called within a `__call__`.
 
-    A part model calls it again, in a module of its own, for another copy of the last stage.
+    `LastStage` calls it again for another copy of the last stage.
 
     Args:
-      x: [N, H, W, C], the map before the stage.
-      number: of the stage, 1 to 4.
-      depth: of the network, 18, 34, 50 or 101.
-      strides: of the stage.
-      train: whether BatchNorm uses the batch's statistics.
-      dtype: of the computation.
+      x: the map before the stage, [N, H, W, C].
+      number: the number of the stage, 1 to 4.
+      depth: the depth of the network, 18, 34, 50 or 101.
+      strides: the strides of the stage's first block, 1 or 2.
+      train: whether BatchNorm uses the batch's statistics, as in training.
+      dtype: dtype of the computation.
     """
     blocks, bottleneck = choose(depth, _DEPTHS, "model.depth")
     for i in range(blocks[number - 1]):
@@ -79,11 +95,12 @@ def stage(x: Array, number: int, depth: int, strides: int, train: bool, dtype: j
 
 
 class LastStage(nn.Module):
-    """The last stage of a ResNet once more, with parameters of its own: [N, H, W, C] -> map.
+    """Another copy of a ResNet's last stage, with parameters of its own: [N, H, W, C] -> map.
 
     Attributes:
-      depth: 18, 34, 50 or 101.
-      last_stride: of the stage, 1 or 2.
+      depth: the depth of the network, 18, 34, 50 or 101.
+      last_stride: the stride of the stage, 1 or 2.
+      dtype: dtype of the computation; parameters are float32.
     """
 
     depth: int = 50
@@ -92,6 +109,15 @@ class LastStage(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
+        """Applies the stage.
+
+        Args:
+          x: the map before the stage, [N, H, W, C].
+          train: whether BatchNorm uses the batch's statistics, as in training.
+
+        Returns:
+          The map after the stage, [N, h, w, D].
+        """
         return stage(x, 4, self.depth, self.last_stride, train, self.dtype)
 
 
@@ -99,18 +125,14 @@ class Model(nn.Module):
     """RGB crops in [0, 1] -> feature map, pooled features, and the logits of linear heads.
 
     Attributes:
-      depth: 18, 34, 50 or 101.
-      last_stride: of the last stage; 1 keeps a larger map, as re-identification likes it.
-      classes: output name -> number of classes; one linear head each. "imagenet": 1000 is the
-        published weights' own.
-      pooling: of the map, "average", "max" or "gem".
-      attention: stages, 1 to 4, after which a mask weighs the map.
-
-    Returns (from `__call__`):
-      See `heads.pool_and_classify`; the map is [N, H/32, W/32, 512 or 2048].
-
-    Raises (from `__call__`):
-      InputError: the depth, the last stride, a stage or a number of classes does not exist.
+      depth: the depth of the network, 18, 34, 50 or 101.
+      last_stride: the stride of the last stage; 1 keeps a larger map, which helps
+        re-identification.
+      classes: output name -> number of classes; each gets a linear head. Published weights have the
+        head "imagenet" with 1000 classes.
+      pooling: how the map is pooled, "average", "max" or "gem".
+      attention: the stages, 1 to 4, after which a mask weighs the map.
+      dtype: dtype of the computation; parameters are float32.
     """
 
     depth: int = 50
@@ -122,6 +144,18 @@ class Model(nn.Module):
 
     @nn.compact
     def __call__(self, image: Array, train: bool = False) -> dict[str, Array]:
+        """Computes feature map, pooled features and logits.
+
+        Args:
+          image: RGB crops, [N, H, W, 3] float32 in [0, 1].
+          train: whether BatchNorm uses the batch's statistics, as in training.
+
+        Returns:
+          See `heads.pool_and_classify`; the map is [N, H/32, W/32, 512 or 2048].
+
+        Raises:
+          InputError: the depth, the last stride, a stage or a number of classes does not exist.
+        """
         choose(self.depth, _DEPTHS, "model.depth")
         check_stages(self.attention, 4)
         if self.last_stride not in (1, 2):
@@ -139,12 +173,12 @@ class Model(nn.Module):
 
     @nn.nowrap
     def last_stage(self, name: str) -> LastStage:
-        """The last stage once more, for a part model's `__call__`.
+        """Makes another copy of the last stage, for a part model's `__call__`.
 
-        It reads the output "stage3" and gives a map as "map" is. Its layers have the names that
-        the backbone's own have, its parameters are its own, and no mask follows it.
+        It takes the output "stage3" and returns a map like "map". Its layers have the same names as
+        the backbone's, but parameters of their own, and no mask follows it.
 
         Args:
-          name: of the copy, under which its parameters lie.
+          name: the copy's name, under which its parameters are kept.
         """
         return LastStage(self.depth, self.last_stride, self.dtype, name=name)
