@@ -37,7 +37,7 @@ def _source() -> Path:
 
 
 def main(_) -> None:
-    """Reads the flags and prepares."""
+    """Reads the flags and prepares the data set."""
     logging.set_verbosity(logging.WARNING)  # TFDS tells of each of its steps
     try:
         directory, records, report = prepare(

@@ -1,4 +1,4 @@
-"""Reads a raw folder, checks all of it, and only then writes the prepared dataset."""
+"""Prepares a raw folder: reads and checks all of it, and only then writes the data set."""
 
 import contextlib
 import hashlib
@@ -33,24 +33,25 @@ def prepare(
     skip_bad: bool = False,
     overwrite: bool = False,
 ) -> tuple[Path, dict[str, list[dict]], Report]:
-    """Prepares `source_dir` as a TFDS dataset in `output_dir`.
+    """Prepares a raw folder as a TFDS data set.
 
-    Everything is read and checked before anything is written, and the dataset appears whole,
-    by a rename.
+    Everything is read and checked before anything is written, and the data set appears whole, by a
+    rename.
 
     Args:
-      dataset: "unitn", "market1501", "synthetic" or `package.module:Builder`.
+      dataset: the name of the data set, "unitn", "market1501", "synthetic" or
+        `package.module:Builder`.
       source_dir: the raw folder.
-      output_dir: the dataset goes to `output_dir/<dataset>/<version>`.
-      skip_bad: leave bad files and rows out and list them, instead of stopping.
-      overwrite: replace a dataset that is there already.
+      output_dir: the data set is written to `output_dir/<dataset>/<version>`.
+      skip_bad: leave bad files and rows out and list them, instead of raising an error.
+      overwrite: replace the data set if it exists.
 
     Returns:
-      (folder of the dataset, records of each split, report of what was left out).
+      The folder of the data set, the records of each split, and a report of what was left out.
 
     Raises:
-      InputError: see `folders.scan`, `folders.annotate` and `attributes.read`; or the
-        dataset exists and `overwrite` is not given.
+      InputError: see `folders.scan`, `folders.annotate` and `attributes.read`; or the name is
+        unknown, a split is empty, or the data set exists and `overwrite` is not set.
     """
     cls = registry.find(dataset, BUILDERS, "data set")
     source_dir, output_dir = Path(source_dir), Path(output_dir)
@@ -85,17 +86,21 @@ def _write(cls: type[PersonCrops], records: Records, output_dir: Path) -> Path:
 
 
 def progress_bar(items, desc: str):
-    """Shows how far an iteration is, on the terminal.
+    """Shows on the terminal how far an iteration is; returns the iterable to use.
 
     Args:
-      items: what is iterated over.
-      desc: shown before the bar.
+      items: the iterable.
+      desc: a text before the bar.
     """
     return tqdm(items, desc=desc, unit=" images", mininterval=1, dynamic_ncols=True)
 
 
 def fingerprint(source_dir: Path) -> str:
-    """Of the names, sizes and times of all files: a changed folder is prepared anew."""
+    """A digest of the names, sizes and times of all files in a folder; it differs when one changes.
+
+    Args:
+      source_dir: the folder, with all folders in it.
+    """
     digest = hashlib.sha256()
     for path in sorted(p for p in source_dir.rglob("*") if p.is_file()):
         stat = path.stat()
@@ -105,15 +110,18 @@ def fingerprint(source_dir: Path) -> str:
 
 
 def prepare_once(dataset: str, source_dir: Path, cache_dir: Path) -> Path:
-    """The prepared form of a raw folder, made at the first call and found again afterwards.
+    """Prepares a raw folder at the first call, and finds the result at later ones.
 
     Args:
-      dataset: as in `prepare`.
+      dataset: the name of the data set, see `prepare`.
       source_dir: the raw folder.
-      cache_dir: the dataset goes to `cache_dir/<dataset>-<fingerprint of the raw folder>`.
+      cache_dir: the data set is written to `cache_dir/<dataset>-<fingerprint of the raw folder>`.
 
     Returns:
-      Folder of the dataset.
+      The folder of the prepared data set.
+
+    Raises:
+      InputError: as for `prepare`.
     """
     name = dataset.replace(":", ".")  # of a builder outside
     output_dir = Path(cache_dir) / f"{name}-{fingerprint(Path(source_dir))}"
@@ -122,15 +130,16 @@ def prepare_once(dataset: str, source_dir: Path, cache_dir: Path) -> Path:
 
 
 def find_or_prepare(name: str, directory: str, cache_dir: Path = Path("data")) -> Path:
-    """The prepared form of a data set; a raw folder is prepared once.
+    """Finds the folder of a prepared data set; a raw folder is prepared first, once.
 
     Args:
-      name: "unitn", "market1501" or "synthetic".
-      directory: a prepared data set, or the raw folder; "" draws the synthetic one.
+      name: "unitn", "market1501", "synthetic" or `package.module:Builder`.
+      directory: the folder of a prepared data set, or a raw folder; "" draws the synthetic one.
       cache_dir: where raw folders are prepared.
 
     Raises:
-      InputError: the name is unknown, or the folder is missing or holds another data set.
+      InputError: the name is unknown, or the folder is missing or holds another data set; or
+        `prepare` fails.
     """
     cls = registry.find(name, BUILDERS, "data set (data.name)")
     if not directory and name != "synthetic":

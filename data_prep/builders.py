@@ -1,4 +1,4 @@
-"""TFDS builders of the datasets: each says where its splits lie and how they are annotated."""
+"""TFDS builders of the data sets: where the splits of each lie, and how they are annotated."""
 
 import dataclasses
 import re
@@ -16,12 +16,12 @@ Records = dict[str, list[dict]]  # split -> records
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """What a builder reads.
+    """A raw folder that a builder reads.
 
     Attributes:
       directory: the raw folder.
-      report: collects what is left out.
-      progress: wraps an iterable to show how far it is, with `desc`.
+      report: collects the files and rows that are left out.
+      progress: (iterable, desc=text) -> iterable; shows how far the reading is.
     """
 
     directory: Path
@@ -29,20 +29,26 @@ class Source:
     progress: Callable
 
     def scan(self, folder: str, grammar: str | re.Pattern) -> list[dict]:
-        """The records of one folder.
+        """Reads the records of one folder.
 
         Args:
-          folder: within the raw folder.
-          grammar: a naming, or a regular expression, see `folders.scan`.
+          folder: the folder's path within the raw folder.
+          grammar: the name of a naming, or a regular expression, see `folders.scan`.
+
+        Raises:
+          InputError: as for `folders.scan`.
         """
         return folders.scan(self.directory / folder, grammar, self.report, self.progress)
 
     def annotate(self, records: list[dict], file: str) -> list[dict]:
-        """The records with the labels of an annotation file.
+        """Adds the labels of an annotation file to records.
 
         Args:
-          records: of the pictures.
-          file: within the raw folder.
+          records: the pictures' records.
+          file: the annotation file's path within the raw folder.
+
+        Raises:
+          InputError: as for `attributes.read` and `folders.annotate`.
         """
         path = self.directory / file
         table = attributes.read(path, self.report.problems)
@@ -53,20 +59,27 @@ class PersonCrops(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """A data set of person crops; a subclass says how its folders are read.
 
     Attributes:
-      LABELS: label -> class names; a record's "attributes" has a position in them for each label,
-        -1 where it is unknown.
+      LABELS: label -> class names. A record's "attributes" has, for each label, a position in its
+        class names, or -1 if it is unknown.
     """
 
     VERSION = tfds.core.Version("1.0.0")
     LABELS: Mapping[str, tuple[str, ...]] = attributes.CLASSES
 
     def __init__(self, records: Records, progress: Callable, **kwargs):
+        """Makes the builder.
+
+        Args:
+          records: the records of each split, as `read` returns them.
+          progress: (iterable, desc=text) -> iterable; shows how far the writing is.
+          **kwargs: further arguments of the TFDS builder, such as `data_dir`.
+        """
         self._records, self._progress = records, progress
         super().__init__(file_format="array_record", **kwargs)
 
     @staticmethod
     def read(source: Source) -> Records:
-        """Raw folder -> records."""
+        """Reads and annotates the records of every split: split -> records."""
         raise NotImplementedError
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -102,7 +115,7 @@ class Unitn(PersonCrops, skip_registration=True):
 
     @staticmethod
     def read(source: Source) -> Records:
-        """Raw folder -> records."""
+        """Reads and annotates the records of every split: split -> records."""
         train = source.annotate(source.scan("train", "unitn"), "annotations_train.csv")
         unlabelled = {"test": "test", "query": "queries"}
         return {"train": train} | {
@@ -116,7 +129,7 @@ class Market1501(PersonCrops, skip_registration=True):
 
     @staticmethod
     def read(source: Source) -> Records:
-        """Raw folder -> records."""
+        """Reads and annotates the records of every split: split -> records."""
         parts = {"train": "bounding_box_train", "test": "bounding_box_test", "query": "query"}
         records = {split: source.scan(folder, "market1501") for split, folder in parts.items()}
         return {

@@ -1,4 +1,4 @@
-"""What a prepared data set holds, as text."""
+"""A prepared data set described in text."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -39,11 +39,11 @@ def table(
     report: Report,
     labels: Mapping[str, Sequence[str]] = attributes.CLASSES,
 ) -> str:
-    """Images, identities and cameras of each split, label counts, what was left out and why.
+    """A text about each split, the counts of labels, and the files that were left out.
 
     Args:
-      records: of each split, as `prepare` returns them.
-      report: what was left out in reading.
+      records: the records of each split, as `prepare` returns them.
+      report: the files and rows that were left out.
       labels: label -> class names.
     """
     everything = [record for rows in records.values() for record in rows]

@@ -16,17 +16,18 @@ _CANVAS = (SIZE[0] * _FINE, SIZE[1] * _FINE)
 
 @dataclasses.dataclass(frozen=True)
 class Camera:
-    """How a camera sees.
+    """A camera and what it sees.
 
     Attributes:
-      ground, wall: RGB of the background.
-      structure: what stands there: "tiles", "bars", "bicycles", "grass", "steps" or "door".
-      gain: brightness.
+      ground, wall: RGB colours of the background.
+      structure: the thing in the background: "tiles", "bars", "bicycles", "grass", "steps" or
+        "door".
+      gain: factor of the brightness.
       cast: factors of red, green and blue.
-      yaw: the direction that most people walk in, radians; see `figure.Pose`.
-      pitch: how much it looks down.
-      blur: standard deviation in pixels of the crop.
-      quality: of JPEG.
+      yaw: the direction that most people walk in, in radians; see `figure.Pose`.
+      pitch: how much it looks down; see `figure.Pose`.
+      blur: standard deviation of the blur, in pixels of the crop.
+      quality: quality of the JPEG.
       place: (x, y) on the site's map, in metres.
     """
 
@@ -106,19 +107,19 @@ def travel_frames(a: int, b: int) -> float:
     """Mean number of frames that a person takes from camera a to camera b.
 
     Args:
-      a: a camera, from 1.
-      b: another.
+      a: the number of a camera, from 1.
+      b: the number of another camera.
     """
     (xa, ya), (xb, yb) = CAMERAS[a].place, CAMERAS[b].place
     return float(np.hypot(xa - xb, ya - yb)) / WALKING_SPEED * FRAME_RATE
 
 
 def background(camera: Camera, rng: np.random.Generator) -> Image.Image:
-    """A stretch of what the camera sees when nobody is there.
+    """Draws a part of what the camera sees when nobody is there.
 
     Args:
-      camera: from 1.
-      rng: draws what varies.
+      camera: the camera.
+      rng: source of everything random.
     """
     width, height = _CANVAS
     horizon = int(height * (0.34 - 0.6 * camera.pitch + rng.uniform(-0.03, 0.03)))
@@ -155,12 +156,12 @@ def background(camera: Camera, rng: np.random.Generator) -> Image.Image:
 
 
 def expose(image: Image.Image, camera: Camera, rng: np.random.Generator) -> bytes:
-    """What the camera's sensor and its JPEG make of a drawn canvas: the encoded crop.
+    """Turns a drawing into the camera's picture: noise, colours, blur, and an encoded JPEG.
 
     Args:
-      image: float [H, W, 3] in [0, 1].
-      camera: from 1.
-      rng: draws what varies.
+      image: the drawing, an RGB image.
+      camera: the camera.
+      rng: source of everything random.
     """
     crop = image.resize(SIZE, Image.Resampling.BOX)
     crop = crop.filter(ImageFilter.GaussianBlur(camera.blur * rng.uniform(0.7, 1.3)))
@@ -183,13 +184,13 @@ def _pose(camera: Camera, rng: np.random.Generator, turned: bool) -> figure.Pose
 def shoot(
     camera: Camera, person: Person, rng: np.random.Generator, *, turned: bool = False
 ) -> bytes:
-    """The crop of a person, as a detector would cut it out.
+    """Draws the crop of a person, as a detector would cut it out, as an encoded JPEG.
 
     Args:
-      camera: that sees it.
-      person: who.
-      rng: of pose, place and light.
-      turned: walks against the camera's usual direction.
+      camera: the camera.
+      person: the person that is shown.
+      rng: source of everything random: pose, place and light.
+      turned: whether the person walks against the camera's usual direction.
     """
     image = background(camera, rng)
     width, height = _CANVAS
@@ -201,12 +202,12 @@ def shoot(
 
 
 def shoot_junk(camera: Camera, strangers: list[Person], rng: np.random.Generator) -> bytes:
-    """A crop that shows no whole person: background, a body part, or two half people.
+    """Draws a crop without a whole person: background, a body part, or two half people.
 
     Args:
-      camera: from 1.
-      strangers: people who may be cut off.
-      rng: draws what varies.
+      camera: the camera.
+      strangers: two people, of whom parts may be shown.
+      rng: source of everything random.
     """
     image = background(camera, rng)
     width, height = _CANVAS

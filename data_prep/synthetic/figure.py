@@ -1,7 +1,7 @@
 """Draws an articulated person: a skeleton in space, projected, painted from far to near.
 
-Lengths are shares of an adult's height; x is to the person's left, y up, z ahead. A yaw of 0
-faces the camera.
+Lengths are shares of an adult's height; x points to the person's left, y up, z ahead. A person
+with a yaw of 0 faces the camera.
 """
 
 import dataclasses
@@ -20,8 +20,8 @@ class Pose:
     """How a person stands before the camera.
 
     Attributes:
-      yaw: radians; 0 faces the camera, pi shows the back.
-      phase: of the walking cycle, radians.
+      yaw: the direction of the body, in radians; 0 faces the camera, pi shows the back.
+      phase: the phase of the walking cycle, in radians.
       pitch: how much the camera looks down; 0 is level.
     """
 
@@ -238,14 +238,14 @@ def _luggage(painter: _Painter, person: Person, hip: float, shoulder: float, hal
 def draw(
     image: Image.Image, person: Person, pose: Pose, *, foot: tuple[float, float], scale: float
 ) -> None:
-    """Draws the person onto the image.
+    """Draws a person onto an image.
 
     Args:
-      image: RGB, changed in place.
-      person: who.
-      pose: how.
-      foot: (column, row) of the point between the feet.
-      scale: pixels of an adult's height.
+      image: an RGB image, changed in place.
+      person: the person to draw.
+      pose: how the person stands.
+      foot: (column, row) of the point between the feet, in pixels.
+      scale: an adult's height in pixels.
     """
     legs = {"young": 0.86, "teenager": 0.99}.get(person.has("age"), 1.0)
     hip = _HIP * person.height * legs

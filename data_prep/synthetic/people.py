@@ -1,4 +1,4 @@
-"""Synthetic people: what each looks like, apart from pose and camera."""
+"""Synthetic people: how each one looks, apart from pose and camera."""
 
 import dataclasses
 
@@ -41,11 +41,11 @@ class Person:
     """The look of one identity.
 
     Attributes:
-      attributes: the 12 labels.
-      up, down: RGB of the clothes; several colours where the label is "multicolor".
-      skin, hair, shoes, pack: RGB.
-      height: share of an adult's.
-      build: width factor of body and limbs.
+      attributes: attribute -> label, 12 of them.
+      up, down: RGB colours of the clothes; several if the label is "multicolor".
+      skin, hair, shoes, pack: RGB colours.
+      height: the height as a share of an adult's.
+      build: factor of the width of body and limbs.
       stripes: direction of the pattern of multicoloured clothes.
     """
 
@@ -61,7 +61,7 @@ class Person:
     stripes: str
 
     def has(self, name: str) -> str:
-        """The class name of an attribute."""
+        """The name of the person's class of an attribute."""
         return CLASSES[name][self.attributes[name]]
 
 
@@ -77,14 +77,14 @@ def _clothes(rng: np.random.Generator, color: str) -> tuple[tuple[int, int, int]
 
 
 def in_light(person: Person, rng: np.random.Generator) -> Person:
-    """The person as the light of one moment shows the clothes.
+    """The person with the clothes' colours as the light of one moment shows them.
 
-    Clothes of a colour differ more from picture to picture than from person to person, so that
-    an exact shade gives nobody away.
+    Clothes of the same colour differ more between pictures than between persons, so that nobody can
+    be recognised by an exact shade.
 
     Args:
       person: the person.
-      rng: draws what varies.
+      rng: source of everything random.
     """
     shades = {
         name: tuple(_shade(rng, rgb, 0.2) for rgb in getattr(person, name))
@@ -95,11 +95,11 @@ def in_light(person: Person, rng: np.random.Generator) -> Person:
 
 
 def outfits(rng: np.random.Generator, count: int) -> list[tuple[int, int]]:
-    """Pairs of upper and lower colour labels; every label appears once before one comes twice.
+    """Draws pairs of upper and lower colour labels; all labels appear before one comes twice.
 
     Args:
-      rng: draws them.
-      count: how many.
+      rng: source of everything random.
+      count: the number of pairs.
     """
     uppers, lowers = (len(CLASSES[name]) for name in ("up_color", "down_color"))
 
@@ -111,11 +111,11 @@ def outfits(rng: np.random.Generator, count: int) -> list[tuple[int, int]]:
 
 
 def person(rng: np.random.Generator, outfit: tuple[int, int]) -> Person:
-    """A random person in the given outfit.
+    """Draws a random person in a given outfit.
 
     Args:
-      rng: draws what varies.
-      outfit: the labels.
+      rng: source of everything random.
+      outfit: the labels of the upper and the lower colour.
     """
     labels = {name: int(rng.choice(len(p), p=p)) for name, p in _CHANCES.items()}
     female = labels["gender"]

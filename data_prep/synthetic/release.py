@@ -1,8 +1,8 @@
-"""Writes the synthetic release: who walks past which camera when, and the pictures of it.
+"""Writes the synthetic release: who walks past which camera when, and the pictures.
 
-Deterministic in the seed. A person walks from camera to camera; the time on the way is
-`cameras.travel_frames` with a spread of a tenth, so that frame numbers say something about
-who can be where.
+The same seed gives the same release. A person walks from camera to camera; the time on the way is
+`cameras.travel_frames` with a spread of a tenth, so that frame numbers say something about who can
+be where.
 """
 
 import os
@@ -25,7 +25,11 @@ _TRAINING = 0.75  # share of the identities: few people teach a network names, n
 
 
 def visits(rng: np.random.Generator) -> Iterator[tuple[int, int, int]]:
-    """(camera, sequence, frame) of each camera that one person passes."""
+    """The cameras that one person passes: (camera, sequence, frame) of each.
+
+    Args:
+      rng: source of everything random.
+    """
     order = rng.permutation(list(cameras.CAMERAS))[: rng.integers(*_VISITS)]
     sequence, frame = int(rng.integers(1, 3)), float(rng.integers(100, _SEQUENCE // 2))
     for previous, camid in zip([None, *order], order, strict=False):
@@ -85,15 +89,15 @@ def draw(
     junk: int = 60,
     progress: Callable = lambda items, desc: items,
 ) -> None:
-    """Draws the release into `directory`, which appears whole, by a rename.
+    """Draws the synthetic release into a new folder, which appears whole, by a rename.
 
     Args:
-      directory: does not exist yet.
-      seed: the same seed gives the same files.
-      identities: three quarters of them train, the others test.
-      distractors: pictures of strangers, pid 0, in the test folder.
-      junk: pictures without a whole person, pid -1, in the test folder.
-      progress: wraps the iteration over pictures, e.g. `tqdm`.
+      directory: the new folder, which must not exist yet.
+      seed: seeds everything random; the same seed gives the same files.
+      identities: the number of persons, 4 to 9999; three quarters are in the training folder.
+      distractors: the number of pictures of strangers, pid 0, in the test folder.
+      junk: the number of pictures without a whole person, pid -1, in the test folder.
+      progress: (iterable, desc=text) -> iterable; shows how far the drawing is, e.g. `tqdm`.
 
     Raises:
       InputError: the directory exists, or there are fewer than 4 or more than 9999 identities.
