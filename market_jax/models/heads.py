@@ -69,7 +69,7 @@ class LinearHead(nn.Module):
 
         Args:
           x: features, [N, D].
-          train: whether dropout is active and BatchNorm uses the batch's statistics.
+          train: whether dropout is active.
 
         Returns:
           [N, classes] float32.
@@ -99,7 +99,7 @@ class DenseHead(nn.Module):
 
         Args:
           x: features, [N, D].
-          train: whether dropout is active and BatchNorm uses the batch's statistics.
+          train: whether dropout is active.
 
         Returns:
           [N, classes] float32.

@@ -120,9 +120,9 @@ class Model(nn.Module):
             stream "sample"); otherwise the decoder and the heads see its mean.
 
         Returns:
-          {"reconstruction": [N, H, W, 3], "target": [N, H, W, 3] the crop in [-1, 1], "mean": [N,
-          D], "logvar": [N, D], "embedding": [N, D] the mean, name of an output: [N, K] logits},
-          float32.
+          {"reconstruction": [N, H, W, 3], "target": [N, H, W, 3] the crop in [-1, 1],
+          "mean": [N, D], "logvar": [N, D], "embedding": [N, D] the mean, name of an output: [N, K]
+          logits}, float32.
 
         Raises:
           InputError: the image cannot be halved as often as `widths` asks, or an argument is out of
