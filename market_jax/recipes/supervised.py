@@ -1,4 +1,4 @@
-"""Supervised training: one round over the labelled images, which never ends."""
+"""Supervised training: a single round over the labelled images, which never ends."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,24 +11,27 @@ from market_jax.training.state import TrainState
 
 
 def make_rounds(training: experiment.Training) -> Callable[[TrainState, int], Round]:
-    """The single round.
+    """Makes the single round.
 
     Args:
-      training: what is trained.
+      training: the data, the model and what else `experiment.prepare` has built.
 
     Returns:
-      (state, number) -> the round, always the same.
+      A function (state, number) -> round, which always returns the same round.
+
+    Raises:
+      InputError: see `build.sampler`.
     """
     this = Round(training.train, build.sampler(training.config, training.train))
     return lambda state, number: this
 
 
 def fit(config: ConfigDict, workdir: Path, defaults: ConfigDict | None = None) -> None:
-    """Trains the experiment in a folder, or goes on with the run that is there.
+    """Trains an experiment in a folder, or continues the run that the folder holds.
 
     Args:
-      config: of the experiment.
-      workdir: the folder.
+      config: the experiment's config.
+      workdir: the folder of the run.
       defaults: the settings as the config's file has them, see `settings.check_same_run`.
 
     Raises:

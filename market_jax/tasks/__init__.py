@@ -1,5 +1,5 @@
-"""What `evaluate.py --task=NAME` runs.
+"""Tasks by name: a file defines `run`, which `evaluate.py --task=NAME` calls.
 
-A file defines `run(run, *, ...) -> str`: a run and the task's own flags -> the text for the
-terminal. The flags are the function's keyword arguments, their help is its docstring.
+`run(run, *, ...) -> str` takes a run and the task's own flags, and returns the text for the
+terminal. The flags are the function's keyword arguments; their help is its docstring.
 """

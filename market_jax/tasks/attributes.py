@@ -1,4 +1,4 @@
-"""--task=attributes: how well a run predicts the labels, and its predictions as a file."""
+"""--task=attributes: judges how well a run predicts the labels, or writes its predictions."""
 
 import json
 from collections.abc import Mapping
@@ -22,14 +22,14 @@ _SHOWN = 24  # crops of the page
 def write_page(
     path: Path, result: Result, columns: Columns, predicted: Mapping, masks: Mapping
 ) -> None:
-    """Writes a page with the table, and with crops under the attention masks if there are any.
+    """Writes a page with the table, and with crops and their attention masks if there are any.
 
     Args:
       path: where the page is written.
-      result: of the evaluation.
-      columns: of M images.
-      predicted: label -> class int [M].
-      masks: label -> mask [M, h, w].
+      result: the result of the evaluation.
+      columns: columns of M images.
+      predicted: label -> predicted class int [M].
+      masks: group of labels -> mask [M, h, w]; {} without any.
     """
     labelled = np.flatnonzero(np.any([columns[name] >= 0 for name in predicted], axis=0))
     size = min(_SHOWN, len(labelled)) if masks else 0
@@ -50,16 +50,20 @@ def write_page(
 
 
 def write_predictions(run: Run, source: str, *, flip: bool, neighbours: int) -> Path:
-    """Writes `evaluation/classification_test.csv` for a folder, or for a split of the data.
+    """Writes `evaluation/classification_test.csv` with the predictions for a folder or a split.
 
     Args:
       run: a trained run.
-      source: a folder of crops, or a split.
-      flip: average with the mirror image.
-      neighbours: average over so many nearest images.
+      source: the path of a folder of crops, or the name of a split.
+      flip: average the logits of an image and its mirror image.
+      neighbours: average the logits over this many nearest images too; 0 averages none.
+
+    Returns:
+      The path of the file.
 
     Raises:
-      InputError: the run does not predict the 12 attributes of the course's format.
+      InputError: the run does not predict the 12 attributes of the course's format, or an image
+        cannot be read.
     """
     if source in inputs.SPLITS:
         columns = run.dataset().open(source)

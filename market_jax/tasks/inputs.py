@@ -1,4 +1,4 @@
-"""The images that a task is given: a split of the run's data set, or a folder."""
+"""Reads the images of a folder for a task, and writes a result as text."""
 
 import csv
 from pathlib import Path
@@ -22,16 +22,16 @@ def read_folder(
     annotations: Path | None = None,
     table: Path | None = None,
 ) -> Columns:
-    """The images of a folder of crops.
+    """Reads the images of a folder of crops.
 
     Args:
-      folder: holds the pictures, in a known naming unless a table lists them.
-      image_size: (height, width) that they are resized to.
-      annotations: a file with the 12 attributes of each identity, CSV or .mat.
-      table: a CSV of name, pid and camid that lists the pictures.
+      folder: the folder with the pictures; without `table` their names follow a known naming.
+      image_size: (height, width) that pictures are resized to.
+      annotations: a file with the 12 attributes of each identity, CSV or .mat; None has none.
+      table: a CSV that lists the pictures with name, pid and camid; None reads their names.
 
     Raises:
-      InputError: a file is missing or broken, or a name is in no known naming.
+      InputError: a file is missing or broken, or a name follows no known naming.
     """
     report = folders.Report()
     if table is not None:
@@ -47,7 +47,9 @@ def read_folder(
 
 
 def read_excluded(path: Path) -> set[str]:
-    """Names of a CSV's column "name"; where it has a column "rejected", of the rows with 1.
+    """Reads the names of the images to leave out from a CSV.
+
+    They are in the column "name". If there is a column "rejected", only rows with a 1 there count.
 
     Args:
       path: the CSV.
@@ -65,15 +67,15 @@ def read_excluded(path: Path) -> set[str]:
 def exclude(
     path: Path, gallery: Columns, queries: Columns | None
 ) -> tuple[Columns, Columns | None]:
-    """Both sides without the images that a CSV names, see `read_excluded`.
+    """Removes the images that a CSV names from gallery and queries, see `read_excluded`.
 
     Args:
       path: the CSV.
       gallery: columns of the gallery.
-      queries: columns of the data set's own queries, or None.
+      queries: columns of the data set's own queries; None if there are none.
 
     Raises:
-      InputError: a name is none of the images.
+      InputError: there is no column "name", or no image has one of the names.
     """
     names = read_excluded(path)
     sides = [side for side in (gallery, queries) if side is not None]
@@ -85,11 +87,11 @@ def exclude(
 
 
 def as_text(result: Result, *notes: str) -> str:
-    """A result for the terminal, with further sentences after it.
+    """The text of a result for the terminal.
 
     Args:
-      result: of an evaluator.
-      *notes: sentences after it.
+      result: the result of an evaluator.
+      *notes: further sentences that follow it.
     """
     shown = [tables.align(table.header, table.rows) for table in result.tables]
     return "\n\n".join([result.title, *shown, *result.notes, *notes])

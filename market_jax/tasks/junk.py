@@ -1,4 +1,4 @@
-"""--task=junk: how strange every image is to an autoencoder, and the page to decide on it."""
+"""--task=junk: how strange every image is to an autoencoder, and a page to decide on junk."""
 
 import csv
 import io
@@ -22,12 +22,12 @@ LEAST = 60  # candidates of the page, where fewer are flagged
 
 
 def as_csv(names: np.ndarray, values: np.ndarray, flagged: np.ndarray) -> str:
-    """The text of `junk.csv`: name, score, flagged (1 or 0); the strangest first.
+    """The text of `junk.csv`: name, score, flagged (1 or 0), sorted by falling score.
 
     Args:
-      names: [M] of the images.
-      values: [M] scores.
-      flagged: bool [M].
+      names: the images' names, [M].
+      values: the images' scores, [M].
+      flagged: bool [M], True where an image is flagged.
     """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
@@ -40,14 +40,17 @@ def as_csv(names: np.ndarray, values: np.ndarray, flagged: np.ndarray) -> str:
 def write_review(
     run: Run, columns: Columns, values: np.ndarray, flagged: np.ndarray, score: str
 ) -> Path:
-    """Writes the page with the flagged images, or the strangest where few are.
+    """Writes the review page with the images of the highest scores, all flagged ones among them.
 
     Args:
-      run: whose reconstructions are shown.
-      columns: of M images.
-      values: [M] scores.
-      flagged: bool [M].
+      run: the run whose reconstructions are shown.
+      columns: columns of M images.
+      values: the images' scores, [M].
+      flagged: bool [M], True where an image is flagged.
       score: the name of the score.
+
+    Returns:
+      The path of the page.
     """
     order = np.argsort(-values, kind="stable")[: max(flagged.sum(), LEAST)]
     chosen = columns_.select(columns, order)

@@ -1,4 +1,4 @@
-"""--task=reid: how well queries find their matches, and answers to the release's queries."""
+"""--task=reid: judges how well queries find their matches, or answers the release's queries."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -29,12 +29,12 @@ LISTED, SHOWN = 10, 5  # answers to a query of the page; queries of each kind
 
 
 class Features:
-    """The features of a run's images, read when they are asked for.
+    """Computes the features of a run's images when they are asked for.
 
     Args:
       run: the run.
-      source: of the features, see `runs.feature_source`.
-      flip: the mean with the mirrored images' features.
+      source: the kind of features, see `runs.feature_source`.
+      flip: average the features of an image and its mirror image.
     """
 
     def __init__(self, run: Run, source: str, flip: bool):
@@ -47,11 +47,18 @@ class Features:
         return {key: value for key, value in columns.items() if key != "image"}
 
     def of(self, columns: Columns) -> Columns:
-        """Columns with "feature" instead of "image"."""
+        """Computes the features of images.
+
+        Args:
+          columns: columns of the images.
+
+        Returns:
+          The columns with "feature" instead of "image".
+        """
         return inference.features(self.predict, columns, self.outputs, flip=self._flip)
 
     def of_split(self, split: str) -> Columns:
-        """Those of a split of the run's data set."""
+        """Computes the features of a split of the run's data set, see `of`."""
         return self.of(self._run.dataset().open(split))
 
 
@@ -63,14 +70,17 @@ def make_retrieval(
     metric: str,
     count: int,
 ) -> tuple[Retrieval, dict]:
-    """The transforms and re-rankers in words, and a record of what was chosen for them.
+    """Makes a `Retrieval` from transforms and re-rankers in words.
 
     Args:
-      features: of the training identities, for those that learn.
+      features: the run's features; some re-rankers learn from those of the training identities.
       transform: specs in words: "database_augmentation k=5".
-      rerank: the same: "k_reciprocal k1=20".
-      metric: of the distances.
-      count: images of the gallery that will be searched.
+      rerank: specs in words: "k_reciprocal k1=20".
+      metric: the distance between features, "cosine" or "euclidean".
+      count: the number of images in the gallery that will be searched.
+
+    Returns:
+      The retrieval, and a record of the settings that were chosen automatically.
 
     Raises:
       InputError: a name or argument does not exist, or a value is of another kind.
@@ -98,15 +108,16 @@ def write_page(
     retrieval: Retrieval,
     images: Sequence[Columns],
 ) -> None:
-    """Writes the page, with ranked lists of the last retrieval in the first protocol.
+    """Writes the report page, with ranked lists of the last retrieval in the first protocol.
 
     Args:
       path: where the page is written.
-      result: of the evaluation.
-      made: name -> protocol.
-      ranked: retrieval -> protocol -> its ranking.
-      retrieval: the last one.
-      images: columns that hold the gallery's pictures, and the data set's own queries' if any.
+      result: the result of the evaluation.
+      made: protocol name -> protocol.
+      ranked: name of the retrieval -> protocol name -> metrics.
+      retrieval: the last retrieval of `ranked`.
+      images: columns with the pictures of the gallery, then those of the queries if they are
+        others.
     """
     key, protocol = next(iter(made.items()))
     name, by_protocol = list(ranked.items())[-1]
@@ -139,12 +150,12 @@ def _pictures_of(columns: Columns) -> Callable[[str], np.ndarray]:
 
 
 def twins_text(query: np.ndarray, gallery: np.ndarray, answers: Sequence[np.ndarray]) -> str:
-    """How many queries find the picture that equals them, pixel for pixel; "" without any.
+    """A sentence on how many queries find their twin, a picture with equal pixels; or "".
 
     Args:
-      query: digests [Q].
-      gallery: digests [G].
-      answers: of each query, positions in the gallery, best first.
+      query: digests of the queries' pictures, [Q].
+      gallery: digests of the gallery's pictures, [G].
+      answers: for each query, positions in the gallery, best first.
     """
     has_twin = np.isin(query, gallery)
     if not has_twin.any():
@@ -167,15 +178,21 @@ def answer_release(
     metric: str,
     top_k: int | None,
 ) -> str:
-    """Writes `evaluation/reid_test.txt`: every query of the release, answered from its gallery.
+    """Answers every query of the release from its gallery; writes `evaluation/reid_test.txt`.
 
     Args:
       run: the run.
-      features: of its images.
-      transform: specs in words.
-      rerank: the same.
-      metric: of the distances.
-      top_k: the number of answers to each query; None is 100.
+      features: the features of its images.
+      transform: specs in words, see `make_retrieval`.
+      rerank: specs in words, see `make_retrieval`.
+      metric: the distance between features, "cosine" or "euclidean".
+      top_k: the number of answers to each query; None is 100, or all of a smaller gallery.
+
+    Returns:
+      The text for the terminal.
+
+    Raises:
+      InputError: `top_k` is out of range, or a transform or re-ranker does not exist.
     """
     columns = [run.dataset().open(split) for split in ("query", "test")]
     query, gallery = map(features.of, columns)
