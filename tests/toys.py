@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import common
-from market_jax import build, experiment
+from market_jax import build, fitting
 from market_jax.evaluators.result import Result
 from market_jax.inference import Predictor
 from market_jax.training.hooks import Hook
@@ -106,7 +106,7 @@ def label_anew(training):
 
 def fit(config, workdir, defaults=None):
     """A recipe: the supervised one, with rounds."""
-    experiment.train(config, workdir, defaults, label_anew)
+    fitting.train(config, workdir, defaults, label_anew)
 
 
 def get_config(arguments=""):

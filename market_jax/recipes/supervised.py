@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from market_jax import build, experiment
+from market_jax import build, experiment, fitting
 from market_jax.training.loop import Round
 from market_jax.training.state import TrainState
 
@@ -35,6 +35,6 @@ def fit(config: ConfigDict, workdir: Path, defaults: ConfigDict | None = None) -
       defaults: the settings as the config's file has them, see `settings.check_same_run`.
 
     Raises:
-      InputError: see `experiment.train`.
+      InputError: see `fitting.train`.
     """
-    experiment.train(config, workdir, defaults, make_rounds)
+    fitting.train(config, workdir, defaults, make_rounds)

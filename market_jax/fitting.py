@@ -1,0 +1,250 @@
+"""A training that runs: restored, evaluated, logged and saved, whatever its recipe.
+
+A recipe brings its rounds; `train` does the rest.
+"""
+
+import contextlib
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+from absl import logging
+from ml_collections import ConfigDict
+from PIL import Image
+
+from market_jax import build, devices, experiment, settings
+from market_jax.data import pipeline, transforms
+from market_jax.errors import InputError
+from market_jax.evaluators.result import Result
+from market_jax.experiment import Training
+from market_jax.files import write_atomically
+from market_jax.inference import Predictor
+from market_jax.kernels import convolution
+from market_jax.metrics.attributes import count_labels
+from market_jax.report import curves
+from market_jax.training import checkpoints, loop, optimizer, profile, step, writers
+from market_jax.training.loop import Progress, Round
+from market_jax.training.state import TrainState
+
+
+def restore(manager, state: TrainState) -> tuple[TrainState, TrainState, Progress]:
+    """The latest checkpoint: its state, the state at its round's beginning, and the progress.
+
+    Args:
+      manager: of the checkpoints.
+      state: of step 0, which is returned where there is no checkpoint.
+    """
+    latest = checkpoints.find(manager)
+    if latest is None:
+        return state, state, Progress()
+    logging.info("going on from the checkpoint of step %d", latest)
+    progress = Progress(**checkpoints.read_extra(manager, latest)["progress"])
+    found = checkpoints.read_state(manager, latest, state)
+    if progress.round_start in (0, latest):
+        return found, state if progress.round_start == 0 else found, progress
+    return found, checkpoints.read_state(manager, progress.round_start, state), progress
+
+
+def make_evaluate(
+    training: Training, workdir: Path, leader: bool
+) -> Callable[[TrainState], dict[str, float]]:
+    """The function from a state to its metrics on the held-out images.
+
+    They are the means of the loss, its terms and the metrics, and what `config.evaluators` find;
+    pictures are written to the run's folder.
+
+    Args:
+      training: what is trained.
+      workdir: the folder where pictures are written.
+      leader: whether this process writes.
+    """
+    objective, val = training.objective, training.val
+    means = step.make_evaluation_step(training.apply, objective, transforms.to_float)
+    order = build.validation_sampler(training.config, val)
+    evaluators = build.evaluators_of(training.config)
+    predictor = Predictor(
+        training.apply, None, model=training.model, batch_size=training.config.batch_size
+    )
+    place = functools.partial(devices.place_batch, training.mesh)
+
+    def evaluate(state: TrainState) -> dict[str, float]:
+        variables = state.averaged_variables
+        batches = pipeline.batches(val, order, last=order.steps, share=devices.share())
+        found = step.evaluate(means, objective, variables, map(place, batches))
+        predict = predictor.with_variables(variables)
+        for judge in evaluators.values():
+            result = judge(predict, training.dataset)
+            found |= result.metrics
+            if leader:
+                write_pictures(result, workdir)
+        return {f"val/{name}": float(value) for name, value in found.items()}
+
+    return evaluate
+
+
+def write_pictures(result: Result, folder: Path) -> None:
+    """Writes an evaluator's pictures.
+
+    Args:
+      result: of an evaluator.
+      folder: where they are written.
+    """
+    for name, picture in result.pictures.items():
+        Image.fromarray(picture).save(Path(folder) / name)
+
+
+def lower_on_plateau(config: ConfigDict, state: TrainState, progress: Progress) -> TrainState:
+    """`config.optimizer.plateau_*`: a lower learning rate where the metric stands still.
+
+    Args:
+      config: of the experiment.
+      state: of the training.
+      progress: of the training.
+    """
+    fields = config.optimizer
+    if fields.plateau_factor < 1 and progress.stale and progress.stale % fields.plateau_every == 0:
+        return state.replace(opt_state=optimizer.lower(state.opt_state, fields.plateau_factor))
+    return state
+
+
+def make_step(training: Training, workdir: Path, stack, leader: bool) -> Callable:
+    """The training step, traced into the run's folder with `config.profile`.
+
+    Args:
+      training: what is trained.
+      workdir: the folder of the run.
+      stack: closes the trace at the end.
+      leader: whether this process writes.
+    """
+    config = training.config
+    make = functools.partial(
+        step.make_train_step,
+        objective=training.objective,
+        augment=build.augment(config),
+        optimizer=training.optimizer,
+        hooks=training.hooks,
+        grad_accum_steps=config.grad_accum_steps,
+        remat=config.remat,
+    )
+    train_step = make(training.apply)
+    if not (config.profile and leader):
+        return train_step
+    by_xla = make(convolution.applying("lax", training.model.apply))
+    return stack.enter_context(
+        profile.traced(
+            train_step,
+            workdir / "profile",
+            count=functools.partial(profile.count_flops, by_xla),
+            batch_size=config.batch_size,
+            dtype=config.dtype,
+        )
+    )
+
+
+def explain(error: loop.NotFiniteError, manager) -> InputError:
+    """What a user needs to look into a value that is not finite.
+
+    Args:
+      error: of the loop.
+      manager: of the checkpoints.
+    """
+    good = checkpoints.find(manager)
+    checkpoint = "none" if good is None else manager.directory / str(good)
+    batch = f"; its batch: {', '.join(error.batch)}" if error.batch else ""
+    return InputError(f"{error}{batch}; the last good checkpoint: {checkpoint}")
+
+
+def train(
+    config: ConfigDict,
+    workdir: Path,
+    defaults: ConfigDict | None,
+    make_rounds: Callable[[Training], Callable[[TrainState, int], Round]],
+) -> None:
+    """Trains the experiment in a folder, or goes on with the run that is there.
+
+    Writes config.json, checkpoints/, metrics.jsonl, tensorboard/, curves.png and what the
+    evaluators draw.
+
+    Args:
+      config: of the experiment.
+      workdir: the folder.
+      defaults: the settings as the config's file has them, see `settings.check_same_run`.
+      make_rounds: training -> (state at a round's beginning, its number) -> the round.
+
+    Raises:
+      InputError: what the config, the data or the folder has wrong; or a value became not finite
+        (with the step, the batch's file names and the last good checkpoint).
+    """
+    workdir = Path(workdir)
+    training = experiment.prepare(config, workdir, defaults)
+    state = experiment.first_state(training)
+    with contextlib.ExitStack() as stack:
+        manager = checkpoints.open_manager(workdir / "checkpoints")
+        stack.callback(manager.close)
+        state, border, progress = restore(manager, state)
+        _log_sizes(training, state)
+        actions = _actions(training, workdir, manager, stack, int(state.step))
+        try:
+            loop.run(
+                state, border, progress, training.plan, actions,
+                rounds=make_rounds(training), feed=functools.partial(_feed, training),
+            )  # fmt: skip
+        except loop.NotFiniteError as error:
+            raise explain(error, manager) from None
+    logging.info(
+        "best %s %s at step %d; results in %s",
+        *(training.plan.select.metric, progress.best, progress.best_step, workdir),
+    )
+
+
+def _log_sizes(training: Training, state: TrainState) -> None:
+    logging.info(
+        "%d training and %d validation images, %d parameters, %d steps of %d images",
+        *(len(training.train["pid"]), len(training.val["pid"])),
+        *(sum(p.size for p in jax.tree.leaves(state.params)), training.plan.total_steps),
+        training.config.batch_size,
+    )
+
+
+def _feed(training: Training, this: Round, first: int):
+    """Batches of a round, on the devices."""
+    place = functools.partial(devices.place_batch, training.mesh)
+    return map(
+        place, pipeline.batches(this.columns, this.sampler, first=first, share=devices.share())
+    )
+
+
+def _actions(training: Training, workdir: Path, manager, stack, first: int) -> loop.Actions:
+    """What the loop calls; of several processes one writes the logs."""
+    config, leader = training.config, jax.process_index() == 0
+    labels = training.dataset.schema.labels
+    saved = {
+        "format": settings.FORMAT,
+        "config": settings.to_json(config),
+        "labels": {name: list(classes) for name, classes in labels.items()},
+        "label_counts": count_labels(training.train, labels),
+    }
+    write = writers.ignore
+    if leader:
+        text = json.dumps({"format": settings.FORMAT, "config": saved["config"]}, indent=2)
+        write_atomically(workdir / settings.FILE, text + "\n")
+        total = training.plan.total_steps
+        writer = writers.Writer(workdir, first, total, config.batch_size)
+        write = stack.enter_context(writer).write
+
+    def save(done: int, state: TrainState, progress: Progress, score: float) -> None:
+        extra = saved | {"progress": vars(progress) | {}}
+        start = progress.round_start
+        checkpoints.save(manager, done, state, score=score, round_start=start, extra=extra)
+        if leader:
+            curves.draw(writers.read_metrics(workdir), workdir / "curves.png")
+
+    return loop.Actions(
+        step=make_step(training, workdir, stack, leader),
+        evaluate=make_evaluate(training, workdir, leader),
+        adjust=functools.partial(lower_on_plateau, config),
+        save=save,
+        write=write,
+    )
