@@ -64,7 +64,7 @@ def fill_in(config: ConfigDict, dataset: Dataset, train: Columns) -> ConfigDict:
 
 
 def prepare(config: ConfigDict, workdir: Path, defaults: ConfigDict | None) -> Training:
-    """Builds everything but the state, and checks the config; see `fit`.
+    """Builds everything but the state, and checks the config; see `fitting.train`.
 
     Args:
       config: of the experiment.

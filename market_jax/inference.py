@@ -257,7 +257,14 @@ class Descriptor:
     def __call__(
         self, columns: Columns, names: Sequence[str], *, flip: bool = False, keep: bool = False
     ) -> dict[str, np.ndarray]:
-        """As `Predictor`; nothing is kept."""
+        """Features of every image, as `Predictor` gives outputs.
+
+        Args:
+          columns: "image" and "name" of M images.
+          names: one name, which the features get.
+          flip: the mean with the mirrored images' features.
+          keep: has no effect; features are computed anew.
+        """
         images, size, parts = columns["image"], len(columns["name"]), []
         for rows in np.array_split(np.arange(size), -(-size // 1024)):
             chunk = images[rows]

@@ -19,7 +19,13 @@ from market_jax.losses.classification import cross_entropy
 from market_jax.losses.metric_learning import triplet
 from market_jax.losses.metrics import active_dimensions
 from market_jax.losses.reconstruction import kl, mmd
-from tests.losses.test_terms import LOGITS, constant, context
+from tests.losses.test_terms import LOGITS, context
+
+
+def constant(values, weights=None):
+    """A term with given values and weights."""
+    weights = np.ones(len(values)) if weights is None else weights
+    return lambda context: (jnp.asarray(values), jnp.asarray(weights))
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=8), st.floats(0.0, 3.0))

@@ -111,12 +111,6 @@ def test_triplet_without_a_match_or_a_stranger_has_no_say():
     assert np.isfinite(jax.grad(total)(same, PEOPLE)).all()
 
 
-def constant(values, weights=None):
-    """A term with given values and weights."""
-    weights = np.ones(len(values)) if weights is None else weights
-    return lambda context: (jnp.asarray(values), jnp.asarray(weights))
-
-
 KEYWORDS = {
     "cross_entropy": {"logits": "x"},
     "cross_entropies": {"logits": ("x", "x")},
