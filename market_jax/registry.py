@@ -1,9 +1,9 @@
 """A thing with arguments is written the same way everywhere: `{"name": "resnet", "depth": 34}`.
 
-`bind` checks the name, the arguments' names and their kinds against the function's signature. On
-the command line of `evaluate.py` the same is written as words, "k_reciprocal k1=20", which
-`read_words` reads. A name `package.module:Attribute` stands for something outside
-this package.
+`bind` checks the name, the arguments' names, their kinds and their ranges against the function's
+signature, whose annotations say them (`typing.Range`). On the command line of `evaluate.py` the
+same is written as words, "k_reciprocal k1=20", which `read_words` reads. A name
+`package.module:Attribute` stands for something outside this package.
 """
 
 import ast
@@ -14,12 +14,16 @@ import importlib
 import inspect
 import numbers
 import pkgutil
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
+
+import numpy as np
 
 from market_jax.errors import InputError
+from market_jax.typing import Range
 
 Spec = Mapping[str, Any]
 LATER = object()  # for `bind`: an argument that is given when what was bound is called
@@ -92,20 +96,38 @@ def find_file(package: types.ModuleType, name: str, what: str, attribute: str) -
 
 
 def _hints(make: Callable) -> dict[str, Any]:
-    """Argument -> its annotation; without one, Any."""
+    """Argument that may be given by name -> its annotation; without one, Any."""
     target = make.func if isinstance(make, functools.partial) else make
     source = target.__init__ if inspect.isclass(target) and "__init__" in vars(target) else target
     try:
-        known = typing.get_type_hints(source)
+        known = typing.get_type_hints(source, include_extras=True)
         if inspect.isclass(target):
-            known = typing.get_type_hints(target) | known
+            known = typing.get_type_hints(target, include_extras=True) | known
     except NameError:
         known = {}
-    parameters = inspect.signature(make).parameters
-    return {name: known.get(name, Any) for name in parameters}
+    parameters = inspect.signature(make).parameters.values()
+    return {p.name: known.get(p.name, Any) for p in parameters if p.kind != p.POSITIONAL_ONLY}
 
 
 _PLAIN = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+_UNIONS = (typing.Union, types.UnionType)
+_LISTS = (tuple, list, collections.abc.Sequence)
+_MAPPINGS = (dict, collections.abc.Mapping)
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+class _KindError(ValueError):
+    """A value that an annotation refuses; its text is the rule.
+
+    Args:
+      rule: what the value must be.
+      value: the value, or the one of a mapping's that is wrong.
+      path: where it is in a mapping: ".age".
+    """
+
+    def __init__(self, rule: str, value: Any, path: str = ""):
+        super().__init__(rule)
+        self.value, self.path = value, path
 
 
 def _describe(kind: Any) -> str:
@@ -115,13 +137,17 @@ def _describe(kind: Any) -> str:
         return _PLAIN[kind]
     if kind is type(None):
         return "nothing"
-    if origin in (typing.Union, types.UnionType):
+    if origin is Annotated:
+        return ", ".join(filter(None, [_describe(arguments[0]), *map(str, arguments[1:])]))
+    if origin is Literal:
+        return " or ".join(map(str, arguments))
+    if origin in _UNIONS:
         return " or ".join(_describe(a) for a in arguments if a is not type(None))
     if origin is tuple and Ellipsis not in arguments:
         return f"{len(arguments)} values, each {_describe(arguments[0])}"
-    if origin in (tuple, list, collections.abc.Sequence):
+    if origin in _LISTS:
         return f"a list of values, each {_describe(arguments[0])}"
-    if origin in (dict, collections.abc.Mapping):
+    if origin in _MAPPINGS:
         return f"names, each with {_describe(arguments[1])}"
     return str(kind)
 
@@ -131,50 +157,117 @@ def is_plain(kind: Any) -> bool:
     if kind in _PLAIN or kind in (Any, type(None)):
         return True
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    plain = (typing.Union, types.UnionType, tuple, list, dict)
-    if origin in plain or origin in (collections.abc.Sequence, collections.abc.Mapping):
+    if origin is Annotated:
+        return is_plain(arguments[0])
+    if origin in (*_UNIONS, *_LISTS, *_MAPPINGS):
         return all(a is Ellipsis or is_plain(a) for a in arguments)
-    return False
+    return origin is Literal
 
 
 def convert(value: Any, kind: Any) -> Any:
     """Converts a value to an annotated type: lists become tuples, whole numbers become floats.
+
+    A float must be finite in float32, in which arrays are computed, and a whole number fit into 64
+    bits.
 
     Args:
       value: plain data, as a config or JSON holds it.
       kind: the type annotation.
 
     Raises:
-      ValueError: the value is of another type; the message says which type is needed.
+      ValueError: the value is of another type or out of range; the message says what is needed.
     """
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if kind is Any:
         return value
-    if origin in (typing.Union, types.UnionType):
-        for argument in arguments:
-            try:
-                return convert(value, argument)
-            except ValueError:
-                continue
-    elif origin in (tuple, list, collections.abc.Sequence):
-        if isinstance(value, tuple | list):
-            if origin is not tuple or arguments[-1] is Ellipsis:
-                return tuple(convert(v, arguments[0]) for v in value)
-            if len(value) == len(arguments):
-                return tuple(map(convert, value, arguments))
-    elif origin in (dict, collections.abc.Mapping):
+    if origin is Annotated:
+        converted = convert(value, arguments[0])
+        for limit in arguments[1:]:
+            if isinstance(limit, Range) and converted not in limit:
+                raise _KindError(str(limit), value)
+        return converted
+    if origin is Literal:
+        if any(value == a and type(value) is type(a) for a in arguments):
+            return value
+    elif origin in _UNIONS:
+        return _convert_to_one(value, kind)
+    elif origin in _LISTS:
+        return _convert_list(value, kind)
+    elif origin in _MAPPINGS:
         if isinstance(value, Mapping):
-            return {k: convert(v, arguments[1]) for k, v in value.items()}
+            return {k: _convert_entry(k, v, arguments) for k, v in value.items()}
     elif kind is type(None):
         if value is None:
             return None
     elif kind in (int, float):
         wanted = numbers.Integral if kind is int else numbers.Real
         if isinstance(value, wanted) and not isinstance(value, bool):
-            return kind(value)
+            return _convert_number(value, kind)
     elif isinstance(value, kind):
         return value
-    raise ValueError(_describe(kind))
+    raise _KindError(_describe(kind), value)
+
+
+def _convert_to_one(value: Any, kind: Any) -> Any:
+    """Converts to the first type of a union that takes the value."""
+    refused = []
+    for argument in typing.get_args(kind):
+        try:
+            return convert(value, argument)
+        except _KindError as error:
+            if argument is not type(None):
+                refused.append(error)
+    raise refused[0] if len(refused) == 1 else _KindError(_describe(kind), value)
+
+
+def _convert_list(value: Any, kind: Any) -> tuple:
+    """Converts to a tuple; what is wrong with one value is said of the whole."""
+    arguments = typing.get_args(kind)
+    if isinstance(value, tuple | list):
+        is_any_length = typing.get_origin(kind) is not tuple or arguments[-1] is Ellipsis
+        kinds = arguments[:1] * len(value) if is_any_length else arguments
+        try:
+            return tuple(convert(v, k) for v, k in zip(value, kinds, strict=True))
+        except ValueError:  # of another length, too
+            pass
+    raise _KindError(_describe(kind), value)
+
+
+def _convert_entry(key: Any, value: Any, kinds: tuple) -> Any:
+    """Converts a value of a mapping; the error says of which key."""
+    try:
+        convert(key, kinds[0])
+        return convert(value, kinds[1])
+    except _KindError as error:
+        raise _KindError(str(error), error.value, f".{key}{error.path}") from None
+
+
+def _convert_number(value: numbers.Real, kind: type) -> Any:
+    """Converts to int or float; what arrays cannot hold is refused."""
+    if kind is int:
+        if -(2**63) <= value < 2**63:
+            return int(value)
+        raise _KindError("a whole number of 64 bits", value)
+    if abs(value) <= _LARGEST:
+        return float(value)
+    raise _KindError("a finite number, in float32", value)
+
+
+def check(name: str, value: Any, kind: Any) -> Any:
+    """Converts a value as `convert` does.
+
+    Args:
+      name: what the value is, for the message: "optimizer.clip_norm".
+      value: plain data, as a config or JSON holds it.
+      kind: the type annotation.
+
+    Raises:
+      InputError: the value is of another type or out of range; the message names it.
+    """
+    try:
+        return convert(value, kind)
+    except _KindError as error:
+        raise InputError(f"{name}{error.path} is {error.value!r}; it must be {error}") from None
 
 
 def bind(spec: Spec, known: Mapping, what: str, **given: Any) -> functools.partial:
@@ -188,7 +281,7 @@ def bind(spec: Spec, known: Mapping, what: str, **given: Any) -> functools.parti
         later call; arguments that the signature does not have are left out.
 
     Raises:
-      InputError: the name or an argument is unknown, or a value is of another kind.
+      InputError: the name or an argument is unknown, or a value is of another kind or out of range.
     """
     arguments = dict(spec)
     if not arguments.get("name"):
@@ -203,10 +296,7 @@ def bind(spec: Spec, known: Mapping, what: str, **given: Any) -> functools.parti
     }
     for key, value in arguments.items():
         kind = choose(key, settable, f"argument of {what} {name!r}:")
-        try:
-            arguments[key] = convert(value, kind)
-        except ValueError as error:
-            raise InputError(f"{what} {name!r}: {key} is {value!r}; it must be {error}") from None
+        arguments[key] = check(f"{what} {name!r}: {key}", value, kind)
     fitting = {k: v for k, v in given.items() if k in hints and v is not LATER}
     return functools.partial(make, **arguments, **fitting)
 
@@ -230,9 +320,16 @@ def complete(bound: functools.partial, what: str, *later: Any) -> functools.part
 
 
 def read_value(text: str) -> Any:
-    """Reads a value: a Python literal, true or false in any case, or else the text itself."""
+    """Reads a value: a Python literal, true or false in any case, or else the text itself.
+
+    Args:
+      text: the value; a number with underscores, which Python reads as if they were not there, is
+        a text.
+    """
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
+    if re.search(r"\d_", re.sub(r"'[^']*'|\"[^\"]*\"", "", text)):
+        return text
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):

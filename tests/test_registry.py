@@ -49,7 +49,13 @@ def test_a_spec_binds_its_arguments():
         ({"name": "rank", "metric": "cosine"}, "unknown argument of stage 'rank': 'metric'"),
         ({"name": "net", "widths": "12"}, "widths is '12'; it must be a list of values"),
         ({"name": "net", "pool": (4,)}, r"pool is \(4,\); it must be 2 values, each a whole"),
-        ({"name": "net", "classes": {"a": "b"}}, "classes is .*; it must be names, each with"),
+        ({"name": "net", "classes": {"a": "b"}}, "classes.a is 'b'; it must be a whole number"),
+        ({"name": "net", "classes": {1: 2}}, "classes.1 is 1; it must be a text"),
+        ({"name": "net", "classes": 3}, "classes is 3; it must be names, each with a whole"),
+        ({"name": "net", "pool": (4, 2.5)}, r"pool is \(4, 2.5\); it must be 2 values"),
+        ({"name": "rank", "alpha": float("nan")}, "alpha is nan; it must be a finite number"),
+        ({"name": "rank", "alpha": 10**400}, "alpha is 10+; it must be a finite number"),
+        ({"name": "rank", "k": 2**63}, "k is 9223372036854775808; it must be .* of 64 bits"),
         ({"name": "net", "make": "print"}, "unknown argument of stage 'net': 'make'"),
         ({"name": "no.where:X"}, "stage 'no.where:X' cannot be imported"),
         ({"name": "tests.test_registry:Nothing"}, "cannot be imported .*Nothing"),
@@ -104,10 +110,21 @@ def test_wrong_words_end_in_a_message(text, message):
 
 
 def test_a_wrong_kind_in_words_is_refused():
-    for text in ("rank k=twenty", "rank fast=2", "rank alpha=x"):
+    for text in ("rank k=twenty", "rank fast=2", "rank alpha=x", "rank k=1_0", "rank alpha=1e999"):
         spec = registry.read_words(text, KNOWN, "stage")
         with pytest.raises(InputError, match="it must be"):
             registry.bind(spec, KNOWN, "stage")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1_0", "1_0"), ("-1_0.5", "-1_0.5"), ("(1,1_0)", "(1,1_0)"), ("{'a': 1_0}", "{'a': 1_0}"),
+        ("{'a1_0': 2}", {"a1_0": 2}), ("10", 10), ("up_color", "up_color"), ("true", True),
+    ],
+)  # fmt: skip
+def test_a_number_with_underscores_is_a_text(text, value):
+    assert registry.read_value(text) == value
 
 
 def test_numpy_numbers_are_numbers():

@@ -6,77 +6,59 @@ image, so that an image's augmentation depends on (key, position) alone. The ord
 """
 
 from collections.abc import Callable, Mapping
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 
 from market_jax.errors import InputError
 from market_jax.registry import choose
-from market_jax.typing import Array
+from market_jax.typing import Array, Fraction, PositiveFraction, Range
 
 __all__ = ["flip", "crop", "rotate", "jitter", "noise", "erase"]
 
-
-def _check(name: str, **fractions: float) -> None:
-    """Raises an `InputError` unless every value lies between 0 and 1."""
-    for setting, value in fractions.items():
-        if not 0 <= value <= 1:
-            raise InputError(f"augmentation.{name}.{setting} is {value}; it must be 0 to 1")
+Amount = Annotated[float, Range(0, 10)]
 
 
-def _check_least(name: str, **values: float) -> None:
-    """Raises an `InputError` for a value below 0."""
-    for setting, value in values.items():
-        if not value >= 0:
-            raise InputError(f"augmentation.{name}.{setting} is {value}; it must be 0 or more")
-
-
-def flip(key: Array, image: Array, *, probability: float = 0.5) -> Array:
+def flip(key: Array, image: Array, *, probability: Fraction = 0.5) -> Array:
     """Mirrors left and right, at random.
 
     Args:
       key: random key for this image.
       image: [H, W, C] float32 in [0, 1].
       probability: the chance of mirroring, 0 to 1.
-
-    Raises:
-      InputError: a setting is out of range.
     """
-    _check("flip", probability=probability)
     return jnp.where(jax.random.bernoulli(key, probability), image[:, ::-1], image)
 
 
-def crop(key: Array, image: Array, *, padding: int) -> Array:
+def crop(key: Array, image: Array, *, padding: Annotated[int, Range(0, 1024)]) -> Array:
     """Pads every side by repeating the border, then crops at random to the old size.
 
     Args:
       key: random key for this image.
       image: [H, W, C] float32 in [0, 1].
-      padding: pixels to add on each side.
-
-    Raises:
-      InputError: a setting is out of range.
+      padding: pixels to add on each side, 0 to 1,024.
     """
-    _check_least("crop", padding=padding)
     padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)), mode="edge")
     top, left = jax.random.randint(key, (2,), 0, 2 * padding + 1)
     return jax.lax.dynamic_slice(padded, (top, left, 0), image.shape)
 
 
-def rotate(key: Array, image: Array, *, degrees: float, probability: float = 1.0) -> Array:
+def rotate(
+    key: Array,
+    image: Array,
+    *,
+    degrees: Annotated[float, Range(0, 180)],
+    probability: Fraction = 1.0,
+) -> Array:
     """Rotates about the centre by an angle uniform in [-degrees, degrees]; repeats the border.
 
     Args:
       key: random key for this image.
       image: [H, W, C] float32 in [0, 1].
-      degrees: the largest angle, in degrees.
+      degrees: the largest angle, in degrees, 0 to 180.
       probability: the chance of a rotation, 0 to 1.
-
-    Raises:
-      InputError: a setting is out of range.
     """
-    _check("rotate", probability=probability)
-    _check_least("rotate", degrees=degrees)
     height, width, _ = image.shape
     key_angle, key_apply = jax.random.split(key)
     angle = jnp.deg2rad(jax.random.uniform(key_angle, minval=-degrees, maxval=degrees))
@@ -96,26 +78,22 @@ def jitter(
     key: Array,
     image: Array,
     *,
-    brightness: float = 0.2,
-    contrast: float = 0.2,
-    saturation: float = 0.2,
-    probability: float = 1.0,
+    brightness: Amount = 0.2,
+    contrast: Amount = 0.2,
+    saturation: Amount = 0.2,
+    probability: Fraction = 1.0,
 ) -> Array:
     """Scales brightness, contrast and saturation by factors uniform in 1 -+ the given amounts.
 
     Args:
       key: random key for this image.
       image: [H, W, 3] float32 in [0, 1].
-      brightness: the amount for brightness; 0 changes nothing, and a factor is never below 0.
+      brightness: the amount for brightness, 0 to 10; 0 changes nothing, and a factor is never below
+        0.
       contrast: the amount for contrast.
       saturation: the amount for saturation.
       probability: the chance of a change, 0 to 1.
-
-    Raises:
-      InputError: a setting is out of range.
     """
-    _check("jitter", probability=probability)
-    _check_least("jitter", brightness=brightness, contrast=contrast, saturation=saturation)
     key_apply, *keys = jax.random.split(key, 4)
     amounts = (brightness, contrast, saturation)
     b, c, s = (
@@ -131,20 +109,15 @@ def jitter(
     return jnp.where(jax.random.bernoulli(key_apply, probability), changed, image)
 
 
-def noise(key: Array, image: Array, *, std: float, probability: float = 1.0) -> Array:
+def noise(key: Array, image: Array, *, std: Fraction, probability: Fraction = 1.0) -> Array:
     """Adds Gaussian noise.
 
     Args:
       key: random key for this image.
       image: [H, W, C] float32 in [0, 1].
-      std: standard deviation of the noise, in units of the [0, 1] range.
+      std: standard deviation of the noise, in units of the [0, 1] range, 0 to 1.
       probability: the chance of noise, 0 to 1.
-
-    Raises:
-      InputError: a setting is out of range.
     """
-    _check("noise", probability=probability)
-    _check_least("noise", std=std)
     key_noise, key_apply = jax.random.split(key)
     noisy = jnp.clip(image + std * jax.random.normal(key_noise, image.shape), 0.0, 1.0)
     return jnp.where(jax.random.bernoulli(key_apply, probability), noisy, image)
@@ -154,11 +127,11 @@ def erase(
     key: Array,
     image: Array,
     *,
-    probability: float = 0.5,
-    area: tuple[float, float] = (0.02, 0.4),
-    aspect: float = 0.3,
-    fill: float = 0.45,
-    times: int = 1,
+    probability: Fraction = 0.5,
+    area: tuple[Fraction, Fraction] = (0.02, 0.4),
+    aspect: PositiveFraction = 0.3,
+    fill: Fraction = 0.45,
+    times: Annotated[int, Range(0, 100)] = 1,
 ) -> Array:
     """Random erasing: fills rectangles (Zhong et al., 2020), which are cut to fit the image.
 
@@ -169,18 +142,15 @@ def erase(
       area: the smallest and the largest share of the image, each 0 to 1.
       aspect: height over width is log-uniform in [aspect, 1 / aspect]; above 0, at most 1.
       fill: the value of an erased pixel, 0 to 1.
-      times: the number of rectangles.
+      times: the number of rectangles, 0 to 100.
 
     Raises:
-      InputError: a setting is out of range.
+      InputError: the smallest share is above the largest.
     """
-    _check("erase", probability=probability, fill=fill)
-    if not 0 <= area[0] <= area[1] <= 1:
+    if area[0] > area[1]:
         raise InputError(
-            f"augmentation.erase.area is {area}; it must be two shares, 0 to 1, rising"
+            f"augmentation.erase.area is {area}; the first must not be above the second"
         )
-    if not 0 < aspect <= 1:
-        raise InputError(f"augmentation.erase.aspect is {aspect}; it must be above 0, 1 at most")
     for i in range(times):
         own = key if i == 0 else jax.random.fold_in(key, i)
         image = jnp.where(_rectangle(own, image.shape, probability, area, aspect), fill, image)

@@ -8,7 +8,7 @@ import optax
 
 from market_jax.errors import InputError
 from market_jax.losses.context import Context
-from market_jax.typing import Array
+from market_jax.typing import Array, FractionBelow1
 
 __all__ = ["cross_entropies", "cross_entropy", "uncertain_cross_entropies"]
 
@@ -16,7 +16,7 @@ Values = tuple[Array, Array]
 
 
 def cross_entropy(
-    context: Context, *, logits: str, labels: str = "", label_smoothing: float = 0.0
+    context: Context, *, logits: str, labels: str = "", label_smoothing: FractionBelow1 = 0.0
 ) -> Values:
     """Softmax cross-entropy of an output [N, K] against a column int [N].
 
@@ -28,12 +28,7 @@ def cross_entropy(
 
     Returns:
       The cross-entropies in nats [N]; and weights [N], 1 where the label is known.
-
-    Raises:
-      InputError: label_smoothing is out of range.
     """
-    if not 0 <= label_smoothing < 1:
-        raise InputError(f"label_smoothing is {label_smoothing}; it must be 0 or more and below 1")
     scores, truth = context.outputs[logits], context.batch[labels or logits]
     targets = jnp.eye(scores.shape[-1])[jnp.maximum(truth, 0)]
     targets = optax.smooth_labels(targets, label_smoothing)
@@ -54,10 +49,31 @@ def cross_entropies(
 
     Returns:
       Nats [N], the mean over a row's known labels; and weights [N], the share that is known.
+
+    Raises:
+      InputError: there are no outputs, or another number of columns.
     """
-    pairs = zip(logits, labels or logits, strict=True)
+    pairs = pair(logits, labels)
     each = [cross_entropy(context, logits=output, labels=column) for output, column in pairs]
     return mean_of_known(each)
+
+
+def pair(logits: tuple[str, ...], labels: tuple[str, ...]) -> list[tuple[str, str]]:
+    """Pairs of an output and the column with its labels.
+
+    Args:
+      logits: the names of the model's outputs.
+      labels: the names of the columns; () has the same names.
+
+    Raises:
+      InputError: there are no outputs, or another number of columns.
+    """
+    labels = labels or logits
+    if not logits or len(labels) != len(logits):
+        raise InputError(
+            f"logits is {logits} and labels is {labels}; they must be as many names, one or more"
+        )
+    return list(zip(logits, labels, strict=True))
 
 
 def mean_of_known(each: list[Values]) -> Values:
@@ -79,6 +95,9 @@ def uncertain_cross_entropies(
       logits: the names of the model's outputs.
       labels: the names of the columns with the labels; by default the same names.
       group: the name of the group of labels that share the variance.
+
+    Raises:
+      InputError: as for `cross_entropies`.
     """
     values, weights = cross_entropies(context, logits=logits, labels=labels)
     s = context.outputs[f"log_variance_{group}"]

@@ -6,16 +6,15 @@ Padding and rows of nobody (pid 0 and below) are nobody's positives and nobody's
 import jax
 import jax.numpy as jnp
 
-from market_jax.errors import InputError
 from market_jax.losses.context import Context
 from market_jax.retrieval.triplets import hardest, squared_distances
-from market_jax.typing import Array
+from market_jax.typing import Array, NonNegative
 
 __all__ = ["triplet"]
 
 
 def triplet(
-    context: Context, *, features: str = "feature", labels: str = "pid", margin: float = 0.3
+    context: Context, *, features: str = "feature", labels: str = "pid", margin: NonNegative = 0.3
 ) -> tuple[Array, Array]:
     """Batch-hard triplet loss of Euclidean distances (Hermans, Beyer & Leibe 2017).
 
@@ -31,12 +30,7 @@ def triplet(
 
     Returns:
       The losses [N]; and weights [N], 1 where a row has both a positive and a negative.
-
-    Raises:
-      InputError: the margin is negative.
     """
-    if margin < 0:
-        raise InputError(f"triplet: margin is {margin}; it must be 0 or more")
     vectors = context.outputs[features].astype(jnp.float32)
     # padding may hold anything, and 0 times NaN is NaN in the gradient
     vectors = jnp.where(context.batch["mask"][:, None], vectors, 0.0)

@@ -2,9 +2,9 @@
 
 import jax.numpy as jnp
 
-from market_jax.losses.classification import mean_of_known
+from market_jax.losses.classification import mean_of_known, pair
 from market_jax.losses.context import Context
-from market_jax.typing import Array
+from market_jax.typing import Array, NonNegative
 
 __all__ = ["accuracy", "active_dimensions"]
 
@@ -19,16 +19,19 @@ def accuracy(context: Context, *, logits: tuple[str, ...], labels: tuple[str, ..
       logits: the names of the model's outputs [N, K].
       labels: the names of the columns with the labels int [N]; by default the same names. Unknown
         labels (below 0) do not count.
+
+    Raises:
+      InputError: there are no outputs, or another number of columns.
     """
     each = []
-    for output, column in zip(logits, labels or logits, strict=True):
+    for output, column in pair(logits, labels):
         truth = context.batch[column]
         right = jnp.argmax(context.outputs[output], axis=-1) == truth
         each.append((right.astype(jnp.float32), (truth >= 0).astype(jnp.float32)))
     return mean_of_known(each)
 
 
-def active_dimensions(context: Context, *, threshold: float = 0.01) -> Values:
+def active_dimensions(context: Context, *, threshold: NonNegative = 0.01) -> Values:
     """The number of latent dimensions whose mean varies over the batch by more than a threshold.
 
     The number is the same for every image. It is 0 if the posterior has collapsed (Burda et al.
@@ -36,7 +39,7 @@ def active_dimensions(context: Context, *, threshold: float = 0.01) -> Values:
 
     Args:
       context: the batch, and the model's outputs for it, with "mean" [N, D].
-      threshold: the variance above which a dimension is active.
+      threshold: the variance above which a dimension is active, 0 or more.
     """
     mask = context.batch["mask"].astype(jnp.float32)[:, None]
     mean = jnp.where(mask > 0, context.outputs["mean"], 0.0)  # padding may hold anything

@@ -11,10 +11,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from market_jax.errors import InputError
-from market_jax.models.checks import check_classes, check_least, check_rate, check_widths
+from market_jax.models.checks import check_divides
 from market_jax.models.heads import DenseHead
 from market_jax.models.layers import batch_norm, conv, max_pool, mean_pool
-from market_jax.typing import Array
+from market_jax.typing import Array, Classes, FractionBelow1, PositiveInt, Width
 
 
 class Model(nn.Module):
@@ -25,18 +25,19 @@ class Model(nn.Module):
       residual: whether the second block's input is added to its output.
       widths: channels of the four convolutions; with `residual` the second equals the fourth.
       final_pool: rows and columns of the window of the last mean pooling, on the (H/4, W/4) map;
-        (4, 16) leaves eight horizontal strips of a 128x64 crop.
+        (4, 16) leaves eight horizontal strips of a 128x64 crop. It must divide the map, and 4 the
+        picture.
       head_width: units of each head's hidden layer.
       dropout: dropout rate in the heads, 0 or more and below 1.
       dtype: dtype of the computation; parameters are float32.
     """
 
-    classes: Mapping[str, int]
+    classes: Mapping[str, Classes]
     residual: bool = True
-    widths: tuple[int, int, int, int] = (32, 128, 256, 128)
-    final_pool: tuple[int, int] = (4, 16)
-    head_width: int = 64
-    dropout: float = 0.5
+    widths: tuple[Width, Width, Width, Width] = (32, 128, 256, 128)
+    final_pool: tuple[PositiveInt, PositiveInt] = (4, 16)
+    head_width: Width = 64
+    dropout: FractionBelow1 = 0.5
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -52,7 +53,7 @@ class Model(nn.Module):
           float32.
 
         Raises:
-          InputError: a number of classes, a width, a rate or the window is out of range.
+          InputError: the widths or the window do not fit each other or the image.
         """
         self._check(image.shape[1:3])
         x = image.astype(self.dtype)
@@ -78,18 +79,14 @@ class Model(nn.Module):
         return outputs | {"feature": feature, "embedding": feature}
 
     def _check(self, image_size: tuple[int, int]) -> None:
-        """Raises an `InputError` for what is out of range."""
-        check_classes(self.classes, "model.classes")
-        check_rate(self.dropout, "model.dropout")
-        check_least(self.head_width, 1, "model.head_width")
-        check_widths(self.widths)
+        """Raises an `InputError` for what does not fit."""
         if self.residual and self.widths[1] != self.widths[3]:
             raise InputError(
                 f"model.widths is {self.widths}; with residual the second must equal the fourth"
             )
-        map_size = (image_size[0] // 4, image_size[1] // 4)
-        if not all(1 <= p <= n for p, n in zip(self.final_pool, map_size, strict=True)):
-            raise InputError(
-                f"model.final_pool is {self.final_pool}; the map that it pools is "
-                f"{map_size[0]}x{map_size[1]}"
-            )
+        rows, columns = (side // 4 for side in image_size)
+        check_divides(
+            image_size,
+            [4 * side for side in self.final_pool],
+            f"model.final_pool is {self.final_pool} on a map of {rows}x{columns}",
+        )

@@ -3,7 +3,7 @@
 import flax.linen as nn
 import jax.numpy as jnp
 
-from market_jax.models.checks import check_least, check_widths
+from market_jax.models.checks import check_halvings, check_widths
 from market_jax.models.layers import (
     batch_norm,
     conv,
@@ -11,7 +11,7 @@ from market_jax.models.layers import (
     max_pool_with_indices,
     max_unpool,
 )
-from market_jax.typing import Array
+from market_jax.typing import Array, Width, WidthOrNone
 
 
 class Model(nn.Module):
@@ -27,9 +27,9 @@ class Model(nn.Module):
       dtype: dtype of the computation; parameters are float32.
     """
 
-    widths: tuple[int, ...] = (64, 128, 256)
+    widths: tuple[Width, ...] = (64, 128, 256)
     switches: bool = True
-    bottleneck: int = 0
+    bottleneck: WidthOrNone = 0
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -45,10 +45,10 @@ class Model(nn.Module):
           or without one the innermost map's mean}, float32.
 
         Raises:
-          InputError: a width or the bottleneck is out of range.
+          InputError: the image cannot be halved as often as `widths` asks, or there are no widths.
         """
         check_widths(self.widths)
-        check_least(self.bottleneck, 0, "model.bottleneck")
+        check_halvings(image.shape[1:3], len(self.widths))
         x, pooled = image.astype(self.dtype), []
         for width in self.widths:
             for _ in range(2):
@@ -67,7 +67,7 @@ class Model(nn.Module):
         narrower = (image.shape[-1], *self.widths[:-1])
         for width, next_width in zip(self.widths[::-1], narrower[::-1], strict=True):
             indices, shape = pooled.pop()
-            x = max_unpool(x, indices, shape, (2, 2)) if self.switches else _repeat(x, shape)
+            x = max_unpool(x, indices, shape, (2, 2)) if self.switches else _repeat(x)
             x = batch_norm(train, dtype=self.dtype)(nn.relu(x))
             x = conv_transpose(width, 3, dtype=self.dtype)(x)
             x = batch_norm(train, dtype=self.dtype)(nn.relu(x))
@@ -76,8 +76,6 @@ class Model(nn.Module):
         return {"reconstruction": reconstruction, "target": image, "embedding": embedding}
 
 
-def _repeat(x: Array, shape: tuple[int, int]) -> Array:
-    """Every pixel twice along each axis; to the shape where it is odd."""
-    x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
-    odd = ((0, 0), (0, shape[0] - x.shape[1]), (0, shape[1] - x.shape[2]), (0, 0))
-    return jnp.pad(x, odd, mode="edge")
+def _repeat(x: Array) -> Array:
+    """Every pixel twice along each axis."""
+    return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)

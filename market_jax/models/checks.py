@@ -1,55 +1,12 @@
-"""Checks that arguments of models are in range, when the model is called."""
+"""Checks of arguments of models that depend on each other or on the pictures, at a model's call."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from market_jax.errors import InputError
 
 
-def check_rate(rate: float, name: str) -> None:
-    """Refuses a dropout rate outside [0, 1).
-
-    Args:
-      rate: the share of units that are dropped.
-      name: the argument's name, for the message.
-
-    Raises:
-      InputError: the rate is out of range; the message names the argument and its value.
-    """
-    if not 0 <= rate < 1:
-        raise InputError(f"{name} is {rate}; it must be 0 or more, below 1")
-
-
-def check_least(value: int, least: int, name: str) -> None:
-    """Refuses a number that is too small.
-
-    Args:
-      value: the number.
-      least: the smallest number that is allowed.
-      name: the argument's name, for the message.
-
-    Raises:
-      InputError: the number is too small; the message names the argument and its value.
-    """
-    if value < least:
-        raise InputError(f"{name} is {value}; it must be {least} or more")
-
-
-def check_classes(classes: Mapping[str, int], name: str = "classes") -> None:
-    """Refuses an output with fewer than two classes.
-
-    Args:
-      classes: output name -> number of classes.
-      name: the argument's name, for the message.
-
-    Raises:
-      InputError: the message names the output and its number of classes.
-    """
-    for output, count in classes.items():
-        check_least(count, 2, f"{name}.{output}")
-
-
 def check_widths(widths: Sequence[int]) -> None:
-    """Refuses an empty list of channels, or a layer without channels.
+    """Refuses an empty list of channels.
 
     Args:
       widths: channels of each layer.
@@ -57,20 +14,54 @@ def check_widths(widths: Sequence[int]) -> None:
     Raises:
       InputError: the message names the value.
     """
-    if not widths or min(widths) < 1:
-        raise InputError(f"model.widths is {widths}; it must be one number or more, each 1 or more")
+    if not widths:
+        raise InputError(f"model.widths is {widths}; it must be one number or more")
 
 
-def check_stages(attention: Sequence[int], stages: int) -> None:
-    """Refuses attention masks after stages that a backbone does not have.
+def check_divides(image_size: Sequence[int], cell: Sequence[int], why: str) -> None:
+    """Refuses pictures of which the last rows or columns would be left out.
 
     Args:
-      attention: the stages with a mask, counted from 1.
-      stages: the number of stages of the backbone.
+      image_size: rows and columns of the pictures.
+      cell: rows and columns of a picture that one cell of the innermost map stands for.
+      why: what has such cells, for the message: "model.final_pool is (4, 16) on a map of 32x24".
 
     Raises:
-      InputError: the message names the stage that does not exist.
+      InputError: a side is no multiple of the cell's; the message names both and what fits.
     """
-    for stage in attention:
-        if not 1 <= stage <= stages:
-            raise InputError(f"attention has stage {stage}; the stages are 1 to {stages}")
+    (height, width), (rows, columns) = image_size, cell
+    if height % rows or width % columns:
+        raise InputError(
+            f"data.image_size is {height}x{width} and {why}, which leaves rows or columns out; "
+            f"heights that fit are multiples of {rows}, widths of {columns}"
+        )
+
+
+def check_halvings(image_size: Sequence[int], times: int) -> None:
+    """Refuses pictures that cannot be halved so often.
+
+    Args:
+      image_size: rows and columns of the pictures.
+      times: how often the map is halved.
+
+    Raises:
+      InputError: a side is no multiple of 2 ** times.
+    """
+    check_divides(image_size, (2**times, 2**times), f"model.widths halves the map {times} times")
+
+
+def check_smallest(image_size: Sequence[int], least: int) -> None:
+    """Refuses pictures of which a network would leave no map.
+
+    Args:
+      image_size: rows and columns of the pictures.
+      least: the smallest side that leaves a map.
+
+    Raises:
+      InputError: a side is smaller; the message names the size and the smallest side.
+    """
+    height, width = image_size
+    if min(height, width) < least:
+        raise InputError(
+            f"an image of {height}x{width} is too small; each side must be {least} or more"
+        )

@@ -11,10 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from market_jax.models.attention import ResidualAttention
-from market_jax.models.checks import check_classes, check_least, check_rate
 from market_jax.models.heads import LinearHead, bnneck, pool
 from market_jax.registry import choose
-from market_jax.typing import Array
+from market_jax.typing import Array, Classes, FractionBelow1, NonNegativeInt
 
 BINARIES = "binaries"  # the group of the attributes with two classes
 
@@ -52,15 +51,15 @@ class Model(nn.Module):
       dtype: dtype of the computation; parameters are float32.
     """
 
-    classes: Mapping[str, int]
+    classes: Mapping[str, Classes]
     backbone: nn.Module
     head: Callable[..., nn.Module] = LinearHead
-    dropout: Mapping[str, float] | None = None
+    dropout: Mapping[str, FractionBelow1] | None = None
     attention: Mapping[str, str] | None = None
     squash: bool = False
     frozen: bool = False
     uncertainty: bool = False
-    identities: int = 0
+    identities: NonNegativeInt = 0
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -79,11 +78,12 @@ class Model(nn.Module):
           [N, identities] logits}, float32.
 
         Raises:
-          InputError: a number of classes or identities, a rate or a group is out of range.
+          InputError: `attention` or `dropout` names a group that there is not, or a mask.
         """
         groups = group(self.classes)
         attention, dropout = self.attention or {}, self.dropout or {}
-        self._check(groups, attention, dropout)
+        for name in (*attention, *dropout):
+            choose(name, groups, "group of attributes")
         seen = self.backbone(image, train and not self.frozen)
         if self.frozen:
             seen = jax.lax.stop_gradient(seen)
@@ -110,15 +110,6 @@ class Model(nn.Module):
         if predictions:
             outputs["predictions"] = jnp.concatenate(predictions, axis=-1)
         return outputs
-
-    def _check(self, groups: Mapping, attention: Mapping, dropout: Mapping) -> None:
-        """Raises an `InputError` for what is out of range."""
-        for name in (*attention, *dropout):
-            choose(name, groups, "group of attributes")
-        for name, rate in dropout.items():
-            check_rate(rate, f"model.dropout.{name}")
-        check_classes(self.classes, "model.classes")
-        check_least(self.identities, 0, "model.identities")
 
     def frozen_parameters(self) -> tuple[str, ...]:
         """Regular expressions for the paths of parameters that are never trained."""

@@ -5,10 +5,9 @@ from collections.abc import Mapping, Sequence
 import flax.linen as nn
 import jax.numpy as jnp
 
-from market_jax.models.checks import check_classes, check_least
 from market_jax.models.layers import batch_norm
 from market_jax.registry import choose
-from market_jax.typing import Array, Outputs
+from market_jax.typing import Array, FractionBelow1, Outputs, PositiveInt, Width
 
 
 class GeM(nn.Module):
@@ -59,8 +58,8 @@ class LinearHead(nn.Module):
       dtype: dtype of the computation; parameters are float32.
     """
 
-    classes: int
-    dropout: float = 0.0
+    classes: PositiveInt
+    dropout: FractionBelow1 = 0.0
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -88,9 +87,9 @@ class DenseHead(nn.Module):
       dtype: dtype of the computation; parameters are float32.
     """
 
-    classes: int
-    width: int = 64
-    dropout: float = 0.5
+    classes: PositiveInt
+    width: Width = 64
+    dropout: FractionBelow1 = 0.5
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -103,11 +102,7 @@ class DenseHead(nn.Module):
 
         Returns:
           [N, classes] float32.
-
-        Raises:
-          InputError: the width is below 1.
         """
-        check_least(self.width, 1, "head.width")
         x = nn.leaky_relu(nn.Dense(self.width, dtype=self.dtype)(x), 0.01)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return nn.Dense(self.classes, dtype=self.dtype)(x).astype(jnp.float32)
@@ -123,9 +118,9 @@ class NormalizedHead(nn.Module):
       dtype: dtype of the computation; parameters are float32.
     """
 
-    classes: int
-    width: int = 256
-    dropout: float = 0.5
+    classes: PositiveInt
+    width: Width = 256
+    dropout: FractionBelow1 = 0.5
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -138,11 +133,7 @@ class NormalizedHead(nn.Module):
 
         Returns:
           [N, classes] float32.
-
-        Raises:
-          InputError: the width is below 1.
         """
-        check_least(self.width, 1, "head.width")
         x = nn.Dense(self.width, dtype=self.dtype)(x)
         x = nn.relu(batch_norm(train, dtype=self.dtype)(x))
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
@@ -196,9 +187,8 @@ def pool_and_classify(
       [N, K] logits}, float32.
 
     Raises:
-      InputError: there is no such pooling, or an output has fewer than two classes.
+      InputError: there is no such pooling.
     """
-    check_classes(classes)
     *before, last = stages
     x = last.astype(jnp.float32)
     feature = pool(x, pooling)

@@ -9,10 +9,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from market_jax.errors import InputError
-from market_jax.models.checks import check_classes, check_least, check_widths
+from market_jax.models.checks import check_halvings, check_widths
 from market_jax.models.layers import batch_norm, conv, conv_transpose
-from market_jax.typing import Array
+from market_jax.typing import Array, Classes, Width
 
 _CHANNELS = 3
 
@@ -100,9 +99,9 @@ class Model(nn.Module):
       dtype: dtype of the computation; parameters are float32.
     """
 
-    widths: tuple[int, ...] = (32, 64, 128, 256)
-    latent: int = 128
-    classes: Mapping[str, int] | None = None
+    widths: tuple[Width, ...] = (32, 64, 128, 256)
+    latent: Width = 128
+    classes: Mapping[str, Classes] | None = None
     dtype: jnp.dtype = jnp.float32
 
     def setup(self):
@@ -125,18 +124,11 @@ class Model(nn.Module):
           logits}, float32.
 
         Raises:
-          InputError: the image cannot be halved as often as `widths` asks, or an argument is out of
-            range.
+          InputError: the image cannot be halved as often as `widths` asks, or there are no widths.
         """
         check_widths(self.widths)
-        check_least(self.latent, 1, "model.latent")
-        check_classes(self.classes or {}, "model.classes")
         size = image.shape[1:3]
-        if any(side % 2 ** len(self.widths) for side in size):
-            raise InputError(
-                f"an image of {size[0]}x{size[1]} cannot be halved {len(self.widths)} times; "
-                "change data.image_size or model.widths"
-            )
+        check_halvings(size, len(self.widths))
         target = 2 * image - 1
         mean, logvar = self.encoder(target, train)
         latent = mean

@@ -11,7 +11,7 @@ import numpy as np
 from market_jax.errors import InputError
 from market_jax.retrieval import distances as distances_
 from market_jax.retrieval.clustering import Agglomerative, GaussianMixture, KMeans
-from market_jax.typing import Array, Columns
+from market_jax.typing import Array, Columns, Fraction, NonNegative, NonNegativeInt, Seed
 
 __all__ = ["agglomerative", "gaussian_mixture", "kmeans"]
 
@@ -41,8 +41,10 @@ def prepare(columns: Columns, metric: str) -> np.ndarray:
 
 def _check_size(size: float, clusters: int, images: int) -> int:
     """The number of clusters: as given, or by their size."""
-    if size < 0 or (size and clusters):
-        raise InputError(f"size is {size} and clusters is {clusters}; give one of them, above 0")
+    if 0 < size < 1:
+        raise InputError(f"size is {size}; it must be 1 or more, or 0 where clusters is given")
+    if size and clusters:
+        raise InputError(f"size is {size} and clusters is {clusters}; give one of them")
     return count_clusters(images, size) if size else clusters
 
 
@@ -57,14 +59,13 @@ def _through(
       distances: [Q, G], of the queries from the images.
       soft: 0 answers with the nearest cluster; up to 1, how much the others count less.
     """
-    if not 0 <= soft <= 1:
-        raise InputError(f"soft is {soft}; it must be 0 to 1")
     if soft == 0:
         nearest = np.argmin(centroid_distances, axis=1)
         return np.where(labels == nearest[:, None], distances, np.inf)
     farthest = centroid_distances.max(axis=1, keepdims=True)
     relative = centroid_distances / np.maximum(farthest, np.finfo(np.float32).tiny)
-    return distances * (1 - soft + soft * relative[:, labels])
+    factor, is_near = 1 - soft + soft * relative[:, labels], np.isfinite(distances)
+    return np.where(is_near, np.where(is_near, distances, 0) * factor, np.inf)
 
 
 def _by_centroids(query, gallery, distances, model, metric, soft):
@@ -78,12 +79,12 @@ def agglomerative(
     gallery: Columns,
     distances: Array,
     *,
-    clusters: int = 0,
-    size: float = 0.0,
-    threshold: float = 0.0,
+    clusters: NonNegativeInt = 0,
+    size: NonNegative = 0.0,
+    threshold: NonNegative = 0.0,
     method: str = "ward",
-    neighbours: int = 0,
-    soft: float = 0.0,
+    neighbours: NonNegativeInt = 0,
+    soft: Fraction = 0.0,
     metric: str = "cosine",
 ) -> np.ndarray:
     """Through an agglomerative clustering, see `clustering.Agglomerative` and the module.
@@ -93,7 +94,7 @@ def agglomerative(
       gallery: "feature" [G, D].
       distances: [Q, G].
       clusters: the number of clusters.
-      size: or how many images they have on average.
+      size: or how many images they have on average, 1 or more.
       threshold: or the distance above which none are joined.
       method: "ward", "average" or "complete".
       neighbours: 0 looks at all pairs of images; above it, at so many neighbours of each.
@@ -110,10 +111,10 @@ def kmeans(
     gallery: Columns,
     distances: Array,
     *,
-    clusters: int = 0,
-    size: float = 0.0,
-    seed: int = 0,
-    soft: float = 0.0,
+    clusters: NonNegativeInt = 0,
+    size: NonNegative = 0.0,
+    seed: Seed = 0,
+    soft: Fraction = 0.0,
     metric: str = "cosine",
 ) -> np.ndarray:
     """Through `clustering.KMeans`.
@@ -123,7 +124,7 @@ def kmeans(
       gallery: "feature" [G, D].
       distances: [Q, G].
       clusters: the number of clusters.
-      size: or how many images they have on average.
+      size: or how many images they have on average, 1 or more.
       seed: of the beginnings.
       soft: as for `agglomerative`.
       metric: "cosine" clusters features of length one.
@@ -137,12 +138,12 @@ def gaussian_mixture(
     gallery: Columns,
     distances: Array,
     *,
-    clusters: int = 0,
-    size: float = 0.0,
+    clusters: NonNegativeInt = 0,
+    size: NonNegative = 0.0,
     covariance: str = "diag",
     bic: bool = False,
-    seed: int = 0,
-    soft: float = 0.0,
+    seed: Seed = 0,
+    soft: Fraction = 0.0,
     metric: str = "cosine",
 ) -> np.ndarray:
     """Through `clustering.GaussianMixture`: a cluster is as far as it is improbable.
@@ -152,7 +153,7 @@ def gaussian_mixture(
       gallery: "feature" [G, D].
       distances: [Q, G].
       clusters: the number of clusters.
-      size: or how many images they have on average.
+      size: or how many images they have on average, 1 or more.
       covariance: "diag" or "tied".
       bic: the Bayesian information criterion of the gallery, no label, chooses the number.
       seed: of the beginning.

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from market_jax.errors import InputError
 from market_jax.registry import accepts, names_of
 from market_jax.retrieval import (
     centroids,
@@ -58,9 +59,20 @@ def apply(
       query: "feature" [Q, D].
       gallery: "feature" [G, D].
       transforms: before distances, see `transform_all`.
-      rerankers: (query, gallery, distances) -> distances, after.
+      rerankers: (query, gallery, distances) -> distances, after. One with an attribute
+        `must_be_first` reads distances as the metric's own.
       metric: "cosine" or "euclidean"; handed to what has an argument of that name.
+
+    Raises:
+      InputError: another re-ranker comes before one that must be first; or as they do.
     """
+    for rerank in rerankers[1:]:
+        function = getattr(rerank, "func", rerank)
+        if getattr(function, "must_be_first", False):
+            raise InputError(
+                f"re-ranker {function.__name__!r} must be the first: it reads distances as "
+                "similarities, which they are no longer after another one"
+            )
     query, gallery, metric = transform_all(query, gallery, transforms, metric)
     result = distances.compute(query["feature"], gallery["feature"], metric)
     for rerank in rerankers:

@@ -140,9 +140,11 @@ class Agglomerative:
 
     def fit(self, features: Array) -> "Agglomerative":
         """[M, D]."""
-        if bool(self.clusters) == bool(self.threshold) or self.threshold < 0:
-            raise InputError("either clusters or threshold must be given, above 0")
-        features = _check(features, self.clusters or 1)
+        if self.clusters and self.threshold:
+            raise InputError(
+                f"clusters is {self.clusters} and threshold is {self.threshold}; give one of them"
+            )
+        features = _check(features, self.clusters if self.threshold <= 0 else 1)
         if len(features) == 1:
             self.labels_ = np.zeros(1, np.int64)
         else:

@@ -9,20 +9,21 @@ from scipy import sparse
 from market_jax.errors import InputError
 from market_jax.retrieval import distances as distances_
 from market_jax.retrieval import search
-from market_jax.typing import Array, Columns
+from market_jax.typing import Array, Columns, Fraction, PositiveInt
 
 __all__ = ["k_reciprocal"]
 
+_EPSILON, _TINY = np.finfo(np.float32).eps, np.finfo(np.float32).tiny
 _ROWS = 8192  # pairs of features at a time
 
 
 def _reciprocal(ranked: np.ndarray, k: int) -> sparse.csr_array:
-    """[n, n] boolean: which images are among each other's first k."""
+    """[n, n] boolean: which images are among each other's first k; of equal ones, itself too."""
     n = len(ranked)
     rows = np.repeat(np.arange(n), k)
     ones = np.ones(n * k, bool)
     near = sparse.csr_array((ones, (rows, ranked[:, :k].ravel())), shape=(n, n))
-    return near.multiply(near.T).tocsr()
+    return (near.multiply(near.T) + sparse.eye_array(n, dtype=bool)).tocsr()
 
 
 def _expand(near: sparse.csr_array, half: sparse.csr_array) -> sparse.csr_array:
@@ -72,7 +73,10 @@ def _encode(
     encoding = _expand(_reciprocal(ranked, k), half)
     # nearer neighbours weigh more; the weights of an image sum to 1
     rows = np.repeat(np.arange(n, dtype=np.int32), np.diff(encoding.indptr))
-    relative = _pair_distances(features, rows, encoding.indices) / farthest[rows]
+    # of equal images all are 0 apart, to rounding
+    largest = np.max(np.einsum("nd,nd->n", features, features))
+    farthest = np.maximum(farthest, max(_EPSILON * (largest or 1), _TINY))
+    relative = np.minimum(_pair_distances(features, rows, encoding.indices) / farthest[rows], 1)
     weights = np.exp(-(relative**2 if squared else relative))
     weights /= np.bincount(rows, weights, minlength=n)[rows].astype(np.float32)
     encoding = sparse.csr_array((weights, encoding.indices, encoding.indptr), shape=(n, n))
@@ -89,9 +93,9 @@ def k_reciprocal(
     gallery: Columns,
     distances: Array,
     *,
-    k1: int = 20,
-    k2: int = 6,
-    lambda_value: float = 0.3,
+    k1: PositiveInt = 20,
+    k2: PositiveInt = 6,
+    lambda_value: Fraction = 0.3,
     metric: str = "cosine",
     one_more: bool = False,
     squared: bool = False,
@@ -102,9 +106,11 @@ def k_reciprocal(
       query: with "feature" [Q, D].
       gallery: with "feature" [G, D].
       distances: [Q, G].
-      k1: the number of neighbours that are looked at, the image itself among them.
-      k2: the number of neighbours that an image's encoding is averaged over.
-      lambda_value: share of the original distance.
+      k1: the number of neighbours that are looked at, the image itself among them; 1 to the number
+        of images, less one with `one_more`.
+      k2: the number of neighbours that an image's encoding is averaged over, 1 to the number of
+        images.
+      lambda_value: share of the original distance, 0 to 1.
       metric: "cosine" or "euclidean" (squared), of the neighbours.
       one_more: look at k1 + 1 neighbours, as the authors' code does.
       squared: square the distances, as torchreid's and fast-reid's code does to ones that are
@@ -112,18 +118,19 @@ def k_reciprocal(
 
     Returns:
       [Q, G] float32. Every distance is relative to the farthest image of its row, as in the
-      authors' code.
+      authors' code; where all images are equal it is 0.
 
     Raises:
-      InputError: k1 or k2 is below 1, lambda_value outside [0, 1], or there are fewer images.
+      InputError: there are fewer images than k1 or k2.
     """
     features = np.concatenate([query["feature"], gallery["feature"]])
     count, n = len(query["feature"]), len(features)
-    k = k1 + one_more
-    if min(k1, k2) < 1 or max(k, k2) > n:
-        raise InputError(f"k1 is {k1} and k2 is {k2}; they must be 1 to {n}, the number of images")
-    if not 0 <= lambda_value <= 1:
-        raise InputError(f"lambda_value is {lambda_value}; it must be 0 to 1")
+    for name, k, most in (("k1", k1, n - one_more), ("k2", k2, n)):
+        if k > most:
+            raise InputError(
+                f"re-ranker 'k_reciprocal': {name} is {k}; it must be 1 to {most}, with {n} images "
+                "of query and gallery"
+            )
     if metric == "cosine":
         features = distances_.normalize(features)
     encoding, farthest = _encode(features, k1=k1, k2=k2, one_more=one_more, squared=squared)
@@ -136,5 +143,6 @@ def k_reciprocal(
     relative = np.asarray(distances, np.float32) / scale
     if squared:
         np.square(relative, out=relative)
-    relative *= lambda_value
+    # what is infinitely far stays so
+    np.multiply(relative, lambda_value, out=relative, where=np.isfinite(relative))
     return np.add(result, relative, out=result)

@@ -16,7 +16,7 @@ from market_jax.errors import InputError
 from market_jax.retrieval import distances as distances_
 from market_jax.retrieval.training import Training, need
 from market_jax.retrieval.triplets import hardest, squared_distances
-from market_jax.typing import Array, Columns
+from market_jax.typing import Array, Columns, NonNegativeInt, Seed, WidthOrNone
 
 __all__ = ["mahalanobis"]
 
@@ -120,9 +120,9 @@ def mahalanobis(
     gallery: Columns,
     *,
     training: Training | None = None,
-    rank: int = 0,
-    steps: int = 500,
-    seed: int = 0,
+    rank: WidthOrNone = 0,
+    steps: NonNegativeInt = 500,
+    seed: Seed = 0,
     metric: str = "cosine",
 ) -> tuple[Columns, Columns]:
     """Features whose Euclidean distances weigh dimensions as learned on the training identities.
@@ -137,10 +137,8 @@ def mahalanobis(
       metric: "cosine" takes features of length one.
 
     Raises:
-      InputError: a number is negative, or there are too few training identities.
+      InputError: there are too few training identities.
     """
-    if rank < 0 or steps < 0:
-        raise InputError(f"rank is {rank} and steps is {steps}; they must be 0 or more")
     settings = {"rank": rank, "steps": steps, "seed": seed, "metric": metric}
     weights = need(training, "mahalanobis").learn(_learn_from, **settings)
     return tuple(

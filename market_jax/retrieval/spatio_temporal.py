@@ -5,14 +5,14 @@ camera and frame of the query, which plain re-identification does not use: its r
 table of their own.
 """
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 from scipy import ndimage
 
 from market_jax.errors import InputError
 from market_jax.retrieval.training import Training, need
-from market_jax.typing import Array, Columns
+from market_jax.typing import Array, Columns, NonNegative, PositiveInt, Range
 
 __all__ = ["spatio_temporal"]
 
@@ -131,10 +131,10 @@ def spatio_temporal(
     distances: Array,
     *,
     training: Training | None = None,
-    alpha: float = 5.0,
-    beta: float = 2.0,
-    bin_frames: int = 100,
-    sigma: float = 50.0,
+    alpha: Annotated[float, Range(0, 80, above=True)] = 5.0,
+    beta: NonNegative = 2.0,
+    bin_frames: PositiveInt = 100,
+    sigma: Annotated[float, Range(0.01, 5000)] = 50.0,
     metric: str = "cosine",
 ) -> np.ndarray:
     """Joins appearance with travel times: 1 - logistic(similarity) * logistic(probability).
@@ -142,12 +142,13 @@ def spatio_temporal(
     Args:
       query: "camid", "sequence", "frame".
       gallery: the same.
-      distances: [Q, G], cosine: 1 - similarity.
+      distances: [Q, G], cosine: 1 - similarity, not what another re-ranker has made of it.
       training: the training identities, of which `fit` learns.
-      alpha: steepness of both logistic functions, 1 / (1 + exp(-alpha x)).
-      beta: factor of the second one's exponential, as published 2.
-      bin_frames: of `fit`.
-      sigma: of `fit`.
+      alpha: steepness of both logistic functions, 1 / (1 + exp(-alpha x)); above 0 and at most 80,
+        beyond which the exponential overflows.
+      beta: factor of the second one's exponential, as published 2; 0 or more.
+      bin_frames: of `fit`, 1 or more.
+      sigma: of `fit`, 0.01 to 5,000.
       metric: of the distances; other ones are no similarities.
 
     Returns:
@@ -162,3 +163,6 @@ def spatio_temporal(
     probability = probabilities(times, query, gallery)
     appearance = 1 / (1 + np.exp(-alpha * (1 - np.asarray(distances, np.float32))))
     return 1 - appearance / (1 + beta * np.exp(-alpha * probability))
+
+
+spatio_temporal.must_be_first = True

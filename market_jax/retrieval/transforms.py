@@ -4,12 +4,14 @@ Each moves features, the column "feature", towards those of their neighbours. Wh
 left as it is.
 """
 
+from typing import Annotated
+
 import numpy as np
 
 from market_jax.errors import InputError
 from market_jax.retrieval import distances as distances_
 from market_jax.retrieval import search
-from market_jax.typing import Columns
+from market_jax.typing import Columns, PositiveInt, Range
 
 __all__ = [
     "alpha_query_expansion",
@@ -19,6 +21,7 @@ __all__ = [
 ]
 
 Sides = tuple[Columns, Columns]
+Exponent = Annotated[float, Range(0, 100)]  # above it rounding errors of similarities count
 
 
 def _prepare(columns: Columns, metric: str) -> np.ndarray:
@@ -51,8 +54,8 @@ def alpha_query_expansion(
     query: Columns,
     gallery: Columns,
     *,
-    k: int = 10,
-    alpha: float = 3.0,
+    k: PositiveInt = 10,
+    alpha: Exponent = 3.0,
     metric: str = "cosine",
 ) -> Sides:
     """A query's feature averaged with its k nearest of the gallery, by similarity ** alpha.
@@ -63,7 +66,7 @@ def alpha_query_expansion(
       query: "feature" [Q, D].
       gallery: "feature" [G, D].
       k: the number of neighbours, 1 to G.
-      alpha: exponent of the cosine similarity; 0 weighs all alike.
+      alpha: exponent of the cosine similarity, 0 to 100; 0 weighs all alike.
       metric: by which the nearest are found.
 
     Raises:
@@ -77,7 +80,7 @@ def alpha_query_expansion(
 
 
 def average_query_expansion(
-    query: Columns, gallery: Columns, *, k: int = 5, metric: str = "cosine"
+    query: Columns, gallery: Columns, *, k: PositiveInt = 5, metric: str = "cosine"
 ) -> Sides:
     """A query's feature averaged with those of its k nearest.
 
@@ -99,8 +102,8 @@ def database_augmentation(
     query: Columns,
     gallery: Columns,
     *,
-    k: int = 5,
-    alpha: float = 3.0,
+    k: PositiveInt = 5,
+    alpha: Exponent = 3.0,
     metric: str = "cosine",
 ) -> Sides:
     """Every gallery feature averaged with its k nearest of the gallery, by similarity ** alpha.
@@ -111,7 +114,7 @@ def database_augmentation(
       query: "feature" [Q, D].
       gallery: "feature" [G, D].
       k: the number of neighbours, 1 to G - 1.
-      alpha: exponent of the cosine similarity; 0 weighs all alike.
+      alpha: exponent of the cosine similarity, 0 to 100; 0 weighs all alike.
       metric: by which the nearest are found.
 
     Raises:

@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 import jax
 
-from market_jax.errors import InputError
+from market_jax import registry
 from market_jax.losses import Context
 from market_jax.training.state import TrainState
+from market_jax.typing import FractionBelow1
 
 __all__ = ["ema"]
 
@@ -30,7 +31,7 @@ class Hook(NamedTuple):
     update: Callable
 
 
-def ema(*, decay: float = 0.999) -> Hook:
+def ema(*, decay: FractionBelow1 = 0.999) -> Hook:
     """Keeps an exponential moving average of the parameters, which is then evaluated.
 
     Args:
@@ -41,8 +42,7 @@ def ema(*, decay: float = 0.999) -> Hook:
     Raises:
       InputError: the decay is out of range.
     """
-    if not 0 <= decay < 1:
-        raise InputError(f"ema: decay is {decay}; it must be 0 or more and below 1")
+    decay = registry.check("ema: decay", decay, FractionBelow1)
 
     def init(state: TrainState) -> TrainState:
         return state.replace(ema=jax.tree.map(lambda p: p + 0, state.params))

@@ -8,13 +8,21 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from market_jax import registry
 from market_jax.errors import InputError
-from market_jax.typing import PyTree
+from market_jax.typing import (
+    FractionBelow1,
+    NonNegative,
+    NonNegativeInt,
+    Positive,
+    PositiveFraction,
+    PyTree,
+)
 
 __all__ = ["constant", "cosine", "exponential"]
 
 
-def constant(learning_rate: float, total_steps: int) -> optax.Schedule:
+def constant(learning_rate: float, total_steps: int, /) -> optax.Schedule:
     """The same rate at every step.
 
     Args:
@@ -24,7 +32,7 @@ def constant(learning_rate: float, total_steps: int) -> optax.Schedule:
     return optax.constant_schedule(learning_rate)
 
 
-def cosine(learning_rate: float, total_steps: int) -> optax.Schedule:
+def cosine(learning_rate: float, total_steps: int, /) -> optax.Schedule:
     """Half a cosine from the rate to zero at `total_steps`.
 
     Args:
@@ -34,13 +42,15 @@ def cosine(learning_rate: float, total_steps: int) -> optax.Schedule:
     return optax.cosine_decay_schedule(learning_rate, max(total_steps, 1))
 
 
-def exponential(learning_rate: float, total_steps: int, *, end: float = 0.01) -> optax.Schedule:
+def exponential(
+    learning_rate: float, total_steps: int, /, *, end: PositiveFraction = 0.01
+) -> optax.Schedule:
     """Decays by the same factor at every step, to `end` times the rate at `total_steps`.
 
     Args:
       learning_rate: the learning rate at step 0.
       total_steps: the step at which the rate is `end` times the first one.
-      end: the last rate over the first one, above 0.
+      end: the last rate over the first one, above 0 and at most 1.
     """
     return optax.exponential_decay(learning_rate, max(total_steps, 1), end)
 
@@ -60,12 +70,10 @@ def make_schedule(
       warmup_steps: steps in the warm-up.
 
     Raises:
-      InputError: the rate is not above 0, or the warm-up has a negative length.
+      InputError: the rate is not a number above 0, or the warm-up has a negative length.
     """
-    if learning_rate <= 0:
-        raise InputError(f"optimizer.learning_rate is {learning_rate}; it must be above 0")
-    if warmup_steps < 0:
-        raise InputError("optimizer.warmup_epochs must be 0 or more")
+    learning_rate = registry.check("optimizer.learning_rate", learning_rate, Positive)
+    registry.check("steps of optimizer.warmup_epochs", warmup_steps, NonNegativeInt)
     after = schedule(learning_rate, total_steps - warmup_steps)
     if warmup_steps == 0:
         return after
@@ -142,26 +150,30 @@ def _scale_by_pattern(multipliers: Sequence[tuple[str, float]]) -> optax.Gradien
     return optax.GradientTransformation(init, update)
 
 
-def adam(schedule: optax.Schedule, *, weight_decay: float = 0.0) -> optax.GradientTransformation:
+def adam(
+    schedule: optax.Schedule, *, weight_decay: NonNegative = 0.0
+) -> optax.GradientTransformation:
     """Adam with decoupled weight decay on kernels (AdamW).
 
     Args:
       schedule: step -> learning rate.
-      weight_decay: at each step, kernels shrink by this share times the learning rate.
+      weight_decay: at each step, kernels shrink by this share times the learning rate,
+        0 or more.
     """
     decay = optax.add_decayed_weights(-weight_decay, mask=_kernels)
     return optax.chain(optax.adam(1.0), decay, optax.scale_by_schedule(schedule))
 
 
 def sgd(
-    schedule: optax.Schedule, *, momentum: float = 0.9, weight_decay: float = 0.0
+    schedule: optax.Schedule, *, momentum: FractionBelow1 = 0.9, weight_decay: NonNegative = 0.0
 ) -> optax.GradientTransformation:
     """Gradient descent with momentum; weight decay is added to the kernels' gradients.
 
     Args:
       schedule: step -> learning rate.
-      momentum: the share of the last update that is added to the next, 0 to 1.
-      weight_decay: the kernels times this are added to their gradients.
+      momentum: the share of the last update that is added to the next, 0 or more and
+        below 1.
+      weight_decay: the kernels times this, 0 or more, are added to their gradients.
     """
     decay = optax.add_decayed_weights(weight_decay, mask=_kernels)
     return optax.chain(decay, optax.sgd(schedule, momentum=momentum))
@@ -191,15 +203,13 @@ def make_optimizer(
       InputError: a norm or factor is negative, or a pattern is broken or (when the state is made)
         finds no parameter.
     """
-    if clip_norm < 0:
-        raise InputError(f"optimizer.clip_norm is {clip_norm}; it must be 0 or more")
+    clip_norm = registry.check("optimizer.clip_norm", clip_norm, NonNegative)
     for pattern, factor in lr_multipliers:
         try:
             re.compile(pattern)
         except re.error as error:
             raise InputError(f"optimizer.lr_multipliers: {pattern!r} ({error})") from None
-        if factor < 0:
-            raise InputError(f"optimizer.lr_multipliers: {factor} must be 0 or more")
+        registry.check(f"optimizer.lr_multipliers: the factor of {pattern!r}", factor, NonNegative)
     clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
     last = [_scale_by_plateau()] if plateau else []
     last += [_scale_by_pattern(lr_multipliers)] if lr_multipliers else []

@@ -42,8 +42,6 @@ def test_label_smoothing_against_its_closed_form():
                               label_smoothing=0.3)  # fmt: skip
     expected = 0.7 * -np.log([0.5, 0.1]) + 0.3 * -np.asarray(LOGITS).mean(axis=1)
     np.testing.assert_allclose(values, expected, rtol=1e-6)
-    with pytest.raises(InputError, match=r"label_smoothing is 2.0; it must be 0 or more"):
-        cross_entropy(context({"hat": LOGITS}, batch), logits="hat", label_smoothing=2.0)
 
 
 def test_unknown_labels_have_no_say_and_give_no_gradient():
@@ -73,6 +71,15 @@ def test_accuracy_is_the_share_of_right_heads_and_unknown_is_not_wrong():
     values, weights = accuracy(context(outputs, batch), logits=("a", "b"))
     np.testing.assert_allclose(values, [1.0, 0.5])
     np.testing.assert_allclose(weights, [0.5, 1.0])
+
+
+@pytest.mark.parametrize("term", [cross_entropies, accuracy])
+@pytest.mark.parametrize(("logits", "labels"), [((), ()), (("a", "b"), ("a",))])
+def test_outputs_and_columns_come_in_pairs(term, logits, labels):
+    with pytest.raises(
+        InputError, match=r"logits is \(.*\) and labels is .*; they must be as many"
+    ):
+        term(context({"a": LOGITS}), logits=logits, labels=labels)
 
 
 # one dimension; persons 1, 1, 2, 2, nobody, padding

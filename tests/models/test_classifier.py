@@ -166,9 +166,15 @@ def spec(name, **arguments):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"backbone": spec("resnet", depth=35)}, r"unknown model\.depth 35"),
+        (
+            {"backbone": spec("resnet", depth=35)},
+            "backbone 'resnet': depth is 35; it must be 18 or 34",
+        ),
         ({"backbone": spec("resnet", deep=34)}, "argument of backbone 'resnet': 'deep'; did you"),
-        ({"backbone": spec("resnet", depth="34")}, "depth is '34'; it must be a whole number"),
+        (
+            {"backbone": spec("resnet", depth="34")},
+            "depth is '34'; it must be 18 or 34 or 50 or 101",
+        ),
         ({"backbone": spec("alexnet", dense=0)}, "dense is 0; it must be true or false"),
         ({"backbone": spec("resnot")}, "unknown backbone 'resnot'; did you mean 'resnet'"),
         ({"backbone": spec("layers")}, "unknown backbone 'layers'"),
@@ -177,7 +183,7 @@ def spec(name, **arguments):
         ({"head": spec("dense", dropout=0.3)}, "unknown argument of head 'dense': 'dropout'"),
         ({"attention": {"hat": "sigmoid"}}, "unknown group of attributes 'hat'"),
         ({"attention": {"age": "tanh"}}, "unknown attention mask 'tanh'"),
-        ({"dropout": {"age": 1.5}}, "dropout.age is 1.5; it must be 0 or more, below 1"),
+        ({"dropout": {"age": 1.5}}, "dropout.age is 1.5; it must be 0 or more and below 1"),
         ({"classes": {"age": 1}}, "classes.age is 1; it must be 2 or more"),
         ({"identities": -3}, "identities is -3; it must be 0 or more"),
         ({"dropuot": {}}, "unknown argument of model 'classifier': 'dropuot'; did you mean"),

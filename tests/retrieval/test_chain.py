@@ -68,9 +68,65 @@ def test_k_reciprocal_of_duplicates_is_finite_and_first():
     assert (np.argmin(found, axis=1) // 5).tolist() == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+@pytest.mark.parametrize("value", [0.0, 1.0, 1e-9])
+@pytest.mark.parametrize("name", ["k_reciprocal", "agglomerative", "kmeans", "gaussian_mixture"])
+@pytest.mark.parametrize("k2", [1, 6])
+@pytest.mark.parametrize("squared", [False, True])
+def test_features_that_have_collapsed_give_finite_distances(name, metric, value, k2, squared):
+    feature = np.full((30, 5), value, np.float32)
+    feature[7] += 1e-7 * value  # or nearly so
+    settings = {"clusters": 3, "soft": 0.5}
+    if name == "k_reciprocal":
+        settings = {"k1": 4, "k2": k2, "squared": squared}
+    elif k2 == 1 or squared:
+        return
+    rerank = functools.partial(chain.RERANKERS[name], **settings)
+    sides = {"feature": feature[:20]}, {"feature": feature}
+    assert np.isfinite(chain.apply(*sides, rerankers=[rerank], metric=metric)).all()
+
+
+@pytest.mark.parametrize("name", sorted(set(chain.TRANSFORMS) - {"multi_query"}))
+def test_collapsed_features_stay_finite(name):
+    rows = people() | {"feature": np.ones((240, 16), np.float32)}
+    settings = (
+        {"training": Training(None, lambda: rows), "steps": 2} if name == "mahalanobis" else {}
+    )
+    for side in chain.TRANSFORMS[name](rows, rows, **settings):
+        assert np.isfinite(side["feature"]).all()
+
+
+@pytest.mark.parametrize("settings", [{"lambda_value": 0.0}, {"lambda_value": 0.5}])
+def test_what_is_not_in_the_answer_stays_out(settings):
+    """Re-ranking after a clustering, which has left images infinitely far."""
+    feature = np.eye(6, dtype=np.float32)
+    first = functools.partial(chain.RERANKERS["agglomerative"], clusters=3)
+    plain = chain.apply({"feature": feature}, {"feature": feature}, rerankers=[first])
+    assert np.isinf(plain).any()
+    for name, given in (
+        ("k_reciprocal", {"k1": 2, "k2": 1} | settings), ("kmeans", {"clusters": 6, "soft": 1.0}),
+    ):  # fmt: skip
+        second = functools.partial(chain.RERANKERS[name], **given)
+        found = chain.apply({"feature": feature}, {"feature": feature}, rerankers=[first, second])
+        np.testing.assert_array_equal(np.isinf(found), np.isinf(plain))
+        assert not np.isnan(found).any()
+
+
+def test_travel_times_come_before_other_rerankers():
+    side = {"feature": np.eye(3)}
+    second = functools.partial(chain.RERANKERS["spatio_temporal"], alpha=5.0)
+    with pytest.raises(InputError, match="re-ranker 'spatio_temporal' must be the first"):
+        chain.apply(side, side, rerankers=[k_reciprocal, second])
+
+
 @pytest.mark.parametrize(
     ("kwargs", "message"),
-    [({"k1": 0}, "k1 is 0"), ({"k1": 99}, "1 to 6"), ({"lambda_value": 2}, "lambda_value is 2")],
+    [
+        ({"k1": 99}, "k1 is 99; it must be 1 to 6, with 6 images of query and gallery"),
+        ({"k1": 10**9}, "k1 is 1000000000; it must be 1 to 6"),
+        ({"k1": 6, "one_more": True}, "k1 is 6; it must be 1 to 5"),
+        ({"k2": 7}, "k2 is 7; it must be 1 to 6"),
+    ],
 )
 def test_k_reciprocal_names_what_is_wrong(kwargs, message):
     side = {"feature": np.eye(3)}

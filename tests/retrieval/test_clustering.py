@@ -101,12 +101,11 @@ def test_one_image():
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (clustering.Agglomerative(), "either clusters or threshold"),
-        (clustering.Agglomerative(2, 1.0), "either clusters or threshold"),
-        (clustering.Agglomerative(threshold=-1.0), "either clusters or threshold"),
+        (clustering.Agglomerative(), "clusters is 0; it must be 1 to 6, the images"),
+        (clustering.Agglomerative(2, 1.0), "clusters is 2 and threshold is 1.0; give one of them"),
         (clustering.Agglomerative(7), "clusters is 7; it must be 1 to 6"),
         (clustering.Agglomerative(2, method="single"), "unknown linkage 'single'"),
-        (clustering.KMeans(0), "clusters is 0"),
+        (clustering.KMeans(0), "clusters is 0; it must be 1 to 6, the images"),
         (clustering.GaussianMixture(2, "full"), "unknown covariance 'full'"),
         (clustering.GaussianMixture(()), "names no number"),
         (clustering.GaussianMixture((2, 9)), "clusters is 9"),
@@ -147,8 +146,22 @@ def test_the_soft_answer_is_the_whole_gallery_with_the_twin_first(stage):
     np.testing.assert_allclose(found.min(axis=1), 0, atol=1e-5)
     near, _ = through(stage, [[5.0, 0.6]], soft=0.8)
     assert near[0, 5] == near[0].max()
-    with pytest.raises(InputError, match="soft is 2"):
-        through(stage, POINTS, soft=2)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "clusters is 0; it must be 1 to 6, the images"),
+        ({"clusters": 7}, "clusters is 7; it must be 1 to 6, the images"),
+        ({"size": 0.5}, "size is 0.5; it must be 1 or more"),
+        ({"size": 2.0, "clusters": 3}, "size is 2.0 and clusters is 3; give one of them"),
+    ],
+)
+def test_the_number_of_clusters_is_named_by_all_in_the_same_words(stage, settings, message):
+    side = {"feature": POINTS}
+    with pytest.raises(InputError, match=message):
+        stage(side, side, np.zeros((6, 6)), **settings)
 
 
 def test_what_is_not_in_the_answer_is_no_hit():

@@ -22,7 +22,9 @@ def test_the_average_follows_the_parameters_by_hand():
         np.testing.assert_allclose(state.ema["w"], [share * before + (1 - share) * 4], rtol=1e-6)
 
 
-@pytest.mark.parametrize("decay", [-0.1, 1.0, 2.0])
+@pytest.mark.parametrize("decay", [-0.1, 1.0, 2.0, float("inf"), float("nan")])
 def test_a_decay_out_of_range_is_refused(decay):
-    with pytest.raises(InputError, match="it must be 0 or more and below 1"):
+    with pytest.raises(
+        InputError, match=r"ema: decay is .*; it must be (0 or more and below 1|a finite)"
+    ):
         hooks.ema(decay=decay)

@@ -1,17 +1,17 @@
 """AlexNet (Krizhevsky 2014), as torchvision builds it."""
 
 from collections.abc import Mapping
+from typing import Annotated
 
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from market_jax.errors import InputError
 from market_jax.models.attention import attend
-from market_jax.models.checks import check_classes, check_rate, check_stages
+from market_jax.models.checks import check_smallest
 from market_jax.models.heads import pool_and_classify
 from market_jax.models.layers import conv, max_pool, normalize
-from market_jax.typing import Array
+from market_jax.typing import Array, Classes, FractionBelow1, Range
 
 # kernel, stride, padding, channels, whether a maximum is taken after it
 _CONVOLUTIONS = (
@@ -89,6 +89,9 @@ class LastStage(nn.Module):
 class Model(nn.Module):
     """RGB crops in [0, 1], 63x63 or larger -> feature map, features, logits of linear heads.
 
+    Sides that are multiples of 32 are seen whole; of others, as in torchvision, the poolings may
+    leave a last row or column of a map out.
+
     Attributes:
       classes: output name -> number of classes; each gets a linear head. Published weights have the
         head "imagenet" with 1000 classes.
@@ -100,11 +103,11 @@ class Model(nn.Module):
       dtype: dtype of the computation; parameters are float32.
     """
 
-    classes: Mapping[str, int] | None = None
+    classes: Mapping[str, Classes] | None = None
     dense: bool = True
-    dropout: float = 0.5
+    dropout: FractionBelow1 = 0.5
     pooling: str = "average"
-    attention: tuple[int, ...] = ()
+    attention: tuple[Annotated[int, Range(1, 5)], ...] = ()
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -119,22 +122,14 @@ class Model(nn.Module):
           See `heads.pool_and_classify`; the map is [N, h, w, 256], the feature [N, 4096 or 256].
 
         Raises:
-          InputError: the image is too small, or a rate, a stage or a number of classes is out of
-            range.
+          InputError: the image is too small, or there is no such pooling.
         """
-        check_rate(self.dropout, "dropout")
-        check_stages(self.attention, len(_CONVOLUTIONS))
-        if min(image.shape[1:3]) < _SMALLEST:
-            height, width = image.shape[1:3]
-            raise InputError(
-                f"an image of {height}x{width} is too small; each side must be 63 or more"
-            )
+        check_smallest(image.shape[1:3], _SMALLEST)
         x, maps = normalize(image).astype(self.dtype), []
         for number in range(1, len(_CONVOLUTIONS) + 1):
             x = convolve(x, number, self.dtype, self.attention, train)
             maps.append(x)
         classes = self.classes or {}
-        check_classes(classes)
         if not self.dense:
             return pool_and_classify([*maps, x], classes, self.pooling)
         outputs = pool_and_classify([*maps, x], {}, self.pooling)

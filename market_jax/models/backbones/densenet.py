@@ -1,18 +1,20 @@
 """DenseNet-121 (Huang et al. 2017), as torchvision builds it."""
 
 from collections.abc import Mapping
+from typing import Annotated
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from market_jax.models.attention import attend
-from market_jax.models.checks import check_stages
+from market_jax.models.checks import check_smallest
 from market_jax.models.heads import pool_and_classify
 from market_jax.models.layers import batch_norm, conv, max_pool, mean_pool, normalize
-from market_jax.typing import Array
+from market_jax.typing import Array, Classes, Range
 
 _LAYERS = (6, 12, 24, 16)  # of each stage
 _GROWTH, _BOTTLENECK = 32, 4
+_SMALLEST = 29  # side of an image that leaves one cell
 
 _RULES = (
     (r"^(norm0|conv0|norm5)", r"features.\1"),
@@ -119,7 +121,10 @@ class LastStage(nn.Module):
 
 
 class Model(nn.Module):
-    """RGB crops in [0, 1] -> feature map, pooled features, and the logits of linear heads.
+    """RGB crops in [0, 1], 29x29 or larger -> feature map, features, logits of linear heads.
+
+    Sides that are multiples of 32 are seen whole; of others, as in torchvision, the transitions may
+    leave a last row or column of a map out.
 
     Attributes:
       classes: output name -> number of classes; each gets a linear head. Published weights have the
@@ -129,9 +134,9 @@ class Model(nn.Module):
       dtype: dtype of the computation; parameters are float32.
     """
 
-    classes: Mapping[str, int] | None = None
+    classes: Mapping[str, Classes] | None = None
     pooling: str = "average"
-    attention: tuple[int, ...] = ()
+    attention: tuple[Annotated[int, Range(1, 4)], ...] = ()
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -146,9 +151,9 @@ class Model(nn.Module):
           See `heads.pool_and_classify`; the map is [N, H/32, W/32, 1024].
 
         Raises:
-          InputError: a stage or a number of classes is out of range.
+          InputError: the image is too small, or there is no such pooling.
         """
-        check_stages(self.attention, len(_LAYERS))
+        check_smallest(image.shape[1:3], _SMALLEST)
         x = normalize(image).astype(self.dtype)
         x = conv(64, 7, 2, bias=False, dtype=self.dtype, name="conv0")(x)
         x = nn.relu(batch_norm(train, dtype=self.dtype, name="norm0")(x))

@@ -5,17 +5,16 @@ trained with TensorFlow's padding, which is not symmetric if a stride is 2.
 """
 
 from collections.abc import Mapping
+from typing import Annotated, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from market_jax.errors import InputError
 from market_jax.models.attention import attend
-from market_jax.models.checks import check_stages
 from market_jax.models.heads import pool_and_classify
 from market_jax.models.layers import batch_norm, conv
-from market_jax.typing import Array, PyTree
+from market_jax.typing import Array, Classes, PyTree, Range
 from market_jax.weights import pretrained
 
 # (blocks, kernel, strides of the first, expansion, channels)
@@ -215,11 +214,11 @@ class Model(nn.Module):
       dtype: dtype of the computation; parameters are float32.
     """
 
-    classes: Mapping[str, int] | None = None
+    classes: Mapping[str, Classes] | None = None
     pooling: str = "average"
-    attention: tuple[int, ...] = ()
+    attention: tuple[Annotated[int, Range(1, 7)], ...] = ()
     same_padding: bool = False
-    last_stride: int = 2
+    last_stride: Literal[1, 2] = 2
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -234,11 +233,8 @@ class Model(nn.Module):
           See `heads.pool_and_classify`; the map is [N, H/32, W/32, 1280].
 
         Raises:
-          InputError: the last stride, a stage or a number of classes is out of range.
+          InputError: there is no such pooling.
         """
-        if self.last_stride not in (1, 2):
-            raise InputError(f"last_stride is {self.last_stride}; it must be 1 or 2")
-        check_stages(self.attention, len(_STAGES))
         padding = "SAME" if self.same_padding else None
         x = ((image - _MEAN) / _STD).astype(self.dtype)
         x = Unit(32, 3, 2, self.dtype, padding, name="stem")(x, train)

@@ -1,17 +1,15 @@
 """ResNet: residual blocks on four stages (He et al. 2016), as torchvision builds it (v1.5)."""
 
 from collections.abc import Mapping
+from typing import Annotated, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from market_jax.errors import InputError
 from market_jax.models.attention import attend
-from market_jax.models.checks import check_stages
 from market_jax.models.heads import pool_and_classify
 from market_jax.models.layers import batch_norm, conv, max_pool, normalize
-from market_jax.registry import choose
-from market_jax.typing import Array
+from market_jax.typing import Array, Classes, Range
 
 # depth -> (blocks of each stage, whether they have bottlenecks)
 _DEPTHS = {
@@ -87,7 +85,7 @@ def stage(x: Array, number: int, depth: int, strides: int, train: bool, dtype: j
       train: whether BatchNorm uses the batch's statistics, as in training.
       dtype: dtype of the computation.
     """
-    blocks, bottleneck = choose(depth, _DEPTHS, "model.depth")
+    blocks, bottleneck = _DEPTHS[depth]
     for i in range(blocks[number - 1]):
         settings = (64 * 2 ** (number - 1), strides if i == 0 else 1, bottleneck, dtype)
         x = Block(*settings, name=f"layer{number}_{i}")(x, train)
@@ -135,11 +133,11 @@ class Model(nn.Module):
       dtype: dtype of the computation; parameters are float32.
     """
 
-    depth: int = 50
-    last_stride: int = 2
-    classes: Mapping[str, int] | None = None
+    depth: Literal[18, 34, 50, 101] = 50
+    last_stride: Literal[1, 2] = 2
+    classes: Mapping[str, Classes] | None = None
     pooling: str = "average"
-    attention: tuple[int, ...] = ()
+    attention: tuple[Annotated[int, Range(1, 4)], ...] = ()
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -154,12 +152,8 @@ class Model(nn.Module):
           See `heads.pool_and_classify`; the map is [N, H/32, W/32, 512 or 2048].
 
         Raises:
-          InputError: the depth, the last stride, a stage or a number of classes does not exist.
+          InputError: there is no such pooling.
         """
-        choose(self.depth, _DEPTHS, "model.depth")
-        check_stages(self.attention, 4)
-        if self.last_stride not in (1, 2):
-            raise InputError(f"last_stride is {self.last_stride}; it must be 1 or 2")
         x = normalize(image).astype(self.dtype)
         x = conv(64, 7, 2, bias=False, dtype=self.dtype, name="conv1")(x)
         x = nn.relu(batch_norm(train, dtype=self.dtype, name="bn1")(x))
