@@ -13,13 +13,15 @@ from collections.abc import Callable
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from market_jax import registry, tasks
+from market_jax import registry, scripts, tasks
 from market_jax.errors import InputError
 
 TASK = flags.DEFINE_string("task", None, "What to evaluate: a file in market_jax/tasks.")
 WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the run; else the newest that can.")
-CHECKPOINT = flags.DEFINE_enum("checkpoint", "best", ["best", "latest"], "Which checkpoint.")
-DATA_DIR = flags.DEFINE_string("data_dir", None, "Where the run's data set lies now, if moved.")
+CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "Which one: best, latest or its step.")
+DATA_NAME = flags.DEFINE_string("data_name", "", "Judge on another data set than the run's own.")
+DATA_DIR = flags.DEFINE_string("data_dir", "", "Where the data set lies, if it has moved.")
+IMPORTS = flags.DEFINE_bool("allow_imports", False, "Import the outside code that a run names.")
 CONFIG = config_flags.DEFINE_config_file("config", None, "Data for what needs no trained run.")
 
 _DEFINE = {
@@ -72,36 +74,44 @@ def parse(argv: list[str]) -> list[str]:
     if not named:
         pairs = itertools.pairwise(argv)
         named = [value for word, value in pairs if word in ("--task", "-task")]
+    hint = f"; --task={named[-1] if named else 'NAME'} --help lists the flags of the task"
     try:
         if named:
             define_flags(find_task(named[-1]))
-        return flags.FLAGS(argv)
-    except flags.UnrecognizedFlagError as error:
-        name = named[-1] if named else "NAME"
-        sys.exit(f"evaluate.py: {error}; --task={name} --help lists the flags of the task")
-    except (InputError, KeyError, AttributeError, TypeError, ValueError, flags.Error) as error:
-        message = str(error.args[0] if error.args else error)
-        sys.exit("evaluate.py: " + message.strip().splitlines()[-1].strip("'"))
+    except InputError as error:
+        sys.exit(f"evaluate.py: {error}")
+    return scripts.parse("evaluate.py", argv, hint)
+
+
+def find(task: str):
+    """The run that the flags name, restored; or one without a model."""
+    from market_jax import runs
+
+    if CONFIG.value:
+        for flag in (CHECKPOINT, DATA_NAME, DATA_DIR, IMPORTS):
+            if flag.present:
+                raise InputError(f"--{flag.name} is of a trained run; --config names none")
+        return runs.without_model(CONFIG.value, WORKDIR.value)
+    if DATA_NAME.value and not (DATA_DIR.value or DATA_NAME.value == "synthetic"):
+        raise InputError("--data_name needs --data_dir, the folder of that data set")
+    workdir = WORKDIR.value or runs.find_run(task)
+    data = runs.Data(DATA_NAME.value, DATA_DIR.value)
+    run = runs.restore(workdir, CHECKPOINT.value, data, allow_imports=IMPORTS.value)
+    print(f"run {run.workdir}, checkpoint of step {run.step} ({CHECKPOINT.value})\n")
+    return run
 
 
 def main(_) -> None:
     """Reads the flags and evaluates."""
     logging.set_verbosity(logging.WARNING)
-    try:
-        from market_jax import devices, runs  # once the command is known to be right
+    logging.get_absl_handler().setFormatter(None)  # the message alone
+    with scripts.messages("evaluate.py", "what it was writing is as it was before"):
+        from market_jax import devices  # once the command is known to be right
 
         devices.start()
         task = find_task(TASK.value)
         given = {n: flags.FLAGS[n].value for n in task_arguments(task) if flags.FLAGS[n].present}
-        if CONFIG.value:
-            run = runs.without_model(CONFIG.value, WORKDIR.value)
-        else:
-            workdir = WORKDIR.value or runs.find_run(TASK.value)
-            run = runs.restore(workdir, CHECKPOINT.value, DATA_DIR.value)
-            print(f"run {run.workdir}, checkpoint of step {run.step} ({CHECKPOINT.value})\n")
-        print(task(run, **given))
-    except (InputError, OSError) as error:
-        sys.exit(f"evaluate.py: {error}")
+        print(task(find(TASK.value), **given))
 
 
 if __name__ == "__main__":

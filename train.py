@@ -8,7 +8,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from market_jax.errors import InputError
+from market_jax import scripts
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The experiment: a file in configs/, and :ARGUMENTS."
@@ -17,16 +17,8 @@ WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the run; else runs
 
 
 def parse(argv: list[str]) -> list[str]:
-    """Parses as absl does; a wrong key or a missing file ends in a message, not in a traceback."""
-    try:
-        rest = flags.FLAGS(argv)
-    except (KeyError, AttributeError, TypeError, ValueError, flags.Error) as error:
-        message = str(error.args[0] if error.args else error)  # quoted twice by ml_collections
-        if "Traceback" in message:  # of the config's own file
-            message = message.strip().splitlines()[-1]
-        if " " not in message.strip():
-            message = f"the config has no key {message}"
-        sys.exit("train.py: " + message.replace("\\n", ": ").replace("\\'", "'").strip("'"))
+    """Parses the flags; see `scripts.parse`."""
+    rest = scripts.parse("train.py", argv)
     if not config_file()[0].is_file():
         sys.exit(f"train.py: --config={config_file()[0]}: there is no such file")
     return rest
@@ -60,17 +52,13 @@ def main(_) -> None:
     handler = logging.get_absl_handler()
     handler.setFormatter(None)  # the message alone
     handler.addFilter(lambda r: r.levelno > INFO or "market_jax" in Path(r.pathname).parts)
-    try:
+    with scripts.messages("train.py", "the same command goes on from the latest checkpoint"):
         from market_jax import devices, recipes, registry  # once the flags are right
 
         devices.start()
         devices.keep_memory()
         fit = registry.find_file(recipes, CONFIG.value.recipe, "recipe", "fit")
         fit(CONFIG.value, Path(WORKDIR.value or default_workdir()), defaults())
-    except (InputError, OSError) as error:
-        sys.exit(f"train.py: {error}")
-    except KeyboardInterrupt:
-        sys.exit("train.py: interrupted; the same command goes on from the latest checkpoint")
 
 
 if __name__ == "__main__":

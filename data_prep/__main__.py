@@ -1,13 +1,12 @@
-"""python -m data_prep --dataset=synthetic|unitn|market1501 --source_dir=DIR --output_dir=DIR."""
+"""python -m data_prep --dataset=NAME --source_dir=DIR --output_dir=DIR."""
 
-import sys
 from pathlib import Path
 
 from absl import app, flags, logging
 
-from data_prep import BUILDERS, draw, prepare, progress_bar, summary
+from data_prep import BUILDERS, draw_once, prepare, summary
+from market_jax import scripts
 from market_jax.errors import InputError
-from market_jax.registry import find
 
 DATASET = flags.DEFINE_string(
     "dataset", None, f"{', '.join(BUILDERS)}, or package.module:Builder of your own."
@@ -24,35 +23,33 @@ IDENTITIES = flags.DEFINE_integer("identities", 64, "Of the synthetic drawing.")
 
 def _source() -> Path:
     """The raw folder; a synthetic one that is not there yet is drawn."""
-    if DATASET.value != "synthetic":
-        if not SOURCE.value:
-            raise InputError(f"--source_dir must name the raw folder of {DATASET.value}")
-        return Path(SOURCE.value)
-    source = Path(SOURCE.value or Path(OUTPUT.value) / "synthetic-raw")
-    if not source.exists():
-        draw(source, seed=SEED.value, identities=IDENTITIES.value, progress=progress_bar)
-    elif SEED.present or IDENTITIES.present:
-        raise InputError(f"{source}: drawn already; --seed and --identities need a new folder")
-    return source
+    given = {flag.name: flag.value for flag in (SEED, IDENTITIES) if flag.present}
+    if DATASET.value == "synthetic":
+        source = Path(SOURCE.value or Path(OUTPUT.value) / "synthetic-raw").expanduser()
+        draw_once(source, **given)
+        return source
+    if given:
+        raise InputError(f"--{min(given)} is of --dataset=synthetic alone")
+    if not SOURCE.value:
+        raise InputError(f"--source_dir must name the raw folder of {DATASET.value}")
+    return Path(SOURCE.value).expanduser()
 
 
 def main(_) -> None:
     """Reads the flags and prepares the data set."""
     logging.set_verbosity(logging.WARNING)  # TFDS tells of each of its steps
-    try:
-        directory, records, report = prepare(
+    with scripts.messages("data_prep", "nothing was written; the same command begins again"):
+        done = prepare(
             DATASET.value,
             _source(),
-            Path(OUTPUT.value),
+            Path(OUTPUT.value).expanduser(),
             skip_bad=SKIP_BAD.value,
             overwrite=OVERWRITE.value,
         )
-    except (InputError, OSError) as error:
-        sys.exit(f"data_prep: {error}")
-    labels = find(DATASET.value, BUILDERS, "data set").LABELS
-    print(f"{summary.table(records, report, labels)}\n\nwritten to {directory}")
+        text = summary.table(done.records, done.report, done.labels)
+        print(f"{text}\n\nwritten to {done.directory}")
 
 
 if __name__ == "__main__":
     flags.mark_flag_as_required("dataset")
-    app.run(main)
+    app.run(main, flags_parser=lambda argv: scripts.parse("data_prep", argv))

@@ -3,19 +3,20 @@
 __all__ = ["load"]
 
 
-def load(run: str, *, checkpoint: str = "best"):
+def load(run: str, *, checkpoint: str = "best", allow_imports: bool = False):
     """Loads a trained run; see `market_jax.api.Model` for what it can do.
 
     Args:
       run: the folder of a run: "runs/source_b-identity".
-      checkpoint: "best" or "latest".
+      checkpoint: "best", "latest" or a step.
+      allow_imports: whether the run may name code outside market_jax, which is imported then.
 
     Returns:
       A `market_jax.api.Model`.
 
     Raises:
-      InputError: there is no such run or checkpoint.
+      InputError: there is no such run or checkpoint, or it names code outside market_jax.
     """
     from market_jax import api  # JAX and all else is imported when it is needed
 
-    return api.load(run, checkpoint=checkpoint)
+    return api.load(run, checkpoint=checkpoint, allow_imports=allow_imports)

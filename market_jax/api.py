@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from market_jax import inference, runs
-from market_jax.data import filenames, folders
+from market_jax.data import decoding, filenames
 from market_jax.errors import InputError
 from market_jax.retrieval import search
 from market_jax.typing import Columns
@@ -58,7 +58,7 @@ class Model:
         images, names = [], []
         for number, picture in enumerate(pictures):
             name = str(picture) if isinstance(picture, str | Path) else f"picture {number}"
-            images.append(folders.resize(_as_array(picture, name), size))
+            images.append(decoding.resize(_as_array(picture, name), size))
             names.append(name)
         return {"image": np.stack(images), "name": np.array(names)}
 
@@ -121,10 +121,7 @@ def _is_embedding(x: Pictures) -> bool:
 def _as_array(picture: str | Path | np.ndarray, name: str) -> np.ndarray:
     """A picture as uint8 [H, W, 3]."""
     if isinstance(picture, str | Path):
-        path = Path(picture)
-        if not path.is_file():
-            raise InputError(f"{path}: there is no such picture")
-        return folders.decode_image(path.read_bytes(), str(path))
+        return decoding.read(picture)
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
         raise InputError(
             f"{name} is {picture.dtype} {picture.shape}; it must be uint8 [height, width, 3]"
@@ -139,14 +136,15 @@ def _predict(logits: np.ndarray, classes: tuple[str, ...]) -> Prediction:
     return Prediction(names, probabilities, tuple(classes))
 
 
-def load(run: str | Path, *, checkpoint: str = "best") -> Model:
+def load(run: str | Path, *, checkpoint: str = "best", allow_imports: bool = False) -> Model:
     """Loads a trained network; see `market_jax.load`.
 
     Args:
       run: the folder of a run.
-      checkpoint: "best" or "latest".
+      checkpoint: "best", "latest" or a step.
+      allow_imports: whether the run may name code outside market_jax, which is imported then.
 
     Raises:
-      InputError: there is no such run or checkpoint.
+      InputError: there is no such run or checkpoint, or it names code outside market_jax.
     """
-    return Model(runs.restore(run, checkpoint, cache=False))
+    return Model(runs.restore(run, checkpoint, cache=False, allow_imports=allow_imports))

@@ -4,8 +4,9 @@ Only the recipes and this module read a config; the modules below take plain arg
 """
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Annotated
 
 import jax.numpy as jnp
 import numpy as np
@@ -26,10 +27,24 @@ from market_jax.training import hooks as hooks_
 from market_jax.training import optimizer as optimizer_
 from market_jax.training.loop import Plan, Select
 from market_jax.training.step import Objective
-from market_jax.typing import Columns, PyTree
+from market_jax.typing import Columns, FractionBelow1, PyTree, Range
 from market_jax.weights import pretrained
 
 CACHE_DIR = Path("data")  # where raw folders are prepared
+_Side = Annotated[int, Range(1, 4096)]  # pixels
+_Count = Annotated[int, Range(1, 2**31 - 1)]
+_CountOrNone = Annotated[int, Range(0, 2**31 - 1)]
+_KINDS = {
+    **dict.fromkeys(
+        (
+            *("epochs", "evaluate_every", "log_every", "grad_accum_steps", "batch_size"),
+            "optimizer.plateau_every",
+        ),
+        _Count,
+    ),
+    **dict.fromkeys(("patience", "num_instances", "seed", "data.split_seed"), _CountOrNone),
+    **dict.fromkeys(("ema_decay", "data.val_fraction"), FractionBelow1),
+}
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -132,7 +147,7 @@ def objective(config: ConfigDict, total_steps: int = 1) -> Objective:
         if schedule:
             what, known = f"schedule (losses.{key})", annealing.SCHEDULES
             schedule = _make(schedule, known, what, total_steps=total_steps)
-        terms[key] = Term(function, float(weight), schedule)
+        terms[key] = Term(function, registry.check(f"losses.{key}.weight", weight, float), schedule)
     metrics = {
         key: _bind_term(spec, losses.METRICS | losses.TERMS, f"metric (metrics.{key})")
         for key, spec in config.metrics.to_dict().items()
@@ -144,7 +159,7 @@ def augment(config: ConfigDict) -> Callable:
     """Makes the augmentation of `config.augmentation`: (key, uint8 images) -> float32 images."""
     known = registry.names_of(transforms)
     bound = {
-        name: registry.bind({"name": name} | fields, known, "transform")
+        name: registry.bind({"name": name} | fields, known, f"transform (augmentation.{name})")
         for name, fields in config.augmentation.to_dict().items()
     }
 
@@ -154,8 +169,12 @@ def augment(config: ConfigDict) -> Callable:
     return run
 
 
-def dataset(config: ConfigDict) -> Dataset:
+def dataset(config: ConfigDict, kept: Sequence[datasets.Division] | None = None) -> Dataset:
     """Opens the data set of `config.data`, or several: names and folders separated by commas.
+
+    Args:
+      config: the experiment's config.
+      kept: who was trained on and who was held out, of a run; None draws it.
 
     Raises:
       InputError: a name is unknown, there are more names than folders or fewer, or a folder is
@@ -174,9 +193,12 @@ def dataset(config: ConfigDict) -> Dataset:
         data_prep.find_or_prepare(name, folder, CACHE_DIR)
         for name, folder in zip(names, folders, strict=True)
     ]
+    if len(set(directories)) < len(directories):
+        raise InputError(f"data.dir is {fields.dir!r}; it names a data set twice")
     return datasets.open_dataset(
         directories,
-        image_size=fields.image_size,
+        image_size=image_size(config),
+        kept=kept,
         val_fraction=fields.val_fraction,
         split_seed=fields.split_seed,
     )
@@ -215,18 +237,25 @@ def validation_sampler(config: ConfigDict, columns: Columns) -> Sampler:
     return samplers.sequential(len(pids), config.batch_size)
 
 
-def check_counts(config: ConfigDict) -> None:
-    """Checks the counts in a config.
+def image_size(config: ConfigDict) -> tuple[int, int]:
+    """`config.data.image_size`, checked: (height, width).
 
     Raises:
-      InputError: a count or `select.mode` is out of range; the message names it.
+      InputError: it is not two whole numbers, 1 to 4096.
     """
-    for key in ("epochs", "evaluate_every", "log_every", "grad_accum_steps"):
-        if config[key] < 1:
-            raise InputError(f"{key} is {config[key]}; it must be 1 or more")
-    for key in ("patience", "num_instances", "seed"):
-        if config[key] < 0:
-            raise InputError(f"{key} is {config[key]}; it must be 0 or more")
+    return registry.check("data.image_size", config.data.image_size, tuple[_Side, _Side])
+
+
+def check_counts(config: ConfigDict) -> None:
+    """Checks the numbers in a config that belong to no object.
+
+    Raises:
+      InputError: one of them, or `select.mode`, is out of range; the message names it.
+    """
+    for key, kind in _KINDS.items():
+        owner, _, name = key.rpartition(".")
+        registry.check(key, (config[owner] if owner else config)[name], kind)
+    image_size(config)
     choose(config.select.mode, {"min": 1, "max": 1}, "select.mode")
 
 

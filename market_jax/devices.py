@@ -71,6 +71,9 @@ def start() -> None:
 
     Call it before the first computation: XLA reads its flags once. The cache is in
     `JAX_COMPILATION_CACHE_DIR`, or else in `~/.cache/market_jax/xla`.
+
+    Raises:
+      InputError: the processes of a training do not find each other.
     """
     os.environ["XLA_FLAGS"] = cpu_flags(os.environ.get("XLA_FLAGS", ""), jaxlib.__version__)
     if not jax.config.jax_compilation_cache_dir:
@@ -80,18 +83,33 @@ def start() -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     several = (
         "JAX_COORDINATOR_ADDRESS" in os.environ
-        or int(os.environ.get("SLURM_NTASKS", "1")) > 1
+        or (_of_srun() and (_integer("SLURM_NTASKS") or 1) > 1)
         or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
     )
     if several and not jax.distributed.is_initialized():
-        jax.distributed.initialize(
-            num_processes=_integer("JAX_NUM_PROCESSES"), process_id=_integer("JAX_PROCESS_ID")
-        )
+        count, number = _integer("JAX_NUM_PROCESSES"), _integer("JAX_PROCESS_ID")
+        try:
+            jax.distributed.initialize(num_processes=count, process_id=number)
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise InputError(
+                f"the processes of this training do not find each other ({error}); see "
+                "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID"
+            ) from None
+
+
+def _of_srun() -> bool:
+    """Whether srun has started this process; an allocation alone sets SLURM_NTASKS too."""
+    return {"SLURM_JOB_ID", "SLURM_PROCID", "SLURM_STEP_NODELIST"} <= os.environ.keys()
 
 
 def _integer(variable: str) -> int | None:
     """An environment variable; None, where JAX is to find out by itself."""
-    return int(os.environ[variable]) if variable in os.environ else None
+    if variable not in os.environ:
+        return None
+    try:
+        return int(os.environ[variable])
+    except ValueError:
+        raise InputError(f"{variable} is {os.environ[variable]!r}; it must be a number") from None
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:

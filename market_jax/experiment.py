@@ -4,12 +4,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from market_jax import build, devices, settings
+from market_jax import build, devices, losses, settings
 from market_jax.data import columns as columns_
-from market_jax.data.datasets import Dataset
-from market_jax.training import hooks, loop, step
+from market_jax.data.datasets import Dataset, Division
+from market_jax.errors import InputError
+from market_jax.losses import Context
+from market_jax.training import checkpoints, hooks, loop, step
 from market_jax.training.state import TrainState, init_state, init_variables
 from market_jax.typing import Columns
 
@@ -63,21 +67,108 @@ def fill_in(config: ConfigDict, dataset: Dataset, train: Columns) -> ConfigDict:
     return counted
 
 
+class _AnyColumn(dict):
+    """A made batch, which has every column that a loss may ask for."""
+
+    def __missing__(self, name: str):
+        return jnp.zeros(len(self["mask"]), jnp.int32)
+
+
+def check(config: ConfigDict) -> None:
+    """Builds all that needs no data and traces a step on a made batch.
+
+    Args:
+      config: of the experiment.
+
+    Raises:
+      InputError: a name, a kind, a value or a shape is wrong; the message names it.
+    """
+    build.check_counts(config)
+    counted = config.copy_and_resolve_references()
+    if counted.model.get("identities", 0) == -1:
+        counted.model.identities = 2
+    model = build.model(counted.model, counted.dtype)
+    apply = build.apply(config, model)
+    objective, augment = build.objective(config), build.augment(config)
+    optimizer, after = build.optimizer(config, model, 1), build.hooks(config)
+    build.evaluators_of(config)
+
+    def trace(key):
+        images = jnp.zeros((2, *config.data.image_size, 3), jnp.uint8)
+        batch = _AnyColumn(mask=jnp.ones(2, bool), image=augment(key, images))
+        variables = init_variables(model, config.data.image_size, seed=0)
+        state = hooks.init_all(init_state(variables, optimizer, seed=0), after)
+        keys = {"dropout": key, "sample": key}
+        collections = list(state.collections)
+        outputs, _ = apply(
+            state.variables, batch["image"], train=True, rngs=keys, mutable=collections
+        )
+        for at, found in ((state.step, outputs), (None, apply(variables, batch["image"]))):
+            context = Context(found, batch, at, state.collections)
+            losses.evaluate_terms(objective.terms, objective.metrics, context)
+
+    try:
+        jax.eval_shape(trace, jax.random.key(0))
+    except InputError:
+        raise
+    except Exception as error:  # of Flax and JAX, about shapes
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        raise InputError(
+            f"model {config.model.name!r}, the losses and data.image_size "
+            f"{tuple(config.data.image_size)} do not fit together: {reason}"
+        ) from error
+
+
+class Saved(NamedTuple):
+    """What the latest checkpoint of a run says about the run.
+
+    Attributes:
+      config: the config that it was started with, as JSON.
+      labels: label -> class names.
+      kept: who is trained on and who is held out.
+    """
+
+    config: dict
+    labels: dict[str, list[str]]
+    kept: list[Division]
+
+
+def read_saved(workdir: Path) -> Saved | None:
+    """What the latest checkpoint in a folder says about the run; None without a checkpoint.
+
+    Args:
+      workdir: the folder of the run.
+
+    Raises:
+      InputError: the checkpoint is damaged, or an older version has written it.
+    """
+    directory = workdir / "checkpoints"
+    latest = checkpoints.find(directory)
+    if latest is None:
+        return None
+    with checkpoints.offering_others(directory, latest):
+        extra = checkpoints.read_extra(directory, latest)
+    settings.check_format(extra, directory)
+    return Saved(extra["config"], extra["labels"], [Division(**d) for d in extra["divisions"]])
+
+
 def prepare(config: ConfigDict, workdir: Path, defaults: ConfigDict | None) -> Training:
-    """Builds everything but the state, and checks the config; see `fitting.train`.
+    """Checks the config and builds everything but the state; see `fitting.train`.
 
     Args:
       config: of the experiment.
       workdir: the folder of the run.
       defaults: the settings as the config's file has them.
     """
-    dataset = build.dataset(config)
-    train, val = dataset.open("train"), dataset.open("val")
-    config = fill_in(config, dataset, train)
-    settings.check_same_run(workdir, config, defaults)
-    build.check_counts(config)
+    check(config)
     mesh = devices.make_mesh()
     devices.check_batch_size(config.batch_size, mesh, config.grad_accum_steps)
+    saved = read_saved(workdir)
+    if saved:
+        settings.check_same_run(workdir, saved.config, config, defaults)
+    dataset = build.dataset(config, saved.kept if saved else None)
+    train, val = dataset.open("train"), dataset.open("val")
+    config = fill_in(config, dataset, train)
     steps_per_epoch = build.sampler(config, train).steps
     plan = build.plan(config, steps_per_epoch)
     model = build.model(config.model, config.dtype)
@@ -104,7 +195,7 @@ def _load(training: Training) -> Training:
     def open_split(split: str) -> Columns:
         return sides[split] if split in sides else training.dataset.open(split)
 
-    return training._replace(**sides, dataset=Dataset(training.dataset.schema, open_split))
+    return training._replace(**sides, dataset=training.dataset._replace(open=open_split))
 
 
 def first_state(training: Training) -> TrainState:

@@ -5,21 +5,24 @@ A recipe brings its rounds; `train` does the rest.
 
 import contextlib
 import functools
+import io
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import jax
 from absl import logging
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 from PIL import Image
 
-from market_jax import build, devices, experiment, settings
+from market_jax import build, devices, experiment, scripts, settings
 from market_jax.data import pipeline, transforms
 from market_jax.errors import InputError
 from market_jax.evaluators.result import Result
 from market_jax.experiment import Training
-from market_jax.files import write_atomically
+from market_jax.files import locked, write_atomically
 from market_jax.inference import Predictor
 from market_jax.kernels import convolution
 from market_jax.metrics.attributes import count_labels
@@ -29,22 +32,26 @@ from market_jax.training.loop import Progress, Round
 from market_jax.training.state import TrainState
 
 
-def restore(manager, state: TrainState) -> tuple[TrainState, TrainState, Progress]:
+def restore(directory: Path, state: TrainState) -> tuple[TrainState, TrainState, Progress]:
     """The latest checkpoint: its state, the state at its round's beginning, and the progress.
 
     Args:
-      manager: of the checkpoints.
+      directory: the folder of the checkpoints.
       state: of step 0, which is returned where there is no checkpoint.
+
+    Raises:
+      InputError: the checkpoint is damaged; the message names others, if there are any.
     """
-    latest = checkpoints.find(manager)
+    latest = checkpoints.find(directory)
     if latest is None:
         return state, state, Progress()
     logging.info("going on from the checkpoint of step %d", latest)
-    progress = Progress(**checkpoints.read_extra(manager, latest)["progress"])
-    found = checkpoints.read_state(manager, latest, state)
-    if progress.round_start in (0, latest):
-        return found, state if progress.round_start == 0 else found, progress
-    return found, checkpoints.read_state(manager, progress.round_start, state), progress
+    with checkpoints.offering_others(directory, latest):
+        progress = Progress(**checkpoints.read_extra(directory, latest)["progress"])
+        found = checkpoints.read_state(directory, latest, state)
+        if progress.round_start in (0, latest):
+            return found, state if progress.round_start == 0 else found, progress
+        return found, checkpoints.read_state(directory, progress.round_start, state), progress
 
 
 def make_evaluate(
@@ -53,7 +60,7 @@ def make_evaluate(
     """The function from a state to its metrics on the held-out images.
 
     They are the means of the loss, its terms and the metrics, and what `config.evaluators` find;
-    pictures are written to the run's folder.
+    pictures are written to the run's folder. Where nothing is held out, there are none.
 
     Args:
       training: what is trained.
@@ -61,6 +68,9 @@ def make_evaluate(
       leader: whether this process writes.
     """
     objective, val = training.objective, training.val
+    if not len(val["pid"]):
+        logging.warning("data.val_fraction is 0: nothing is evaluated, the last network is kept")
+        return lambda state: {}
     means = step.make_evaluation_step(training.apply, objective, transforms.to_float)
     order = build.validation_sampler(training.config, val)
     evaluators = build.evaluators_of(training.config)
@@ -92,7 +102,9 @@ def write_pictures(result: Result, folder: Path) -> None:
       folder: where they are written.
     """
     for name, picture in result.pictures.items():
-        Image.fromarray(picture).save(Path(folder) / name)
+        buffer = io.BytesIO()
+        Image.fromarray(picture).save(buffer, Path(name).suffix.removeprefix(".").upper())
+        write_atomically(Path(folder) / name, buffer.getvalue())
 
 
 def lower_on_plateau(config: ConfigDict, state: TrainState, progress: Progress) -> TrainState:
@@ -143,15 +155,15 @@ def make_step(training: Training, workdir: Path, stack, leader: bool) -> Callabl
     )
 
 
-def explain(error: loop.NotFiniteError, manager) -> InputError:
+def explain(error: loop.NotFiniteError, directory: Path) -> InputError:
     """What a user needs to look into a value that is not finite.
 
     Args:
       error: of the loop.
-      manager: of the checkpoints.
+      directory: the folder of the checkpoints.
     """
-    good = checkpoints.find(manager)
-    checkpoint = "none" if good is None else manager.directory / str(good)
+    good = checkpoints.find(directory)
+    checkpoint = "none" if good is None else directory / str(good)
     batch = f"; its batch: {', '.join(error.batch)}" if error.batch else ""
     return InputError(f"{error}{batch}; the last good checkpoint: {checkpoint}")
 
@@ -177,26 +189,48 @@ def train(
       InputError: what the config, the data or the folder has wrong; or a value became not finite
         (with the step, the batch's file names and the last good checkpoint).
     """
-    workdir = Path(workdir)
-    training = experiment.prepare(config, workdir, defaults)
-    state = experiment.first_state(training)
+    workdir = Path(workdir).expanduser()
+    if set("[]") & set(str(workdir.absolute())):
+        raise InputError(
+            f"{workdir}: brackets in the name of a folder hinder Orbax; choose another"
+        )
+    taken = f"{workdir}: another training is running in this folder; give another --workdir"
     with contextlib.ExitStack() as stack:
-        manager = checkpoints.open_manager(workdir / "checkpoints")
-        stack.callback(manager.close)
-        state, border, progress = restore(manager, state)
-        _log_sizes(training, state)
-        actions = _actions(training, workdir, manager, stack, int(state.step))
-        try:
-            loop.run(
-                state, border, progress, training.plan, actions,
-                rounds=make_rounds(training), feed=functools.partial(_feed, training),
-            )  # fmt: skip
-        except loop.NotFiniteError as error:
-            raise explain(error, manager) from None
-    logging.info(
-        "best %s %s at step %d; results in %s",
-        *(training.plan.select.metric, progress.best, progress.best_step, workdir),
-    )
+        if jax.process_index() == 0:
+            stack.enter_context(locked(workdir / ".lock", taken))
+            if not checkpoints.steps(workdir / "checkpoints"):
+                settings.check_folder(workdir)
+            checkpoints.clean(workdir / "checkpoints")
+        training = experiment.prepare(config, workdir, defaults)
+        several = devices.share()[1] > 1  # JAX has a handler of its own for them
+        asked = scripts.Asked() if several else stack.enter_context(scripts.asked_to_stop())
+        progress = _run(training, workdir, stack, asked, make_rounds)
+    if progress.best is not None:
+        logging.info(
+            "best %s %s at step %d; results in %s",
+            *(training.plan.select.metric, progress.best, progress.best_step, workdir),
+        )
+
+
+def _run(
+    training: Training, workdir: Path, stack, asked: scripts.Asked, make_rounds: Callable
+) -> Progress:
+    """Goes on from the latest checkpoint, or begins, and trains to the end."""
+    directory = workdir / "checkpoints"
+    state, border, progress = restore(directory, experiment.first_state(training))
+    _log_sizes(training, state)
+    actions = _actions(training, workdir, stack, int(state.step), asked)
+    try:
+        loop.run(
+            state, border, progress, training.plan, actions,
+            rounds=make_rounds(training), feed=functools.partial(_feed, training),
+        )  # fmt: skip
+    except loop.NotFiniteError as error:
+        raise explain(error, directory) from None
+    except loop.StoppedError as error:
+        logging.warning("%s: saved in %s", error, directory / str(error.step))
+        raise scripts.Stopped(asked.number or signal.SIGTERM) from None
+    return progress
 
 
 def _log_sizes(training: Training, state: TrainState) -> None:
@@ -216,7 +250,16 @@ def _feed(training: Training, this: Round, first: int):
     )
 
 
-def _actions(training: Training, workdir: Path, manager, stack, first: int) -> loop.Actions:
+def _make_stop(asked: scripts.Asked) -> Callable[[int], bool]:
+    """Whether training is asked to stop; several processes stop after the same step."""
+    if devices.share()[1] > 1:
+        return multihost_utils.reached_preemption_sync_point
+    return lambda step: asked.number is not None
+
+
+def _actions(
+    training: Training, workdir: Path, stack, first: int, asked: scripts.Asked
+) -> loop.Actions:
     """What the loop calls; of several processes one writes the logs."""
     config, leader = training.config, jax.process_index() == 0
     labels = training.dataset.schema.labels
@@ -225,6 +268,7 @@ def _actions(training: Training, workdir: Path, manager, stack, first: int) -> l
         "config": settings.to_json(config),
         "labels": {name: list(classes) for name, classes in labels.items()},
         "label_counts": count_labels(training.train, labels),
+        "divisions": [division._asdict() for division in training.dataset.divisions()],
     }
     write = writers.ignore
     if leader:
@@ -234,17 +278,26 @@ def _actions(training: Training, workdir: Path, manager, stack, first: int) -> l
         writer = writers.Writer(workdir, first, total, config.batch_size)
         write = stack.enter_context(writer).write
 
-    def save(done: int, state: TrainState, progress: Progress, score: float) -> None:
+    evaluate = make_evaluate(training, workdir, leader)
+
+    def evaluate_or_stop(state: TrainState) -> dict[str, float]:
+        with asked.at_once():
+            return evaluate(state)
+
+    def save(done: int, state: TrainState, progress: Progress, score: float | None) -> None:
         extra = saved | {"progress": vars(progress) | {}}
         start = progress.round_start
-        checkpoints.save(manager, done, state, score=score, round_start=start, extra=extra)
+        directory = workdir / "checkpoints"
+        checkpoints.save(directory, done, state, score=score, round_start=start, extra=extra)
         if leader:
-            curves.draw(writers.read_metrics(workdir), workdir / "curves.png")
+            with contextlib.suppress(InputError):  # a full disk: the next checkpoint says so
+                curves.draw(writers.read_metrics(workdir), workdir / "curves.png")
 
     return loop.Actions(
         step=make_step(training, workdir, stack, leader),
-        evaluate=make_evaluate(training, workdir, leader),
+        evaluate=evaluate_or_stop,
         adjust=functools.partial(lower_on_plateau, config),
         save=save,
         write=write,
+        stop=_make_stop(asked),
     )

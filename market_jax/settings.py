@@ -5,15 +5,17 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from market_jax import files
 from market_jax.errors import InputError
 
 FILE = "config.json"
-FORMAT = 2  # of what a run keeps: config, checkpoints; 1 was version 0.1.0's
+FORMAT = 3  # of what a run keeps: config, checkpoints, who was trained on; 1 was version 0.1.0's
 # of a run that goes on: how long, how loud, where the data lie, what computes the same to rounding
 MAY_CHANGE = (
     *("epochs", "patience", "log_every", "convolution", "remat", "profile", "tasks"),
     *("data.dir", "data.in_memory"),
 )
+COUNTED = "model.identities"  # -1 is filled in with what the data say
 MAY_CHANGE_BELOW = "evaluators."  # they look on
 
 
@@ -65,31 +67,43 @@ def check_format(saved: dict, where: Path) -> None:
         )
 
 
-def check_same_run(workdir: Path, config: ConfigDict, defaults: ConfigDict | None = None) -> None:
+def check_folder(workdir: Path) -> None:
+    """Refuses the folder of a run that an older version of market_jax has trained.
+
+    Args:
+      workdir: the folder of the run.
+
+    Raises:
+      InputError: the config that is kept there has another format, or is damaged.
+    """
+    path = Path(workdir) / FILE
+    if path.exists():
+        check_format(files.read_json(path), path)
+
+
+def check_same_run(
+    workdir: Path, saved: dict, config: ConfigDict, defaults: ConfigDict | None = None
+) -> None:
     """Refuses to continue a run that was started with other settings.
 
     Args:
-      workdir: the folder of the run; nothing is checked where it holds no run yet.
+      workdir: the folder of the run, for the message.
+      saved: the config that the run was started with, as JSON.
       config: the config of the training that would continue it.
       defaults: the settings as the config's file has them. A setting that the saved run does not
         know yet may have its default.
 
     Raises:
-      InputError: the settings differ; the message names them and their values. Or an older version
-        has written the run.
+      InputError: the settings differ; the message names them and their values.
     """
-    path = Path(workdir) / FILE
-    if not path.exists():
-        return
-    saved = json.loads(path.read_text())
-    check_format(saved, path)
-    old, new = flatten(saved["config"]), flatten(to_json(config))
+    old, new = flatten(saved), flatten(to_json(config))
     usual = flatten(to_json(defaults)) if defaults is not None else {}
     differing = [
         f"{key} {old.get(key)} -> {new.get(key)}"
         for key in sorted(old.keys() | new.keys())
         if old.get(key, usual.get(key)) != new.get(key)
         and key not in MAY_CHANGE
+        and not (key == COUNTED and new.get(key) == -1)
         and not key.startswith(MAY_CHANGE_BELOW)
     ]
     if differing:
@@ -97,3 +111,23 @@ def check_same_run(workdir: Path, config: ConfigDict, defaults: ConfigDict | Non
             f"{workdir} holds a run with other settings ({'; '.join(differing)}); "
             "give another --workdir"
         )
+
+
+def outside_names(value, key: str = "config") -> dict[str, str]:
+    """The names in a saved config that stand for code outside this package: key -> name.
+
+    Args:
+      value: the config as JSON, or a part of it.
+      key: where the part is in the config.
+    """
+    if isinstance(value, dict):
+        parts = value.items()
+    elif isinstance(value, list | tuple):
+        parts = enumerate(value)
+    else:
+        is_name = isinstance(value, str) and key.rsplit(".", 1)[-1] in ("name", "recipe")
+        return {key: value} if is_name and ":" in value else {}
+    found: dict[str, str] = {}
+    for name, part in parts:
+        found |= outside_names(part, f"{key}.{name}")
+    return found

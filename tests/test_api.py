@@ -83,7 +83,7 @@ def test_search_finds_a_picture_itself_first(model, synthetic_raw):
 @pytest.mark.parametrize(
     ("pictures", "message"),
     [
-        ("/no/such.jpg", "/no/such.jpg: there is no such picture"),
+        ("/no/such.jpg", "/no/such.jpg: there is no such file"),
         ([], "no picture is given"),
         ([np.zeros((4, 4), np.uint8)], r"picture 0 is uint8 \(4, 4\); it must be uint8"),
         ([np.zeros((4, 4, 3))], "picture 0 is float64"),
@@ -103,4 +103,4 @@ def test_loading_leaves_the_run_as_it_is(workdir, synthetic_raw):
     before = sorted(map(str, workdir.rglob("*")))
     market_jax.load(str(workdir), checkpoint="latest").embed(synthetic_raw / "query")
     assert sorted(map(str, workdir.rglob("*"))) == before
-    assert json.loads((workdir / "config.json").read_text())["format"] == 2
+    assert json.loads((workdir / "config.json").read_text())["format"] == 3

@@ -25,7 +25,9 @@ def test_a_model_a_loss_an_evaluator_and_a_task_from_outside(synthetic, tmp_path
     supervised.fit(config_for(synthetic, epochs=2), tmp_path / "run")
     lines = [x for x in writers.read_metrics(tmp_path / "run") if "val/loss" in x]
     assert {"val/loss/hinge", "val/loss/memory", "val/toys/men"} <= lines[0].keys()
-    run = runs.restore(tmp_path / "run")
+    with pytest.raises(InputError, match="'tests.toys:evaluate', code outside market_jax"):
+        runs.restore(tmp_path / "run")
+    run = runs.restore(tmp_path / "run", allow_imports=True)
     assert isinstance(run.predict.model, toys.Model)
     assert "memory" not in run.predict.variables, "a memory is of the training, not of the model"
     assert toys.run(run) == f"men: {lines[run.step // lines[0]['step'] - 1]['val/toys/men']:.3f}"
@@ -33,11 +35,10 @@ def test_a_model_a_loss_an_evaluator_and_a_task_from_outside(synthetic, tmp_path
 
 def test_a_memory_is_a_collection_of_the_state(synthetic, tmp_path):
     supervised.fit(config_for(synthetic, epochs=1), tmp_path / "run")
-    with contextlib.closing(checkpoints.open_manager(tmp_path / "run/checkpoints")) as manager:
-        step = checkpoints.find(manager)
-        saved = manager.directory / str(step)
-        with contextlib.closing(checkpoints.ocp.StandardCheckpointer()) as checkpointer:
-            bank = checkpointer.restore(saved / "variables")["memory"]
+    step = checkpoints.find(tmp_path / "run/checkpoints")
+    saved = tmp_path / "run/checkpoints" / str(step)
+    with contextlib.closing(checkpoints.ocp.StandardCheckpointer()) as checkpointer:
+        bank = checkpointer.restore(saved / "variables")["memory"]
     assert int(bank["seen"]) == step
     assert np.abs(bank["means"]).max() > 0
 

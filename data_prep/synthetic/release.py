@@ -5,6 +5,7 @@ The same seed gives the same release. A person walks from camera to camera; the 
 be where.
 """
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from data_prep.synthetic import cameras, people
 from market_jax.data.attributes import COLUMNS, decode
 from market_jax.errors import InputError
 
+RECORD = "drawn.json"  # how the release was drawn
 FOLDERS = {"train": "bounding_box_train", "test": "bounding_box_test", "query": "query"}
 _SHOTS = (3, 7)  # pictures of a person at one camera: least, most + 1
 _VISITS = (3, 7)  # cameras that a person passes: least, most + 1
@@ -131,6 +133,8 @@ def draw(
         for folder, name, content in progress(pictures(), desc="drawing"):
             (partial / folder / name).write_bytes(content)
         _annotation(partial / "market_attribute.mat", crowd, sides)
+        how = {"seed": seed, "identities": identities, "distractors": distractors, "junk": junk}
+        (partial / RECORD).write_text(json.dumps(how) + "\n")
         os.replace(partial, directory)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -7,14 +7,14 @@ become 12 attributes with classes from 0; the colours become one attribute each,
 identity with no colour given is of the extra class "multicolor".
 """
 
-import csv
+import io
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 import scipy.io
-from scipy.io.matlab import MatReadError
 
+from market_jax import files
 from market_jax.errors import InputError
 
 CLASSES: dict[str, tuple[str, ...]] = {
@@ -112,13 +112,6 @@ def decode(labels: Mapping[str, int]) -> dict[str, int]:
     return row
 
 
-def _integer(text: str, column: str) -> int:
-    try:
-        return int(text)
-    except (TypeError, ValueError):
-        raise InputError(f"column {column!r} has value {text!r}; it must be an integer") from None
-
-
 def read_csv(path: Path, problems: list[str] | None = None) -> dict[int, dict[str, int]]:
     """Reads an identity-level annotation file: a column `id` and the 27 columns.
 
@@ -134,19 +127,8 @@ def read_csv(path: Path, problems: list[str] | None = None) -> dict[int, dict[st
       InputError: the file breaks a rule; the message names the file, the row (1 is the header) and
         the rule.
     """
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            header, rows = reader.fieldnames or (), list(reader)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: not a CSV file in UTF-8 ({error})") from None
-    missing = [name for name in ("id", *COLUMNS) if name not in header]
-    if missing:
-        raise InputError(f"{path}: the header has no column {', '.join(map(repr, missing))}")
-    numbered = (
-        (f"{path}, row {number}", row["id"], {c: row[c] for c in COLUMNS})
-        for number, row in enumerate(rows, start=2)
-    )
+    rows = files.read_table(path, ("id", *COLUMNS))
+    numbered = ((where, row["id"], {c: row[c] for c in COLUMNS}) for where, row in rows)
     return _by_identity(numbered, problems)
 
 
@@ -155,10 +137,11 @@ def _by_identity(rows: Iterable, problems: list[str] | None) -> dict[int, dict[s
     table: dict[int, dict[str, int]] = {}
     for where, identity, values in rows:
         try:
-            pid = _integer(identity, "id")
+            pid = files.read_integer(identity, "column 'id'", least=1)
             if pid in table:
                 raise InputError(f"identity {pid} has a second row; each has one")
-            table[pid] = encode({c: _integer(v, c) for c, v in values.items()})
+            read = {c: files.read_integer(v, f"column {c!r}") for c, v in values.items()}
+            table[pid] = encode(read)
         except InputError as error:
             message = f"{where}: {error}"
             if problems is None:
@@ -183,23 +166,49 @@ def read_mat(path: Path, problems: list[str] | None = None) -> dict[int, dict[st
     Raises:
       InputError: the file breaks a rule; the message names the file, the identity and the rule.
     """
+    content = io.BytesIO(files.read_bytes(path))
     try:
-        content = scipy.io.loadmat(path, squeeze_me=True, struct_as_record=False)
-        parts = [getattr(content["market_attribute"], name) for name in ("train", "test")]
-    except (MatReadError, OSError, ValueError, LookupError, AttributeError, TypeError) as error:
+        found = scipy.io.loadmat(
+            content, squeeze_me=True, struct_as_record=False, variable_names=["market_attribute"]
+        )
+        parts = [getattr(found["market_attribute"], name) for name in ("train", "test")]
+        rows = [row for part in parts for row in _struct_rows(path, part)]
+    except InputError:
+        raise
+    except NotImplementedError:  # HDF5
+        raise InputError(f"{path}: is of MATLAB 7.3; save it with -v7") from None
+    except (Exception, MemoryError, RecursionError) as error:  # whatever a parser makes of it
         raise InputError(
             f"{path}: not a MATLAB file with market_attribute.train and .test ({error})"
         ) from None
-    rows = []
-    for part in parts:
-        missing = [name for name in ("image_index", *COLUMNS) if not hasattr(part, name)]
-        if missing:
-            raise InputError(f"{path}: the struct has no field {', '.join(map(repr, missing))}")
-        fields = {c: np.atleast_1d(getattr(part, c)) for c in COLUMNS}
-        for i, identity in enumerate(np.atleast_1d(part.image_index)):
-            where = f"{path}, identity {identity}"
-            rows.append((where, str(identity), {c: v[i] for c, v in fields.items()}))
     return _by_identity(rows, problems)
+
+
+def _struct_rows(path: Path, part) -> list[tuple[str, str, dict[str, str]]]:
+    """(where, identity, values) of each identity in one of the two structs."""
+    names = ("image_index", *COLUMNS)
+    missing = [name for name in names if not hasattr(part, name)]
+    if missing:
+        raise InputError(f"{path}: the struct has no field {', '.join(map(repr, missing))}")
+    fields = {name: np.atleast_1d(getattr(part, name)) for name in names}
+    size = len(fields["image_index"])
+    for name, values in fields.items():
+        if values.shape != (size,):
+            raise InputError(f"{path}: field {name!r} is {values.shape}; image_index has {size}")
+    return [
+        (
+            f"{path}, identity {fields['image_index'][i]}",
+            _text(fields["image_index"][i]),
+            {c: _text(fields[c][i]) for c in COLUMNS},
+        )
+        for i in range(size)
+    ]
+
+
+def _text(value) -> str:
+    """A value of a struct as text; MATLAB holds whole numbers as floats."""
+    whole = isinstance(value, np.floating) and float(value).is_integer()
+    return str(int(value) if whole else value)
 
 
 def read(path: Path, problems: list[str] | None = None) -> dict[int, dict[str, int]]:
@@ -217,6 +226,4 @@ def read(path: Path, problems: list[str] | None = None) -> dict[int, dict[str, i
       InputError: there is no such file, or it breaks a rule.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: there is no such annotation file")
-    return (read_mat if path.suffix == ".mat" else read_csv)(path, problems)
+    return (read_mat if path.suffix.lower() == ".mat" else read_csv)(path, problems)

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from absl import logging
 
 from market_jax.data import columns as columns_
-from market_jax.data import images
+from market_jax.data import images, prepared
 from market_jax.data.schema import Schema, merge
 from market_jax.errors import InputError
 from market_jax.typing import Columns
@@ -26,10 +27,30 @@ class Dataset(NamedTuple):
     Attributes:
       schema: the labels of its images.
       open: function from a split's name to its columns, the same ones at every call.
+      divisions: function to who is trained on and who is held out, see `Division`.
     """
 
     schema: Schema
     open: Callable[[str], Columns]
+    divisions: Callable[[], "list[Division]"] = list
+
+
+class Division(NamedTuple):
+    """Who of a data set is trained on and who is held out; a run keeps it, and a restart uses it.
+
+    Attributes:
+      name: the name of the data set.
+      train: the pids that are trained on.
+      val: the pids that are held out.
+      train_digest: of the pictures and labels of those that are trained on.
+      val_digest: of those that are held out.
+    """
+
+    name: str
+    train: Sequence[int]
+    val: Sequence[int]
+    train_digest: str
+    val_digest: str
 
 
 class Part(NamedTuple):
@@ -62,8 +83,9 @@ def number_apart(directories: Sequence[Path]) -> list[Part]:
     """
     parts, pid, camid = [], 0, 0
     for number, directory in enumerate(directories):
-        parts.append(Part(columns_.read_schema(directory), number, pid, camid))
-        for split in columns_.splits_of(directory):
+        manifest = prepared.read(directory)
+        parts.append(Part(manifest.schema, number, pid, camid))
+        for split in manifest.splits:
             rows = columns_.open_split(directory, split, image_size=(1, 1))
             pid = max(pid, parts[-1].pid_offset + int(rows["pid"].max(initial=0)))
             # cameras may be counted from 0
@@ -106,8 +128,52 @@ def concatenate(sides: Sequence[Columns], parts: Sequence[Part]) -> Columns:
         joined[key] = stack([side[key] for side in sides])
     for key in merge([part.schema for part in parts]).labels:
         joined[key] = stack([side.get(key, np.full(len(side["pid"]), -1)) for side in sides])
+    joined["digest"] = np.concatenate([side["digest"] for side in sides])
     joined["dataset"] = stack([np.full(len(side["pid"]), part.number) for side, part in pairs])
     return joined
+
+
+def divide(
+    directory: Path, rows: Columns, kept: Division | None, *, fraction: float, seed: int
+) -> tuple[Columns, Columns, Division]:
+    """Divides the training images of a data set into those to train on and those held out.
+
+    Args:
+      directory: the folder of the data set, for messages.
+      rows: columns of its split "train".
+      kept: the division that a run has kept, which is used again; None draws one.
+      fraction: the share of the identities to hold out.
+      seed: seeds the choice of identities.
+
+    Returns:
+      Columns to train on, columns held out, and the division.
+
+    Raises:
+      InputError: as `columns.divide`; or the images of the kept identities are not the same ones.
+    """
+    name = prepared.read(directory).schema.name
+    if kept is None:
+        train, val = columns_.divide(rows, fraction=fraction, seed=seed)
+    else:
+        train, val = kept.train, kept.val
+    sides = [columns_.select(rows, np.isin(rows["pid"], pids)) for pids in (train, val)]
+    digests = [columns_.fingerprint(side) for side in sides]
+    if kept is not None:
+        for what, old, new in zip(("trained on", "held out"), kept[3:], digests, strict=True):
+            if old != new:
+                raise InputError(
+                    f"{directory}: the pictures or labels of the identities that this run has "
+                    f"{what} are not the ones they were; give the data it began with (--data_dir, "
+                    "--config.data.dir), or train anew in another --workdir"
+                )
+        known = np.isin(rows["pid"], [*train, *val]) | (rows["pid"] < 1)
+        if not known.all():
+            logging.warning(
+                "%s: %d pictures of %d identities came after this run began; it leaves them out",
+                *(directory, (~known).sum(), len(np.unique(rows["pid"][~known]))),
+            )
+    lists = [np.asarray(pids).tolist() for pids in (train, val)]
+    return *sides, Division(name, *lists, *digests)
 
 
 def open_dataset(
@@ -116,6 +182,7 @@ def open_dataset(
     image_size: tuple[int, int],
     val_fraction: float = 0.2,
     split_seed: int = 0,
+    kept: Sequence[Division] | None = None,
 ) -> Dataset:
     """Opens one or several prepared folders as one data set.
 
@@ -123,36 +190,38 @@ def open_dataset(
       directories: folders that `data_prep` has written. Each is divided into "train" and "val" on
         its own, so that its held-out identities do not depend on the other folders.
       image_size: (height, width); pictures of another size are resized.
-      val_fraction: the share of the training identities to hold out, between 0 and 1.
+      val_fraction: the share of the training identities to hold out, 0 or more and below 1.
       split_seed: seeds the choice of held-out identities.
+      kept: the divisions of a run, one for each folder, which are used again; None draws them.
 
     Raises:
       InputError: a folder is not prepared, or two data sets have a label with other classes.
     """
     several = len(directories) > 1
-    parts = number_apart(directories) if several else [Part(columns_.read_schema(directories[0]))]
+    parts = number_apart(directories) if several else [Part(prepared.read(directories[0]).schema)]
     schema = merge([part.schema for part in parts]) if several else parts[0].schema
 
     def joined(sides: Sequence[Columns], owners: Sequence[Part]) -> Columns:
         return concatenate(sides, owners) if several else sides[0]
 
-    def divide(directory: Path) -> tuple[Columns, Columns]:
-        rows = columns_.open_split(directory, "train", image_size=image_size)
-        return columns_.split_by_identity(rows, fraction=val_fraction, seed=split_seed)
-
     @functools.cache
-    def train_and_val() -> tuple[Columns, Columns]:
-        divided = zip(*map(divide, directories), strict=True)
-        train, val = (joined(sides, parts) for sides in divided)
-        # the identities of "val" are unknown to a network
-        unknown = np.full(len(val["pid"]), -1, np.int32)
-        return columns_.number_identities(train), val | {"identity": unknown}
+    def divided() -> tuple[tuple, tuple, list[Division]]:
+        found = []
+        for directory, division in zip(directories, kept or [None] * len(directories), strict=True):
+            rows = columns_.open_split(directory, "train", image_size=image_size)
+            how = {"fraction": val_fraction, "seed": split_seed}
+            found.append(divide(directory, rows, division, **how))
+        train, val, divisions = zip(*found, strict=True)
+        return train, val, list(divisions)
 
     @functools.cache
     def open_split(split: str) -> Columns:
-        if split in ("train", "val"):
-            return train_and_val()[("train", "val").index(split)]
-        splits = [columns_.splits_of(directory) for directory in directories]
+        if split == "train":
+            return columns_.number_identities(joined(divided()[0], parts))
+        if split == "val":  # whose identities are unknown to a network
+            val = joined(divided()[1], parts)
+            return val | {"identity": np.full(len(val["pid"]), -1, np.int32)}
+        splits = [list(prepared.read(directory).splits) for directory in directories]
         having = [i for i, names in enumerate(splits) if split in names]
         if not having:
             known = ", ".join(sorted({"val"}.union(*splits)))
@@ -160,4 +229,4 @@ def open_dataset(
         sides = [columns_.open_split(directories[i], split, image_size=image_size) for i in having]
         return joined(sides, [parts[i] for i in having])
 
-    return Dataset(schema, open_split)
+    return Dataset(schema, open_split, lambda: divided()[2])

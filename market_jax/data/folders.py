@@ -1,16 +1,15 @@
 """Raw folders of person crops: what the file names say, and which files are broken."""
 
-import csv
 import dataclasses
-import io
+import os
 import re
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-import numpy as np
-from PIL import Image, UnidentifiedImageError
+from absl import logging
 
-from market_jax.data import filenames
+from market_jax import files
+from market_jax.data import decoding, filenames
 from market_jax.data.attributes import ATTRIBUTES, UNKNOWN
 from market_jax.errors import InputError
 
@@ -50,111 +49,143 @@ class Report:
         self.skipped.append(message)
 
 
-def decode_image(content: bytes, where: str) -> np.ndarray:
-    """Decodes a picture: uint8 [H, W, 3].
-
-    Args:
-      content: the bytes of the file.
-      where: the picture's path, for the message.
-
-    Raises:
-      InputError: the picture is broken; the message begins with `where`.
-    """
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            return np.asarray(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-        raise InputError(f"{where}: the picture cannot be decoded ({error})") from None
-
-
 def scan(
     folder: Path, grammar: str | re.Pattern, report: Report, progress: Callable = lambda x, desc: x
 ) -> list[dict]:
     """Reads the file names of a folder, and checks that every picture can be decoded.
 
     Args:
-      folder: the folder with the pictures; folders in it are not read.
+      folder: the folder with the pictures, and with folders of pictures.
       grammar: see `filenames.parse`; or "detect", which takes the first naming that fits.
       report: collects what is left out.
       progress: (iterable, desc=text) -> iterable; shows how far the reading is, e.g. `tqdm`.
 
     Returns:
-      A dict for each picture, sorted by name: path, name, pid, camid, sequence, frame.
+      A dict for each picture, sorted by name: path, name (its path within the folder), pid, camid,
+      sequence, frame.
 
     Raises:
       InputError: the folder is missing or holds no picture, a name does not follow the
         grammar, or a picture is broken (the last two only without `report.skip_bad`).
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(f"{folder}: there is no such folder")
     names = []
-    for path in sorted(folder.iterdir()):
-        if path.is_dir():
-            continue
-        keep = filenames.is_image(path.name) and not filenames.is_stray(path.name)
-        (names if keep else report.dropped).append(path.name)
+    for name in walk(folder):
+        last = name.rsplit("/", 1)[-1]
+        keep = filenames.is_image(last) and not filenames.is_stray(last)
+        (names if keep else report.dropped).append(name)
     if not names:
         raise InputError(f"{folder}: the folder holds no picture")
     if grammar == "detect":
-        grammar = filenames.detect(names)
+        grammar = filenames.detect([name.rsplit("/", 1)[-1] for name in names])
     records = []
     for name in progress(names, desc=folder.name):
-        columns = filenames.parse(name, grammar)
-        if columns is None:
-            naming = grammar if isinstance(grammar, str) else grammar.pattern
-            report.bad(f"{folder / name}: the name is outside the naming {naming!r}")
-            continue
+        path = folder / name
         try:
-            decode_image((folder / name).read_bytes(), str(folder / name))
+            found = _parse(path, grammar)
+            decoding.read(path)
         except InputError as error:
             report.bad(str(error))
             continue
-        records.append({"path": folder / name, "name": name, **columns})
+        records.append({"path": path, "name": name, **found})
     return records
 
 
-def read_list(folder: Path, table: Path) -> list[dict]:
+def _parse(path: Path, grammar: str | re.Pattern) -> dict[str, int]:
+    """What a file's name says; an `InputError` if it does not follow the grammar."""
+    found = filenames.parse(path.name, grammar)
+    if found is None:
+        naming = grammar if isinstance(grammar, str) else grammar.pattern
+        raise InputError(f"{path}: the name is outside the naming {naming!r}")
+    if grammar == "unitn" and found["pid"] < 1:
+        raise InputError(f"{path}: shows identity 0; the course's identities count from 1")
+    return found
+
+
+def walk(folder: Path) -> list[str]:
+    """The paths of all files in a folder and the folders in it, sorted; links are followed.
+
+    Args:
+      folder: the folder.
+
+    Returns:
+      Paths relative to the folder, with "/" between names. Hidden folders are left out.
+
+    Raises:
+      InputError: there is no such folder, it cannot be read, a name is not in UTF-8, or a link
+        leads back to a folder above it.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: there is no such folder")
+
+    def refuse(error: OSError):
+        raise InputError(f"{error.filename}: cannot be read ({error.strerror})")
+
+    found = []
+    for path, folders, files_ in os.walk(folder, followlinks=True, onerror=refuse):
+        above = Path(path).resolve()
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in folders:
+            below = Path(path, name)
+            if below.is_symlink() and above.is_relative_to(below.resolve()):
+                raise InputError(f"{below}: is a link to a folder above it")
+        found += [Path(path, name).relative_to(folder).as_posix() for name in files_]
+    for name in found:
+        if not name.isprintable() or any("\ud800" <= c <= "\udfff" for c in name):
+            shown = name.encode(errors="backslashreplace").decode()
+            raise InputError(f"{folder}: the file name {shown!r} is not plain text in UTF-8")
+    return sorted(found)
+
+
+def read_list(folder: Path, table: Path, report: Report) -> list[dict]:
     """Reads a CSV that lists pictures with the columns name, pid and camid; makes a record of each.
 
     Args:
-      folder: the folder with the pictures.
+      folder: the folder with the pictures; names are paths within it.
       table: the path of the CSV.
+      report: collects what is left out; a bad row is.
 
     Returns:
-      Records as from `scan`.
+      Records as from `scan`, each with "row", its texts by column.
 
     Raises:
-      InputError: a column is missing, a row is wrong or comes twice, or a picture is missing or
-        broken.
+      InputError: a column is missing, no row is left; or (without `report.skip_bad`) a row is
+        wrong, names a picture outside the folder or one that another row has named, or a picture
+        is missing or broken.
     """
     folder, table = Path(folder), Path(table)
-    with table.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        missing = [c for c in ("name", "pid", "camid") if c not in (reader.fieldnames or ())]
-        if missing:
-            raise InputError(f"{table}: has no column {', '.join(missing)}")
-        rows = list(reader)
-    records, seen = [], set()
-    for number, row in enumerate(rows, start=2):
-        name = row["name"]
+    records: dict[str, dict] = {}
+    for where, row in files.read_table(table, ("name", "pid", "camid")):
         try:
-            known = {key: int(row[key]) for key in ("pid", "camid")}
-        except (TypeError, ValueError):
-            raise InputError(
-                f"{table}, row {number}: pid {row['pid']!r} and camid {row['camid']!r} must be "
-                "integers"
-            ) from None
-        if name in seen:
-            raise InputError(f"{table}, row {number}: {name!r} comes twice")
-        seen.add(name)
-        path = folder / name
-        if not path.is_file():
-            raise InputError(f"{table}, row {number}: there is no picture {path}")
-        records.append({"path": path, "name": name, "sequence": -1, "frame": -1, **known})
+            record = _listed(folder, row)
+            if record["name"] in records:
+                raise InputError(f"{record['name']!r} comes twice")
+            records[record["name"]] = record
+        except InputError as error:
+            report.bad(f"{where}: {error}")
     if not records:
         raise InputError(f"{table}: lists no picture")
-    return sorted(records, key=lambda record: record["name"])
+    strangers = sum(record["pid"] == filenames.DISTRACTOR for record in records.values())
+    if strangers:
+        logging.warning(
+            "%s: %d of %d pictures have pid 0: strangers, who match nobody; persons count from 1",
+            *(table, strangers, len(records)),
+        )
+    return [records[name] for name in sorted(records)]
+
+
+def _listed(folder: Path, row: dict[str, str]) -> dict:
+    """The record of a row of a list, its picture decoded once."""
+    path = PurePosixPath(row["name"])
+    if path.is_absolute() or ".." in path.parts or not path.parts:
+        raise InputError(f"{row['name']!r} is no path within {folder}")
+    found = {key: files.read_integer(row[key], f"column {key!r}", -1) for key in ("pid", "camid")}
+    for key in ("sequence", "frame"):
+        found[key] = files.read_integer(row.get(key) or "-1", f"column {key!r}", -1)
+    if not (folder / path).exists():
+        raise InputError(f"there is no picture {folder / path}")
+    decoding.read(folder / path)
+    return {"path": folder / path, "name": path.as_posix(), "row": row, **found}
 
 
 def annotate(
@@ -187,16 +218,3 @@ def annotate(
         unknown = dict.fromkeys(ATTRIBUTES, UNKNOWN)
         annotated.append(record | {"attributes": dict(table[pid]) if pid > 0 else unknown})
     return annotated
-
-
-def resize(image: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
-    """Resizes a picture, bilinear; returns the array itself if the size fits.
-
-    Args:
-      image: the picture, uint8 [H, W, 3].
-      image_size: the wanted (height, width).
-    """
-    height, width = image_size
-    if image.shape[:2] == (height, width):
-        return image
-    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))

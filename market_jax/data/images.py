@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from market_jax.data.folders import decode_image, resize
+from market_jax.data import decoding
 
 _CHUNK = 1024  # pictures at a time
 
@@ -38,8 +38,8 @@ class StoredImages:
         images = np.empty((len(indices), *self.image_size, 3), np.uint8)
         records = self.source.__getitems__([int(i) for i in self.rows[indices]])
         for i, record in enumerate(records):
-            where = record["name"].decode()
-            images[i] = resize(decode_image(record["image"], where), self.image_size)
+            where = record["name"]
+            images[i] = decoding.resize(decoding.decode(record["image"], where), self.image_size)
         return images
 
     def take(self, indices: np.ndarray) -> "StoredImages":
@@ -67,8 +67,7 @@ class ImageFiles:
     def __getitem__(self, indices: np.ndarray) -> np.ndarray:
         images = np.empty((len(indices), *self.image_size, 3), np.uint8)
         for i, path in enumerate(self.paths[indices]):
-            image = decode_image(Path(path).read_bytes(), str(path))
-            images[i] = resize(image, self.image_size)
+            images[i] = decoding.resize(decoding.read(path), self.image_size)
         return images
 
     def take(self, indices: np.ndarray) -> "ImageFiles":

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from market_jax.data.folders import resize
+from market_jax.data.decoding import resize
 
 KINDS = ("background", "part", "shifted")
 

@@ -17,6 +17,7 @@ from market_jax.metrics.ranking import find_matches
 from market_jax.typing import Columns
 
 COURSE_SHARE = 0.2
+NAMES = ("market", "course", "course_with_self")
 
 
 class Protocol(NamedTuple):
@@ -85,9 +86,28 @@ def course(rows: Columns, seed: int = 0, *, with_self: bool = False) -> Protocol
     return Protocol(select(rows, chosen), gallery, by_camera=False)
 
 
-def _has_matches(protocol: Protocol) -> bool:
-    """Whether a query has a true match."""
-    return bool((find_matches(**protocol.labels).true >= 0).any())
+def count_without_match(protocol: Protocol) -> int:
+    """The number of queries that have no true match, and do not count.
+
+    Args:
+      protocol: the queries and the gallery.
+    """
+    return int((~(find_matches(**protocol.labels).true >= 0).any(axis=1)).sum())
+
+
+def why_left_out(name: str, rows: Columns, queries: Columns | None) -> str:
+    """Why `make` has left a protocol out, in words.
+
+    Args:
+      name: the name of the protocol.
+      rows: columns of the images.
+      queries: columns of the data set's own queries, if there are any.
+    """
+    unknown = int((rows["camid"][rows["pid"] > 0] < 0).sum())
+    if name == "market" and queries is None and unknown:
+        return f"the camera of {unknown} images is not known"
+    where = " from another camera" if name == "market" else ""
+    return f"no query has a match{where}"
 
 
 def make(rows: Columns, queries: Columns | None = None, seed: int = 0) -> dict[str, Protocol]:
@@ -105,12 +125,18 @@ def make(rows: Columns, queries: Columns | None = None, seed: int = 0) -> dict[s
     """
     made = {}
     if queries is not None:
+        if min(side["camid"].min(initial=0) for side in (queries, rows)) < 0:
+            raise InputError("a query's or a gallery image's camera is not known")
         made["market"] = Protocol(queries, rows, by_camera=True)
     elif rows["camid"][_persons(rows)].min() >= 0:
         made["market"] = market(rows, seed)
     made["course"] = course(rows, seed)
     made["course_with_self"] = course(rows, seed, with_self=True)
-    possible = {name: protocol for name, protocol in made.items() if _has_matches(protocol)}
+    possible = {
+        name: protocol
+        for name, protocol in made.items()
+        if count_without_match(protocol) < len(protocol.query["pid"])
+    }
     if not possible:
         raise InputError("no query has a true match in the gallery: nothing can be judged")
     return possible

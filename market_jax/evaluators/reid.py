@@ -1,7 +1,7 @@
 """How well queries find the images of their person, in every protocol that the data allow."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -226,7 +226,8 @@ def summarize(
         "identities": len(np.unique(gallery["pid"][gallery["pid"] > 0])),
         "metric": metric,
     } | dict(about)
-    notes = []
+    notes = [f"{name} is left out: {why}." for name, why in about.get("left_out", {}).items()]
+    notes += _counts(made)
     if "market" in made:
         try:
             about["verification"] = verify(made["market"], metric)
@@ -243,6 +244,17 @@ def summarize(
         tables=(as_table(results),),
         notes=tuple(notes),
     )
+
+
+def _counts(made: Mapping[str, Protocol]) -> Iterator[str]:
+    """A sentence for each protocol that has queries without a match."""
+    for name, protocol in made.items():
+        without = protocols.count_without_match(protocol)
+        if without:
+            yield (
+                f"{name}: {without} of {len(protocol.query['pid'])} queries have no match in the "
+                "gallery and do not count."
+            )
 
 
 def read_features(

@@ -16,7 +16,7 @@ class Comparison(NamedTuple):
 
     Attributes:
       difference: mean of the second minus mean of the first.
-      low, high: the ends of its 95 % interval.
+      low, high: the ends of its 95 % interval; NaN for a single identity.
       p_value: how often swapping the models at random gives a difference as large.
     """
 
@@ -44,8 +44,10 @@ def _resampled_means(sums, counts, resamples: int, seed: int) -> np.ndarray:
 
 def interval(
     values: Array, identities: Array, *, level: float = 0.95, resamples: int = 2000, seed: int = 0
-) -> tuple[float, float]:
+) -> tuple[float, float] | None:
     """The bootstrap interval (low, high) of the mean; identities are drawn with replacement.
+
+    None where all values are of one identity, which says nothing about others.
 
     Args:
       values: a value of each query, [Q]; NaN is left out.
@@ -58,6 +60,8 @@ def interval(
       InputError: lengths differ, or all values are NaN.
     """
     sums = _sums(np.asarray(values, np.float64), identities)
+    if len(sums[0]) < 2:
+        return None
     tail = (1 - level) / 2
     low, high = np.quantile(_resampled_means(*sums, resamples, seed), [tail, 1 - tail])
     return float(low), float(high)
@@ -82,7 +86,8 @@ def compare(
       InputError: lengths differ, or all differences are NaN.
     """
     difference = np.asarray(second, np.float64) - np.asarray(first, np.float64)
-    low, high = interval(difference, identities, resamples=resamples, seed=seed)
+    found = interval(difference, identities, resamples=resamples, seed=seed)
+    low, high = found or (np.nan, np.nan)
     sums, counts = _sums(difference, identities)
     signs = np.random.default_rng(seed).choice([-1, 1], size=(resamples, len(sums)))
     exchanged = np.abs(signs @ sums)

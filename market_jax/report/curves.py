@@ -1,10 +1,13 @@
 """Training curves as a picture."""
 
+import io
 from pathlib import Path
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from market_jax.files import write_atomically
 
 _WANTED = ("loss", "loss/reconstruction", "loss/kl", "loss/mmd", "accuracy")
 
@@ -35,7 +38,9 @@ def draw(lines: list[dict[str, float]], path: Path) -> None:
         axes.set(xlabel="step", ylabel=name)
         axes.grid(alpha=0.3)
         axes.legend()
-    figure.savefig(path, dpi=120)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=120, format="png")
+    write_atomically(path, buffer.getvalue())
 
 
 def draw_dimensions(kl: np.ndarray) -> np.ndarray:

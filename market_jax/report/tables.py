@@ -27,6 +27,8 @@ def percent(value: float) -> str:
     return f"{100 * value:.2f}"
 
 
-def interval(bounds: tuple[float, float]) -> str:
-    """(0.791, 0.823) -> "79.1 - 82.3"."""
+def interval(bounds: tuple[float, float] | None) -> str:
+    """(0.791, 0.823) -> "79.1 - 82.3"; "one identity" where there is no interval."""
+    if bounds is None:
+        return "one identity"
     return " - ".join(f"{100 * bound:.1f}" for bound in bounds)

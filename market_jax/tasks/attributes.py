@@ -49,7 +49,9 @@ def write_page(
     write_atomically(path, attention.page(result.title, [], *table, people))
 
 
-def write_predictions(run: Run, source: str, *, flip: bool, neighbours: int) -> Path:
+def write_predictions(
+    run: Run, source: str, *, flip: bool, neighbours: int, skip_bad: bool
+) -> Path:
     """Writes `evaluation/classification_test.csv` with the predictions for a folder or a split.
 
     Args:
@@ -57,6 +59,7 @@ def write_predictions(run: Run, source: str, *, flip: bool, neighbours: int) -> 
       source: the path of a folder of crops, or the name of a split.
       flip: average the logits of an image and its mirror image.
       neighbours: average the logits over this many nearest images too; 0 averages none.
+      skip_bad: leave bad pictures of a folder out and list them.
 
     Returns:
       The path of the file.
@@ -66,9 +69,11 @@ def write_predictions(run: Run, source: str, *, flip: bool, neighbours: int) -> 
         cannot be read.
     """
     if source in inputs.SPLITS:
+        inputs.refuse("with a split: it is of a folder", skip_bad=skip_bad)
         columns = run.dataset().open(source)
     else:
-        columns = inputs.read_folder(Path(source), run.config.data.image_size)
+        size = run.config.data.image_size
+        columns = inputs.read_folder(Path(source), size, named=False, skip_bad=skip_bad)
     labels = predictions.check_labels(run.schema.labels)
     predicted, _ = evaluator.classify(
         run.predict, columns, labels, flip=flip, neighbours=neighbours
@@ -88,6 +93,7 @@ def run(
     predict: str | None = None,
     flip: bool = False,
     neighbours: int = 0,
+    skip_bad: bool = False,
     report: bool = False,
 ) -> str:
     """Judges the run, or writes its predictions.
@@ -100,6 +106,7 @@ def run(
       predict: Write predictions for a folder of crops, or for a split; nothing is judged.
       flip: Average the logits of an image and its mirror image.
       neighbours: Average them over so many nearest images too.
+      skip_bad: Leave bad pictures and rows of folders and lists out and list them.
       report: Write a page with the table, and with attention over crops.
 
     Returns:
@@ -110,14 +117,20 @@ def run(
     if bool(images) != bool(annotations):
         raise InputError("--images and --annotations go together: a folder and its labels")
     if predict:
-        path = write_predictions(run, predict, flip=flip, neighbours=neighbours)
+        why = "with --predict, which judges nothing"
+        inputs.refuse(why, images=images, report=report, split=split != "val")
+        path = write_predictions(run, predict, flip=flip, neighbours=neighbours, skip_bad=skip_bad)
         rows = predictions.check_classification_csv(path.read_text())
         return f"{rows} predictions in {path}"
     classes = run.schema.labels
     if images:
         size = run.config.data.image_size
-        columns = inputs.read_folder(Path(images), size, annotations=Path(annotations))
+        inputs.refuse("with --images, which is judged instead", split=split != "val")
+        columns = inputs.read_folder(
+            Path(images), size, annotations=Path(annotations), skip_bad=skip_bad
+        )
     else:
+        inputs.refuse("without --images", skip_bad=skip_bad)
         columns = run.dataset().open(split)
     known = [name for name in classes if name in columns]
     labels = evaluator.outputs_to_judge(run.predict, columns, known)

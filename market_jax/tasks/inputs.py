@@ -1,12 +1,14 @@
 """Reads the images of a folder for a task, and writes a result as text."""
 
-import csv
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import logging
 
-from market_jax.data import attributes, columns, folders
+from market_jax import files
+from market_jax.data import attributes, columns, filenames, folders
 from market_jax.errors import InputError
 from market_jax.evaluators.result import Result
 from market_jax.report import tables
@@ -15,12 +17,29 @@ from market_jax.typing import Columns
 SPLITS = ("train", "val", "test", "query")
 
 
+def refuse(why: str, **given: Any) -> None:
+    """Refuses flags that would do nothing.
+
+    Args:
+      why: what makes them do nothing: "without --images".
+      **given: flag -> its value; None, False and "" are not given.
+
+    Raises:
+      InputError: one of them is given.
+    """
+    for name, value in given.items():
+        if value:
+            raise InputError(f"--{name} does nothing {why}")
+
+
 def read_folder(
     folder: Path,
     image_size: tuple[int, int],
     *,
     annotations: Path | None = None,
     table: Path | None = None,
+    named: bool = True,
+    skip_bad: bool = False,
 ) -> Columns:
     """Reads the images of a folder of crops.
 
@@ -29,39 +48,58 @@ def read_folder(
       image_size: (height, width) that pictures are resized to.
       annotations: a file with the 12 attributes of each identity, CSV or .mat; None has none.
       table: a CSV that lists the pictures with name, pid and camid; None reads their names.
+      named: whether every name must follow the naming; False takes names that say nothing.
+      skip_bad: leave bad pictures and rows out and list them, instead of raising an error.
 
     Raises:
       InputError: a file is missing or broken, or a name follows no known naming.
     """
-    report = folders.Report()
+    report = folders.Report(skip_bad)
     if table is not None:
-        records = folders.read_list(folder, table)
+        records = folders.read_list(folder, table, report)
     else:
-        records = folders.scan(folder, "detect", report)
+        records = folders.scan(folder, "detect" if named else _naming(folder), report)
     if annotations is not None:
-        labels = attributes.read(annotations)
+        labels = attributes.read(annotations, report.problems)
         records = folders.annotate(records, labels, report, annotations)
+    if not records:
+        raise InputError(f"{folder}: no picture could be used; the first: {report.skipped[0]}")
     if report.dropped:
         logging.warning("%s: left out %s", folder, ", ".join(report.dropped))
+    for message in report.skipped:
+        logging.warning("skipped: %s", message)
     return columns.from_records(records, image_size)
+
+
+def _naming(folder: Path) -> str | re.Pattern:
+    """The naming that all pictures of a folder follow, or one that says nothing."""
+    bases = [name.rsplit("/", 1)[-1] for name in folders.walk(folder)]
+    names = [name for name in bases if filenames.is_image(name) and not filenames.is_stray(name)]
+    try:
+        found = filenames.detect(names)
+    except InputError:
+        return filenames.ANY
+    fits = all(filenames.parse(name, found) is not None for name in names)
+    return found if fits else filenames.ANY
 
 
 def read_excluded(path: Path) -> set[str]:
     """Reads the names of the images to leave out from a CSV.
 
-    They are in the column "name". If there is a column "rejected", only rows with a 1 there count.
+    They are in the column "name". If there is a column "rejected", only rows with a yes there
+    count: 1, 1.0, true or yes.
 
     Args:
       path: the CSV.
 
     Raises:
-      InputError: there is no column "name".
+      InputError: there is no column "name", or "rejected" holds something else than yes or no.
     """
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        if "name" not in (reader.fieldnames or ()):
-            raise InputError(f"{path}: has no column name")
-        return {row["name"] for row in reader if row.get("rejected", "1") == "1"}
+    return {
+        row["name"]
+        for where, row in files.read_table(path, ("name",))
+        if files.read_yes(row.get("rejected", "1"), f"{where}: column 'rejected'")
+    }
 
 
 def exclude(
@@ -69,21 +107,40 @@ def exclude(
 ) -> tuple[Columns, Columns | None]:
     """Removes the images that a CSV names from gallery and queries, see `read_excluded`.
 
+    A name that both sides have is written "query/NAME" or "gallery/NAME".
+
     Args:
       path: the CSV.
       gallery: columns of the gallery.
       queries: columns of the data set's own queries; None if there are none.
 
     Raises:
-      InputError: there is no column "name", or no image has one of the names.
+      InputError: there is no column "name", or no image or one on both sides has one of the names.
     """
-    names = read_excluded(path)
-    sides = [side for side in (gallery, queries) if side is not None]
-    unknown = names - {name for side in sides for name in side["name"].tolist()}
-    if unknown:
-        raise InputError(f"{path}: {min(unknown)!r} is none of the images")
-    kept = [columns.select(side, ~np.isin(side["name"], sorted(names))) for side in sides]
-    return kept[0], kept[1] if queries is not None else None
+    sides = {"gallery": gallery} | ({} if queries is None else {"query": queries})
+    have = {side: set(rows["name"].tolist()) for side, rows in sides.items()}
+    chosen: dict[str, set[str]] = {side: set() for side in sides}
+    for name in sorted(read_excluded(path)):
+        first, _, rest = name.partition("/")
+        found = [(side, name) for side in sides if name in have[side]]
+        if not found and first in sides and rest in have[first]:
+            found = [(first, rest)]
+        if not found:
+            raise InputError(f"{path}: {name!r} is none of the images")
+        if len(found) > 1:
+            raise InputError(
+                f"{path}: {name!r} is a query and in the gallery; write query/{name} or "
+                f"gallery/{name}"
+            )
+        chosen[found[0][0]].add(found[0][1])
+    kept = {
+        side: columns.select(rows, ~np.isin(rows["name"], sorted(chosen[side])))
+        for side, rows in sides.items()
+    }
+    empty = [side for side, rows in kept.items() if not len(rows["name"])]
+    if empty:
+        raise InputError(f"{path}: leaves no image of the {empty[0]}")
+    return kept["gallery"], kept.get("query")
 
 
 def as_text(result: Result, *notes: str) -> str:

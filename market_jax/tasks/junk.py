@@ -88,6 +88,7 @@ def run(
     *,
     split: str = "test",
     images: str | None = None,
+    skip_bad: bool = False,
     score: str = "normalized",
     threshold: float | None = None,
     made: bool = False,
@@ -98,7 +99,8 @@ def run(
     Args:
       run: a run whose model has the outputs "reconstruction" and "target".
       split: What is scored: test, val or train.
-      images: Score this folder of crops instead of a split.
+      images: Score this folder of crops, of any name, instead of a split.
+      skip_bad: Leave bad pictures of --images out and list them.
       score: error or normalized (by the image's own variance).
       threshold: The score above which an image is flagged; by default the smaller one of two
         that are proposed without labels.
@@ -110,8 +112,11 @@ def run(
     """
     if run.predict is None:
         raise InputError("--task=junk needs a trained run: --workdir instead of --config")
+    if not images:
+        inputs.refuse("without --images", skip_bad=skip_bad)
     if images:
-        columns = inputs.read_folder(Path(images), run.config.data.image_size)
+        size = run.config.data.image_size
+        columns = inputs.read_folder(Path(images), size, named=False, skip_bad=skip_bad)
     else:
         columns = run.dataset().open(split)
     scores = evaluator.score_images(run.predict, columns)

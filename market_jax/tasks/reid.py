@@ -11,7 +11,7 @@ from market_jax.data import images as images_
 from market_jax.errors import InputError
 from market_jax.evaluators import reid as evaluator
 from market_jax.evaluators import tuning
-from market_jax.evaluators.protocols import Protocol
+from market_jax.evaluators.protocols import NAMES, Protocol, why_left_out
 from market_jax.evaluators.reid import Retrieval
 from market_jax.evaluators.result import Result
 from market_jax.files import write_atomically
@@ -177,6 +177,7 @@ def answer_release(
     rerank: Sequence[str],
     metric: str,
     top_k: int | None,
+    exclude: str | None,
 ) -> str:
     """Answers every query of the release from its gallery; writes `evaluation/reid_test.txt`.
 
@@ -187,6 +188,7 @@ def answer_release(
       rerank: specs in words, see `make_retrieval`.
       metric: the distance between features, "cosine" or "euclidean".
       top_k: the number of answers to each query; None is 100, or all of a smaller gallery.
+      exclude: a CSV of images that are no answers; None excludes none.
 
     Returns:
       The text for the terminal.
@@ -195,6 +197,8 @@ def answer_release(
       InputError: `top_k` is out of range, or a transform or re-ranker does not exist.
     """
     columns = [run.dataset().open(split) for split in ("query", "test")]
+    if exclude:
+        columns[1], _ = inputs.exclude(Path(exclude), columns[1], None)
     query, gallery = map(features.of, columns)
     size = len(gallery["name"])
     top_k = min(LENGTH, size) if top_k is None else top_k
@@ -223,6 +227,9 @@ def run(
     split: str = "val",
     images: str | None = None,
     annotations: str | None = None,
+    queries: str | None = None,
+    query_annotations: str | None = None,
+    skip_bad: bool = False,
     exclude: str | None = None,
     predict: str | None = None,
     top_k: int | None = None,
@@ -241,7 +248,11 @@ def run(
         own queries.
       images: Judge this folder of crops instead of a split.
       annotations: A CSV of name, pid and camid that lists the pictures of --images.
-      exclude: A CSV whose column name says which images are left out.
+      queries: A folder of crops that are the queries; --images is the gallery then.
+      query_annotations: The same as --annotations, of --queries.
+      skip_bad: Leave bad pictures and rows of folders and lists out and list them.
+      exclude: A CSV whose column name says which images are left out; with --predict, of the
+        gallery.
       predict: "release" answers the data set's queries from its test images; nothing is judged.
       top_k: The number of answers to each query that --predict writes; by default 100.
       features: model, predictions, model+predictions, imagenet, pixels or color_histogram.
@@ -257,14 +268,27 @@ def run(
     registry.choose(metric, dict.fromkeys(("cosine", "euclidean")), "metric")
     transform, rerank = transform or [], rerank or []
     read = Features(run, features, flip)
+    folders = [(images, annotations), (queries, query_annotations)]
     if predict:
         registry.choose(predict, {"release": None}, "value of --predict")
+        why = "with --predict, which answers the data set's own queries and judges nothing"
+        given = {"images": images, "annotations": annotations, "queries": queries}
+        given |= {"query_annotations": query_annotations, "skip_bad": skip_bad}
+        inputs.refuse(why, **given, split=split != "val", report=report)
         return answer_release(
-            run, read, transform=transform, rerank=rerank, metric=metric, top_k=top_k
+            run,
+            read,
+            transform=transform,
+            rerank=rerank,
+            metric=metric,
+            top_k=top_k,
+            exclude=exclude,
         )
-    gallery, queries, pictures = _read_sides(run, read, split, images, annotations)
+    inputs.refuse("without --predict", top_k=top_k is not None)
+    pictures = _open_sides(run, split, folders, skip_bad)
+    gallery, others = [*map(read.of, pictures), None][:2]
     if exclude:
-        gallery, queries = inputs.exclude(Path(exclude), gallery, queries)
+        gallery, others = inputs.exclude(Path(exclude), gallery, others)
     about = {
         "judged": images or f"split {split}",
         "features": features,
@@ -273,7 +297,10 @@ def run(
         "rerankers": rerank,
         "checkpoint": run.step,
     }
-    made = evaluator.make_protocols(gallery, queries)
+    made = evaluator.make_protocols(gallery, others)
+    about["left_out"] = {
+        name: why_left_out(name, gallery, others) for name in NAMES if name not in made
+    }
     return _judge(run, read, made, about, metric=metric, pictures=pictures if report else None)
 
 
@@ -313,18 +340,31 @@ def _judge(
     return inputs.as_text(result, *notes)
 
 
-def _read_sides(
-    run: Run, read: Features, split: str, images: str | None, annotations: str | None
-) -> tuple[Columns, Columns | None, list[Columns]]:
-    """Features of the gallery and of the queries, and the columns that hold their pictures."""
-    if annotations and not images:
-        raise InputError("--annotations goes with --images: a folder and its list")
-    if images:
-        table = Path(annotations) if annotations else None
-        size = run.config.data.image_size
-        pictures = [inputs.read_folder(Path(images), size, table=table)]
-    else:
+def _open_sides(
+    run: Run, split: str, folders: Sequence[tuple[str | None, str | None]], skip_bad: bool
+) -> list[Columns]:
+    """Columns of the gallery and, where there are any, of the queries.
+
+    Args:
+      run: the run.
+      split: what is judged where no folder is given.
+      folders: the folder of the gallery and its list, those of the queries; None is not given.
+      skip_bad: leave bad pictures and rows out.
+    """
+    (images, annotations), (queries, query_annotations) = folders
+    if not queries:
+        inputs.refuse("without --queries", query_annotations=query_annotations)
+    if not images:
+        why = "without --images"
+        inputs.refuse(why, annotations=annotations, queries=queries, skip_bad=skip_bad)
         names = ("test", "query") if split == "test" else (split,)
-        pictures = [run.dataset().open(name) for name in names]
-    sides = [read.of(columns) for columns in pictures]
-    return sides[0], sides[1] if len(sides) > 1 else None, pictures
+        return [run.dataset().open(name) for name in names]
+    inputs.refuse("with --images, which is judged instead", split=split != "val")
+    size = run.config.data.image_size
+    return [
+        inputs.read_folder(
+            Path(folder), size, table=Path(table) if table else None, skip_bad=skip_bad
+        )
+        for folder, table in folders
+        if folder
+    ]

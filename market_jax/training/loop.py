@@ -8,7 +8,7 @@ checkpoint at every border between two rounds, from which the next round can be 
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import jax
 
@@ -36,6 +36,18 @@ class NotFiniteError(RuntimeError):
         super().__init__(f"the {name} of step {step} is {value}")
         self.step, self.name = step, name
         self.batch: tuple[str, ...] = ()
+
+
+class StoppedError(RuntimeError):
+    """Training was asked to stop, and has saved a checkpoint.
+
+    Args:
+      step: the number of steps done.
+    """
+
+    def __init__(self, step: int):
+        super().__init__(f"stopped after step {step}")
+        self.step = step
 
 
 class Select(NamedTuple):
@@ -80,6 +92,7 @@ class Progress:
       stale: the number of evaluations since then.
       round: the number of rounds that have ended.
       round_start: the step at which the present round began.
+      pending: whether the training was stopped before the evaluation that is due.
     """
 
     best: float | None = None
@@ -87,6 +100,7 @@ class Progress:
     stale: int = 0
     round: int = 0
     round_start: int = 0
+    pending: bool = False
 
     def update(self, step: int, value: float, mode: str) -> None:
         """Takes in the selected metric of one evaluation.
@@ -144,15 +158,18 @@ class Actions(NamedTuple):
       step: (state, batch) -> (state, metrics); "loss" is one of the metrics.
       evaluate: state -> metrics; the selected one is among them.
       adjust: (state, progress) -> state, called after every evaluation.
-      save: (step, state, progress, score) -> None; saves a checkpoint.
+      save: (step, state, progress, score) -> None; saves a checkpoint; the score is None where
+        nothing was evaluated.
       write: (step, metrics) -> None; logs metrics.
+      stop: step -> whether training is asked to stop after it; it saves first.
     """
 
     step: Callable[[TrainState, Batch], tuple[TrainState, Mapping]]
     evaluate: Callable[[TrainState], dict[str, float]]
     adjust: Callable[[TrainState, Progress], TrainState]
-    save: Callable[[int, TrainState, Progress, float], None]
+    save: Callable[[int, TrainState, Progress, float | None], None]
     write: Callable[[int, dict[str, float]], None]
+    stop: Callable[[int], bool] = lambda step: False
 
 
 class _Window:
@@ -172,6 +189,11 @@ class _Window:
         self._pending, read, self._read = None, self._read, []
         return {f"train/{k}": sum(m[k] for m in read) / len(read) for k in read[0]}
 
+    def check(self) -> None:
+        """Raises a `NotFiniteError` if the loss of the last step is not finite."""
+        pending, self._pending = self._pending, None
+        self._fetch(pending)
+
     def _fetch(self, pending) -> None:
         if pending is None:
             return
@@ -189,22 +211,38 @@ def is_over(state: TrainState, progress: Progress, plan: Plan) -> bool:
       progress: how the training stands.
       plan: when training stops.
     """
-    return int(state.step) >= plan.total_steps or 0 < plan.patience <= progress.stale
+    done = int(state.step) >= plan.total_steps or 0 < plan.patience <= progress.stale
+    return done and not progress.pending
 
 
 def _evaluate(
     done: int, state: TrainState, progress: Progress, plan: Plan, actions: Actions, *, border: bool
 ) -> TrainState:
     """Evaluates, logs and saves; at the end of a round the next one begins."""
-    values = actions.evaluate(state)
-    score = plan.select.score(done, values)
-    progress.update(done, values[plan.select.metric], plan.select.mode)
+    try:
+        values = actions.evaluate(state)
+    except KeyboardInterrupt:
+        _stop(done, state, progress, actions, pending=True)
+    score = plan.select.score(done, values) if values else None  # without a held-out side
+    if values:
+        progress.update(done, values[plan.select.metric], plan.select.mode)
+    progress.pending = False
     state = actions.adjust(state, progress)
     if border:
         progress.round, progress.round_start = progress.round + 1, done
-    actions.write(done, values)  # before it is saved: a restart drops what was not
+    if values:
+        actions.write(done, values)  # before it is saved: a restart drops what was not
     actions.save(done, state, progress, score)
     return state
+
+
+def _stop(
+    done: int, state: TrainState, progress: Progress, actions: Actions, *, pending: bool
+) -> NoReturn:
+    """Saves a checkpoint between two evaluations and ends the training."""
+    progress.pending = pending
+    actions.save(done, state, progress, None)
+    raise StoppedError(done)
 
 
 def run_round(
@@ -232,20 +270,34 @@ def run_round(
     Raises:
       NotFiniteError: the loss of a step, or the selected metric, is not finite; that network is not
         saved.
+      StoppedError: training was asked to stop; a checkpoint is saved.
     """
     end = math.inf if steps is None else progress.round_start + steps
     window = _Window()
+
+    def is_last(done: int) -> bool:
+        return done in (end, plan.total_steps)
+
+    def evaluate(done: int, state: TrainState) -> TrainState:
+        return _evaluate(done, state, progress, plan, actions, border=done == end)
+
+    if progress.pending:
+        state = evaluate(int(state.step), state)
+        if is_last(int(state.step)) or is_over(state, progress, plan):
+            return state
     for done, batch in enumerate(batches, start=int(state.step) + 1):
         state, metrics = actions.step(state, batch)
         window.push(done - 1, metrics)
-        last = done in (end, plan.total_steps)
-        if last or done % plan.evaluate_every == 0:
+        due = is_last(done) or done % plan.evaluate_every == 0
+        if due or done % plan.log_every == 0:
             actions.write(done, window.flush())
-            state = _evaluate(done, state, progress, plan, actions, border=done == end)
-            if last or is_over(state, progress, plan):
+        if actions.stop(done):
+            window.check()
+            _stop(done, state, progress, actions, pending=due)
+        if due:
+            state = evaluate(done, state)
+            if is_last(done) or is_over(state, progress, plan):
                 break
-        elif done % plan.log_every == 0:
-            actions.write(done, window.flush())
     return state
 
 
@@ -277,6 +329,7 @@ def run(
 
     Raises:
       NotFiniteError: as `run_round`.
+      StoppedError: as `run_round`.
     """
     while not is_over(state, progress, plan):
         this = rounds(border, progress.round)

@@ -1,33 +1,44 @@
 """Writes metrics to metrics.jsonl, TensorBoard, and the console with its progress bar."""
 
+import contextlib
 import json
 import sys
 import time
 from pathlib import Path
 
 from absl import logging
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto import event_pb2
+from tensorboardX.summary import scalar
 from tqdm import tqdm
 
+from market_jax.errors import InputError
 from market_jax.files import write_atomically
 
 METRICS_FILE = "metrics.jsonl"
 
 
 def read_metrics(workdir: Path) -> list[dict[str, float]]:
-    """The lines of metrics.jsonl, [] without the file; a last line cut short by a kill is left out.
+    """The lines of metrics.jsonl, [] without the file; a damaged line is left out.
 
     Args:
       workdir: the folder of the run.
     """
-    path = Path(workdir) / METRICS_FILE
-    lines = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    path, lines, damaged = Path(workdir) / METRICS_FILE, [], 0
+    content = path.read_bytes().splitlines() if path.is_file() else []
+    for text in content:
         try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+            line = json.loads(text)
+            lines.append({str(key): float(value) for key, value in line.items()} | _step(line))
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            damaged += 1
+    if damaged:
+        logging.warning("%s: %d damaged lines are left out", path, damaged)
     return lines
+
+
+def _step(line: dict) -> dict[str, int]:
+    return {"step": int(line["step"])}
 
 
 def ignore(step: int, metrics: dict[str, float]) -> None:
@@ -37,6 +48,46 @@ def ignore(step: int, metrics: dict[str, float]) -> None:
       step: not used.
       metrics: not used.
     """
+
+
+class _Board:
+    """TensorBoard's file, written at once: tensorboardX's own thread hangs where a disk is full."""
+
+    def __init__(self, folder: Path, purge_step: int):
+        self._path, self._events = folder, None
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._events = EventsWriter(str(folder / "events"))
+            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            self._add(event_pb2.Event(step=purge_step, file_version="brain.Event:2"))
+            self._add(event_pb2.Event(step=purge_step, session_log=start))
+        except OSError as error:
+            self._give_up(error)
+
+    def _add(self, event: event_pb2.Event) -> None:
+        event.wall_time = time.time()
+        self._events.write_event(event)
+        self._events.flush()
+
+    def _give_up(self, error: OSError) -> None:
+        logging.warning("%s: TensorBoard's file ends here (%s)", self._path, error.strerror)
+        self._events = None
+
+    def write(self, step: int, metrics: dict[str, float]) -> None:
+        """Writes the metrics of a step; where the disk is full, training goes on without."""
+        if self._events is None:
+            return
+        try:
+            for name, value in metrics.items():
+                self._add(event_pb2.Event(step=step, summary=scalar(name, value)))
+        except OSError as error:
+            self._give_up(error)
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._events is not None:
+            with contextlib.suppress(OSError):
+                self._events.close()
 
 
 class Writer:
@@ -53,7 +104,7 @@ class Writer:
         kept = [line for line in read_metrics(workdir) if line["step"] <= first_step]
         self._path = Path(workdir) / METRICS_FILE
         write_atomically(self._path, "".join(json.dumps(line) + "\n" for line in kept))
-        self._board = SummaryWriter(str(Path(workdir) / "tensorboard"), purge_step=first_step + 1)
+        self._board = _Board(Path(workdir) / "tensorboard", first_step + 1)
         self._bar = tqdm(
             total=total_steps,
             initial=first_step,
@@ -87,10 +138,12 @@ class Writer:
             self._last = (step, now)
             self._bar.set_postfix_str(f"{speed:.0f} images/s", refresh=False)
             self._bar.update(step - last_step)
-        with open(self._path, "a") as file:
-            file.write(json.dumps({"step": step, **metrics}) + "\n")
-        for name, value in metrics.items():
-            self._board.add_scalar(name, value, step)
+        try:
+            with open(self._path, "a") as file:
+                file.write(json.dumps({"step": step, **metrics}) + "\n")
+        except OSError as error:
+            raise InputError(f"{self._path} cannot be written ({error.strerror})") from None
+        self._board.write(step, metrics)
         if any(name.startswith("val/") for name in metrics):
             self._evaluated(step, metrics)
 

@@ -5,12 +5,13 @@ import os
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 import data_prep
 from configs import attributes_cnn
 from market_jax import build, registry, runs, settings, tasks
-from market_jax.data import attributes, columns
+from market_jax.data import attributes, columns, prepared
 from market_jax.errors import InputError
 from market_jax.recipes import supervised
 from market_jax.report import predictions
@@ -114,7 +115,7 @@ def test_going_on_with_other_settings_is_refused(workdir, synthetic):
 
 
 def test_a_run_restored_without_its_data_dir(workdir, synthetic):
-    run = runs.restore(workdir, data_dir="/somewhere/else")
+    run = runs.restore(workdir, data=runs.Data(dir="/somewhere/else"))
     with pytest.raises(InputError, match=r"/somewhere/else: there is no such folder"):
         run.dataset()
 
@@ -125,11 +126,18 @@ def test_newest_run_is_found(workdir, tmp_path, monkeypatch):
         runs.find_run("attributes")
     for age, name in enumerate(("new", "old", "unable")):
         run = tmp_path / "runs" / name
-        (run / "checkpoints" / "10").mkdir(parents=True)
-        content = {"config": {"tasks": ["attributes"] if name != "unable" else ["junk"]}}
-        (run / "config.json").write_text(json.dumps(content))
+        state = init_state({"params": {}}, optax.identity(), seed=0)
+        extra = {"config": {"tasks": ["attributes"] if name != "unable" else ["junk"]}}
+        how = {"score": None, "round_start": 0, "extra": extra}
+        checkpoints.save(run / "checkpoints", 10, state, **how)
         os.utime(run / "checkpoints" / "10", (1e9 - age, 1e9 - age))
     assert runs.find_run("attributes").name == "new"
+    (tmp_path / "runs/new/checkpoints/10/extra/metadata").write_text("{")
+    assert runs.find_run("attributes").name == "old", "a damaged run hides no other"
+    (tmp_path / "runs/old/checkpoints/10/digests.json").unlink()
+    (tmp_path / "runs/old/config.json").write_text("")
+    with pytest.raises(InputError, match="holds no run that can do 'attributes'"):
+        runs.find_run("attributes")
 
 
 def test_restore_refuses(workdir, tmp_path):
@@ -140,7 +148,7 @@ def test_restore_refuses(workdir, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"data.name": "duke"}, r"unknown data set \(data.name\) 'duke'; known: market1501"),
+        ({"data.name": "duke"}, r"unknown data set \(data.name\) 'duke'; did you mean 'dukemtmc'"),
         ({"data.dir": "/no/where"}, "data.dir is /no/where: there is no such folder"),
         ({"data.name": "unitn"}, "data.name is unitn, but .*/synthetic/1.0.0 is synthetic"),
         ({"data.name": "unitn", "data.dir": ""}, "data.dir is empty; it must name the folder"),
@@ -150,27 +158,30 @@ def test_restore_refuses(workdir, tmp_path):
         ({"losses.hat.logits": "hut"}, "losses.hat: there is no output or column 'hut'"),
         ({"losses.hat.label_smoothing": 2.0}, "label_smoothing is 2.0; it must be 0 or more"),
         ({"model.classes.age": 3}, "model.classes.age is 3; the data set has 4 classes: young"),
-        ({"augmentation.flip.probability": 2.0}, "flip.probability is 2.0; it must be 0 to 1"),
+        (
+            {"augmentation.flip.probability": 2.0},
+            "augmentation.flip.*probability is 2.0; it must be 0 to 1",
+        ),
         ({"model.widths": (4,)}, r"widths is \(4,\); it must be 4 values"),
         ({"select.mode": "least"}, "unknown select.mode 'least'; known: max, min"),
         ({"select.metric": "val/mAP"}, "select.metric is 'val/mAP'; evaluated are val/accuracy"),
-        ({"ema_decay": 1.0}, "ema: decay is 1.0; it must be 0 or more and below 1"),
+        ({"ema_decay": 1.0}, "ema_decay is 1.0; it must be 0 or more and below 1"),
         ({"optimizer.lr_multipliers": ((1, 2),)}, "lr_multipliers is .* it must be pairs"),
         ({"optimizer.schedule.name": "step"}, "unknown schedule 'step'"),
         ({"optimizer.plateau_factor": 0.0}, "plateau_factor is 0.0; it must be above 0"),
         ({"optimizer.warmup_epochs": float("inf")}, "warmup_epochs is inf; it must be 0 to 3"),
-        ({"patience": -1}, "patience is -1; it must be 0 or more"),
+        ({"patience": -1}, "patience is -1; it must be 0 to 2,147,483,647"),
         ({"data.name": "synthetic,unitn"}, "must name as many data sets as folders"),
         ({"batch_size": 12}, "batch_size is 12; it must be a multiple of the 8"),
         ({"batch_size": 8000}, "batch_size is 8000, but the training split has"),
         ({"optimizer.name": "lion"}, "unknown optimizer 'lion'"),
         ({"data.image_size": (64, 32, 3)}, r"data.image_size is \(64, 32, 3\); it must be"),
-        ({"grad_accum_steps": 0}, "grad_accum_steps is 0; it must be 1 or more"),
+        ({"grad_accum_steps": 0}, "grad_accum_steps is 0; it must be 1 to"),
         ({"grad_accum_steps": 4}, r"batch_size is 16; .* 8 device\(s\) times the 4 parts"),
         ({"dtype": "float16"}, "unknown dtype 'float16'; did you mean 'bfloat16'"),
         ({"convolution": "mkl"}, "convolution is 'mkl'; known: auto, onednn, jax, lax"),
-        ({"epochs": 0}, "epochs is 0; it must be 1 or more"),
-        ({"data.val_fraction": 1.5}, "data.val_fraction is 1.5; it must lie between 0 and 1"),
+        ({"epochs": 0}, "epochs is 0; it must be 1 to"),
+        ({"data.val_fraction": 1.5}, "data.val_fraction is 1.5; it must be 0 or more and below"),
     ],
 )
 def test_bad_settings_end_in_a_message(synthetic, tmp_path, changes, message):
@@ -196,9 +207,7 @@ def test_a_loss_that_is_not_finite_names_its_batch(synthetic, tmp_path):
     rows = build.sampler(config, train).indices(step)
     assert ", ".join(train["name"][rows]) in message
     assert "the last good checkpoint: none" in message
-    manager = checkpoints.open_manager(tmp_path / "run" / "checkpoints")
-    assert checkpoints.find(manager) is None
-    manager.close()
+    assert checkpoints.find(tmp_path / "run" / "checkpoints") is None
 
 
 def test_a_raw_folder_is_prepared_once(synthetic_raw, tmp_path, monkeypatch):
@@ -206,7 +215,7 @@ def test_a_raw_folder_is_prepared_once(synthetic_raw, tmp_path, monkeypatch):
     first = data_prep.find_or_prepare("synthetic", str(synthetic_raw))
     assert first.is_relative_to("data")
     assert data_prep.find_or_prepare("synthetic", str(synthetic_raw)) == first
-    assert columns.find_dataset(first) == first
+    assert prepared.find(first) == first
 
 
 def test_train_and_val_share_no_identity(synthetic, dataset):
@@ -261,17 +270,16 @@ def test_going_on_refuses_what_changes_the_result_and_nothing_else(workdir, synt
     other = {"data.dir": "/moved", "data.in_memory": False, "epochs": 9, "log_every": 7}
     config.update_from_flattened_dict(other)
     config.evaluators.reid = {"name": "reid"}
-    settings.check_same_run(workdir, config, usual)
-    saved = json.loads((workdir / "config.json").read_text())
-    del saved["config"]["ema_decay"], saved["config"]["optimizer"]["clip_norm"]
-    (tmp_path / "config.json").write_text(json.dumps(saved))
-    settings.check_same_run(tmp_path, config, usual)
+    saved = json.loads((workdir / "config.json").read_text())["config"]
+    settings.check_same_run(workdir, saved, config, usual)
+    del saved["ema_decay"], saved["optimizer"]["clip_norm"]
+    settings.check_same_run(tmp_path, saved, config, usual)
     config.ema_decay = 0.9
     with pytest.raises(InputError, match=r"\(ema_decay None -> 0.9\)"):
-        settings.check_same_run(tmp_path, config, usual)
+        settings.check_same_run(tmp_path, saved, config, usual)
     config.ema_decay, config.optimizer.clip_norm = 0.0, 1.0
     with pytest.raises(InputError, match=r"\(optimizer.clip_norm None -> 1.0\)"):
-        settings.check_same_run(tmp_path, config, usual)
+        settings.check_same_run(tmp_path, saved, config, usual)
 
 
 def test_configs_are_not_shared():

@@ -7,7 +7,7 @@ from PIL import Image
 
 from configs import attributes_cnn
 from market_jax import build, inference, runs
-from market_jax.data import images
+from market_jax.data import decoding
 from market_jax.errors import InputError
 from market_jax.evaluators import reid as evaluator
 from market_jax.metrics import ranking
@@ -100,13 +100,13 @@ def test_transforms_and_rerankers_stand_beside_plain_ranking(trained):
 
 
 def test_what_needs_frames_or_labels_decodes_no_picture(trained, monkeypatch):
-    decoded, decode = [], images.decode_image
+    decoded, decode = [], decoding.decode
 
     def spy(content, where):
         decoded.append(where)
         return decode(content, where)
 
-    monkeypatch.setattr(images, "decode_image", spy)
+    monkeypatch.setattr(decoding, "decode", spy)
     training = reid.Features(trained, "model", False).training
     assert {"pid", "camid", "frame"} <= training.columns.keys()
     assert not decoded
@@ -206,7 +206,7 @@ def test_excluded_images_are_gone(synthetic, tmp_path):
     with pytest.raises(InputError, match=r"junk.csv: 'nobody.jpg' is none of the images"):
         reid.run(found, features="pixels", split="test", exclude=str(table))
     table.write_text("image\nnobody.jpg\n")
-    with pytest.raises(InputError, match=r"junk.csv: has no column name"):
+    with pytest.raises(InputError, match=r"junk.csv: the header has no column 'name'"):
         reid.run(found, features="pixels", split="test", exclude=str(table))
 
 
@@ -277,7 +277,7 @@ def test_mistakes_end_in_a_message(release, trained, monkeypatch, tmp_path):
         (release, {"features": "pixel"}, "unknown features 'pixel'; did you mean 'pixels'"),
         (release, {}, "--features=model needs a trained run"),
         (trained, {"split": "test2"}, "there is no split 'test2'"),
-        (trained, {"annotations": "x.csv"}, "--annotations goes with --images"),
+        (trained, {"annotations": "x.csv"}, "--annotations does nothing without --images"),
         (trained, {"rerank": ["gaussian_mixture clusters=3 bic=true"]}, "give one of them"),
         (trained, {"rerank": ["rerank"]}, "unknown re-ranker 'rerank'"),
         (trained, {"rerank": ["multi_query"]}, "unknown re-ranker 'multi_query'"),

@@ -1,0 +1,89 @@
+"""Pictures of a user: from a file's bytes to uint8 [H, W, 3]. The one door for all of them."""
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from market_jax.errors import InputError
+from market_jax.files import read_bytes
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP")  # by content, whatever the name says; MPO is a JPEG
+MOST_PIXELS = 64_000_000
+_MOST_BYTES = 1 << 28
+_PLAIN = ("1", "L", "P", "RGB", "CMYK", "YCbCr", "LA", "PA", "RGBA", "RGBX")
+
+
+def decode(content: bytes, where: str) -> np.ndarray:
+    """Decodes a picture: uint8 [H, W, 3], the way up that its EXIF orientation says.
+
+    16-bit grey is scaled to 8 bits; colour profiles are not applied. Of the two pictures of an MPO
+    file (a JPEG by some phones) the first is taken.
+
+    Args:
+      content: the bytes of the file.
+      where: the picture's path, for the message.
+
+    Raises:
+      InputError: the picture is broken, larger than `MOST_PIXELS`, of another format than
+        `FORMATS`, animated, transparent, or of a mode that cannot be converted rightly; the message
+        begins with `where`.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of damaged EXIF, and of sizes that are checked here
+            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+                return _convert(image)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+    except Image.DecompressionBombError:
+        raise InputError(f"{where}: has more than {MOST_PIXELS} pixels") from None
+    except (Exception, RecursionError, MemoryError) as error:  # whatever a parser makes of it
+        reason = str(error).replace(repr(io.BytesIO), "it")
+        if "cannot identify image file" in reason:
+            reason = f"none of {', '.join(FORMATS)}"
+        raise InputError(f"{where}: the picture cannot be decoded ({reason})") from None
+
+
+def _convert(image: Image.Image) -> np.ndarray:
+    """An opened picture's pixels as RGB."""
+    if image.width * image.height > MOST_PIXELS:
+        raise InputError(f"has {image.width}x{image.height} pixels; {MOST_PIXELS} are the most")
+    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
+        raise InputError("is animated; a single picture is needed")
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):
+        wide = np.asarray(image).astype(np.uint32)
+        return np.repeat(((wide * 255 + 32767) // 65535).astype(np.uint8)[..., None], 3, axis=2)
+    if image.mode not in _PLAIN:
+        raise InputError(f"is of mode {image.mode}, which is not read; 8 bits, grey or RGB, are")
+    if image.has_transparency_data and image.convert("RGBA").getextrema()[3][0] < 255:
+        raise InputError("is transparent in part; put it on a background first")
+    return np.asarray(image.convert("RGB"))
+
+
+def read(path: Path | str) -> np.ndarray:
+    """Reads a picture's file: uint8 [H, W, 3], see `decode`.
+
+    Args:
+      path: the file.
+
+    Raises:
+      InputError: the file cannot be read, or the picture not be decoded.
+    """
+    return decode(read_bytes(path, _MOST_BYTES), str(path))
+
+
+def resize(image: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
+    """Resizes a picture, bilinear; returns the array itself if the size fits.
+
+    Args:
+      image: the picture, uint8 [H, W, 3].
+      image_size: the wanted (height, width).
+    """
+    height, width = image_size
+    if image.shape[:2] == (height, width):
+        return image
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
