@@ -42,7 +42,7 @@ def _flag_message(error: Exception) -> str:
     if "Traceback" in message:  # of the config's own file
         message = message.strip().splitlines()[-1]
     if isinstance(error, KeyError | AttributeError) and " " not in message.strip():
-        message = f"the config has no key {message}"
+        message = f"the config has no key {message.strip(chr(39) + chr(34))}"
     message = message.replace("\\n", ": ").replace("\\'", "'").strip("'")
     return re.sub(r"\s*\n\s*", " ", message) or repr(error)
 

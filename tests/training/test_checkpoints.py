@@ -30,6 +30,11 @@ def save_all(directory, scores, borders=None, **state):
         )
 
 
+def read_all(directory, step, template):
+    checkpoints.read_extra(directory, step)
+    checkpoints.read_state(directory, step, template)
+
+
 def kept_in(directory):
     return {int(path.name) for path in directory.iterdir() if path.name.isdigit()}
 
@@ -105,8 +110,7 @@ def test_every_flipped_byte_is_noticed(tmp_path):
             flipped[place] ^= 1 << rng.integers(8)
             path.write_bytes(bytes(flipped))
             with pytest.raises(InputError, match=f"{tmp_path}/1: the checkpoint is damaged"):
-                checkpoints.read_state(tmp_path, 1, whole)
-                checkpoints.read_extra(tmp_path, 1)
+                read_all(tmp_path, 1, whole)
             noticed += 1
         path.write_bytes(content)
     assert noticed > 20
@@ -121,10 +125,8 @@ def test_a_damaged_checkpoint_is_named_with_the_others(tmp_path, change):
             path.unlink()
         else:
             path.write_bytes(content[: len(content) // 2] if change == "cut" else b"")
-        with pytest.raises(InputError) as error:
-            with checkpoints.offering_others(tmp_path, 2):
-                checkpoints.read_extra(tmp_path, 2)
-                checkpoints.read_state(tmp_path, 2, make_state(0))
+        with pytest.raises(InputError) as error, checkpoints.offering_others(tmp_path, 2):
+            read_all(tmp_path, 2, make_state(0))
         for part in ("2: the checkpoint is damaged", "of step 1", "--checkpoint=1"):
             assert part in str(error.value)
         assert checkpoints.find(tmp_path, "best") in (1, 2)
