@@ -25,9 +25,10 @@ from market_jax.models.backbones import efficientnet_lite
 from market_jax.registry import choose
 from market_jax.training import hooks as hooks_
 from market_jax.training import optimizer as optimizer_
+from market_jax.training import transfer
 from market_jax.training.loop import Plan, Select
 from market_jax.training.step import Objective
-from market_jax.typing import Columns, FractionBelow1, PyTree, Range
+from market_jax.typing import Columns, FractionBelow1, NonNegative, PositiveFraction, PyTree, Range
 from market_jax.weights import pretrained
 
 CACHE_DIR = Path("data")  # where raw folders are prepared
@@ -44,6 +45,10 @@ _KINDS = {
     ),
     **dict.fromkeys(("patience", "num_instances", "seed", "data.split_seed"), _CountOrNone),
     **dict.fromkeys(("ema_decay", "data.val_fraction"), FractionBelow1),
+    **dict.fromkeys(("remat", "profile", "data.in_memory"), bool),
+    **dict.fromkeys(("dtype", "convolution", "select.metric", "select.mode"), str),
+    "optimizer.plateau_factor": PositiveFraction,
+    "optimizer.warmup_epochs": NonNegative,
 }
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -110,6 +115,8 @@ def apply(config: ConfigDict, module) -> Callable:
 def pretrained_variables(config: ConfigDict, variables: PyTree) -> PyTree:
     """Puts the weights that `config.model.pretrained` names into the backbone's variables.
 
+    The folder of a run brings what it has under the same names, see `transfer.begin`.
+
     Args:
       config: the experiment's config.
       variables: freshly initialised variables of its model; returned as they are where no weights
@@ -121,6 +128,8 @@ def pretrained_variables(config: ConfigDict, variables: PyTree) -> PyTree:
     source = config.model.get("pretrained", "")
     if not source:
         return variables
+    if Path(source).expanduser().is_dir():
+        return transfer.begin(variables, Path(source))
     name = config.model.backbone.name
     make = registry.find(name, _defining("Model", backbones), "backbone")
     namings = getattr(importlib.import_module(make.__module__), "TORCH_NAMES", None)
@@ -288,7 +297,7 @@ def optimizer(config: ConfigDict, module, steps_per_epoch: int):
     """
     fields = config.optimizer.to_dict()
     warmup = fields.pop("warmup_epochs")
-    if not 0 <= warmup <= config.epochs:
+    if warmup > config.epochs:
         raise InputError(f"optimizer.warmup_epochs is {warmup}; it must be 0 to {config.epochs}")
     schedule = optimizer_.make_schedule(
         registry.bind(fields.pop("schedule"), optimizer_.SCHEDULES, "schedule"),
@@ -297,8 +306,6 @@ def optimizer(config: ConfigDict, module, steps_per_epoch: int):
         total_steps=config.epochs * steps_per_epoch,
     )
     factor, _ = fields.pop("plateau_factor"), fields.pop("plateau_every")
-    if not 0 < factor <= 1:
-        raise InputError(f"optimizer.plateau_factor is {factor}; it must be above 0, 1 at the most")
     clip_norm, multipliers = fields.pop("clip_norm"), fields.pop("lr_multipliers")
     frozen = getattr(module, "frozen_parameters", tuple)()
     made = registry.bind(fields, optimizer_.OPTIMIZERS, "optimizer", schedule=schedule)

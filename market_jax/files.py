@@ -89,6 +89,8 @@ def read_bytes(path: Path | str, most: int = _MOST) -> bytes:
         return Path(path).read_bytes()
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such file") from None
+    except InputError:
+        raise
     except (OSError, ValueError) as error:  # a name with a zero byte is a ValueError
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{path}: cannot be read ({reason})") from None

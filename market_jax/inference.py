@@ -5,18 +5,19 @@ computes them once.
 """
 
 import hashlib
+import io
 import json
-import os
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
+from absl import logging
 
 from market_jax import devices
 from market_jax.data import pipeline, samplers, transforms
 from market_jax.errors import InputError
+from market_jax.files import write_atomically
 from market_jax.registry import choose
 from market_jax.typing import Array, Columns, Outputs, PyTree
 
@@ -284,18 +285,29 @@ def cached(path: Path, key: str, make: Callable[[], Columns]) -> Columns:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             if str(stored["key"]) == key:
-                return {name: stored[name] for name in stored.files if name != "key"}
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
-        pass  # missing, or broken: it can be made again
+                names = [name for name in stored.files if name not in ("key", "digest")]
+                columns = {name: stored[name] for name in names}
+                if str(stored["digest"]) == _digest(columns):
+                    return columns
+    except Exception:  # missing, or broken in whatever way: it can be made again
+        logging.debug("%s is made anew", path, exc_info=True)
     columns = make()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.npz")
+    buffer = io.BytesIO()
+    np.savez(buffer, key=key, digest=_digest(columns), **columns)
     try:
-        np.savez(temporary, key=key, **columns)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        write_atomically(path, buffer.getvalue())
+    except InputError as error:  # a full disk: it is made again the next time
+        logging.warning("%s", error)
     return columns
+
+
+def _digest(columns: Columns) -> str:
+    """A digest of the names, dtypes, shapes and values of columns."""
+    digest = hashlib.sha256()
+    for name, value in sorted(columns.items()):
+        digest.update(f"{name} {value.dtype} {value.shape}".encode())
+        digest.update(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
 
 
 def features(

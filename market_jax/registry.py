@@ -40,7 +40,7 @@ def choose(name: Any, known: Mapping, what: str) -> Any:
     Raises:
       InputError: the name is unknown; the message suggests the nearest known name and lists all.
     """
-    if name in known:
+    if isinstance(name, collections.abc.Hashable) and name in known:
         return known[name]
     near = difflib.get_close_matches(str(name), map(str, known), n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""

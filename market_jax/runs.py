@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from market_jax import build, devices, settings
 from market_jax.data import descriptors
 from market_jax.data.datasets import Dataset, Division
-from market_jax.data.schema import Schema
+from market_jax.data.schema import Schema, merge
 from market_jax.errors import InputError
 from market_jax.inference import Descriptor, Predictor
 from market_jax.registry import choose
@@ -61,8 +61,15 @@ class Run(NamedTuple):
         return Schema(self.config.data.name, labels)
 
     def dataset(self) -> Dataset:
-        """The data set that is judged; the run's own is divided as it was in training."""
-        return build.dataset(self.config, self.divisions)
+        """The data set that is judged; the run's own is divided as it was in training.
+
+        Raises:
+          InputError: it is missing, or a label has other classes than the run has learned.
+        """
+        dataset = build.dataset(self.config, self.divisions)
+        if self.extra:
+            merge([self.schema._replace(name=f"the run {self.workdir}"), dataset.schema])
+        return dataset
 
     @property
     def evaluation(self) -> Path:

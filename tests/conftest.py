@@ -24,6 +24,13 @@ hypothesis.settings.register_profile("tests", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("tests")
 
 ROOT = Path(__file__).parents[1]
+
+
+def pytest_addoption(parser):
+    """`--fuzz=N`: N times as many broken inputs, see `test_fuzz`."""
+    parser.addoption("--fuzz", type=int, default=1, help="how many times as many broken inputs")
+
+
 REAL = Path(os.environ.get("MARKET_JAX_DATA", ROOT.parent / "shared" / "data"))
 
 
@@ -62,6 +69,20 @@ def small(directory: Path, **changes):
     config.batch_size, config.epochs, config.log_every = 16, 3, 2
     config.update_from_flattened_dict(changes)
     return config
+
+
+@pytest.fixture
+def often(request):
+    """How many inputs of a kind are tried: a number times `--fuzz`."""
+    times = request.config.getoption("--fuzz")
+
+    def examples(count):
+        quiet = [hypothesis.HealthCheck.function_scoped_fixture, hypothesis.HealthCheck.too_slow]
+        return hypothesis.settings(
+            max_examples=count * times, deadline=None, suppress_health_check=quiet
+        )
+
+    return examples
 
 
 @pytest.fixture

@@ -126,7 +126,8 @@ def draw(
         yield from _others(seed, distractors, 0)
         yield from _others(seed, junk, -1)
 
-    partial = directory.with_name(f".{directory.name}.{os.getpid()}")
+    partial = directory.with_name(f".{directory.name}.new")
+    shutil.rmtree(partial, ignore_errors=True)  # of a killed drawing
     try:
         for folder in FOLDERS.values():
             (partial / folder).mkdir(parents=True)
@@ -136,5 +137,7 @@ def draw(
         how = {"seed": seed, "identities": identities, "distractors": distractors, "junk": junk}
         (partial / RECORD).write_text(json.dumps(how) + "\n")
         os.replace(partial, directory)
+    except OSError as error:
+        raise InputError(f"{directory} cannot be written ({error.strerror})") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)

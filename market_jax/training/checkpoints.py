@@ -25,6 +25,7 @@ from market_jax.training.state import TrainState
 from market_jax.typing import PyTree
 
 LATEST = 2  # checkpoints that are kept beside the best one: where one is damaged, the other is not
+_SPARE = 1 << 20  # bytes for what is written beside the arrays
 _DELETED = ".deleted-"  # how the names of folders begin that are being deleted
 _EXTRA, _DIGESTS = "extra", "digests.json"
 
@@ -36,8 +37,12 @@ def _items(state: TrainState) -> dict[str, PyTree]:
     return items if state.ema is None else items | {"ema": state.ema}
 
 
-def _paths(tree: PyTree) -> dict[str, Any]:
-    """Path -> leaf, the same whether its parents are objects, tuples or dicts."""
+def paths_of(tree: PyTree) -> dict[str, Any]:
+    """Path -> leaf, the same whether its parents are objects, tuples or dicts.
+
+    Args:
+      tree: a pytree.
+    """
     return {
         "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path): x
         for path, x in jax.tree_util.tree_leaves_with_path(tree)
@@ -117,11 +122,11 @@ def save(
       InputError: it cannot be written; those before stay.
     """
     path, items = Path(directory).absolute() / str(step), _items(state)
+    _check_space(path, items)
     said = {"extra": dict(extra), "score": score, "round_start": round_start}
     args = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
     args[_EXTRA] = ocp.args.JsonSave(said)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.closing(ocp.Checkpointer(ocp.CompositeCheckpointHandler())) as orbax:
             orbax.save(path, args=ocp.args.Composite(**args), force=path.exists())
         if jax.process_index() == 0:
@@ -134,6 +139,21 @@ def save(
         raise InputError(f"{path}: the checkpoint cannot be written ({reason})") from error
     if jax.process_index() == 0:
         _remove_old(path.parent)
+
+
+def _check_space(path: Path, items: PyTree) -> None:
+    """Refuses to begin what would not fit: Orbax leaves messages of its threads behind."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(path.parent).free
+    except OSError as error:
+        raise InputError(f"{path.parent} cannot be written ({error.strerror})") from None
+    need = sum(leaf.nbytes for leaf in jax.tree.leaves(items)) + _SPARE
+    if need > free:
+        raise InputError(
+            f"{path}: the checkpoint cannot be written (it takes up to {need} bytes; {free} are "
+            "free); those before stay"
+        )
 
 
 def _remove_old(directory: Path) -> None:
@@ -207,7 +227,7 @@ def _metadata(directory: Path) -> PyTree:
 def _check_shapes(directory: Path, item: str, template: PyTree) -> None:
     """Raises an `InputError` that names the first array which the two do not share."""
     saved, wanted = (
-        {name: tuple(x.shape) for name, x in _paths(tree).items() if hasattr(x, "shape")}
+        {name: tuple(x.shape) for name, x in paths_of(tree).items() if hasattr(x, "shape")}
         for tree in (_metadata(directory / item), template)
     )
     for name in sorted(saved.keys() | wanted.keys()):
@@ -288,16 +308,29 @@ def read_variables(directory: Path, step: int, template: PyTree) -> PyTree:
     Raises:
       InputError: the checkpoint is damaged, or its arrays have other names or shapes.
     """
+    found = read_all_variables(directory, step, template)
+    return {name: tree for name, tree in found.items() if name in template}
+
+
+def read_all_variables(directory: Path, step: int, template: PyTree | None = None) -> PyTree:
+    """Reads all variables of a checkpoint, with the averaged parameters, if it has them.
+
+    Args:
+      directory: the folder of the checkpoints.
+      step: the step that the checkpoint was saved at.
+      template: some of the variables, or their shapes with sharding, which must fit.
+
+    Raises:
+      InputError: the checkpoint is damaged, or arrays of the template have other names or shapes.
+    """
     path = Path(directory).absolute() / str(step)
-    items = {"variables": template}
+    _check_digests(path, ["variables"])
+    wanted = _as_template(_metadata(path / "variables")) | (template or {})
+    items = {"variables": wanted}
     if (path / "ema").is_dir():
-        items["ema"] = template["params"]
-    _check_digests(path, list(items))
-    saved = _metadata(path / "variables")
-    others = {name: tree for name, tree in saved.items() if name not in template}
-    found = _read(path, items | {"variables": template | _as_template(others)})
-    variables = {name: tree for name, tree in found["variables"].items() if name in template}
-    return variables | ({"params": found["ema"]} if "ema" in found else {})
+        items["ema"] = wanted["params"]
+    found = _read(path, items)
+    return found["variables"] | ({"params": found["ema"]} if "ema" in found else {})
 
 
 def _as_template(metadata: PyTree) -> PyTree:

@@ -9,7 +9,7 @@ from market_jax import build, runs
 from market_jax.errors import InputError
 from market_jax.recipes import supervised
 from market_jax.tasks import attributes as attributes_task
-from market_jax.training import writers
+from market_jax.training import transfer, writers
 from market_jax.training.state import init_variables
 from tests.conftest import small
 
@@ -96,3 +96,23 @@ def test_two_data_sets_with_different_labels_train_together(synthetic, other, tm
     assert np.isfinite(line["val/loss/hat"])
     run = runs.restore(tmp_path / "run")
     assert "mean of 12" in attributes_task.run(run)
+
+
+def test_a_training_begins_with_another_run(synthetic, tmp_path):
+    """With its backbone and what else has the same name and shape; another backbone is refused."""
+    config = small_identities(synthetic, epochs=1)
+    supervised.fit(config, tmp_path / "first")
+    first = runs.restore(tmp_path / "first").predict.variables
+    config.model.pretrained = str(tmp_path / "first")
+    config.model.identities = 3
+    model = build.model(config.model)
+    fresh = init_variables(model, (96, 64), seed=1)
+    found = build.pretrained_variables(config, fresh)
+    same = jax.tree.map(np.array_equal, found["params"]["backbone"], first["params"]["backbone"])
+    assert jax.tree.all(same)
+    assert found["params"]["head_identity"] == fresh["params"]["head_identity"], "of other persons"
+    narrow = jax.tree.map(lambda x: x[..., :1], fresh)
+    with pytest.raises(InputError, match=r"another backbone: params/backbone/.* is .* there and"):
+        transfer.begin(narrow, tmp_path / "first")
+    with pytest.raises(InputError, match="nothing: holds no checkpoint to begin with"):
+        transfer.begin(fresh, tmp_path / "nothing")
