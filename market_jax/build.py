@@ -6,7 +6,7 @@ Only the recipes and this module read a config; the modules below take plain arg
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -49,6 +49,17 @@ _KINDS = {
     **dict.fromkeys(("dtype", "convolution", "select.metric", "select.mode"), str),
     "optimizer.plateau_factor": PositiveFraction,
     "optimizer.warmup_epochs": NonNegative,
+}
+_PARTS = {
+    **dict.fromkeys(("data", "model", "optimizer", "select"), dict[str, Any]),
+    **dict.fromkeys(
+        ("losses", "metrics", "evaluators", "hooks", "augmentation"), dict[str, dict[str, Any]]
+    ),
+    **dict.fromkeys(("model.name", "optimizer.name"), str),
+    **dict.fromkeys(("optimizer.schedule",), dict[str, Any]),
+    **dict.fromkeys(("optimizer.learning_rate", "optimizer.clip_norm"), float),
+    **dict.fromkeys(("optimizer.lr_multipliers", "data.image_size"), Any),
+    **dict.fromkeys(("data.name", "data.dir"), str),
 }
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -261,9 +272,12 @@ def check_counts(config: ConfigDict) -> None:
     Raises:
       InputError: one of them, or `select.mode`, is out of range; the message names it.
     """
-    for key, kind in _KINDS.items():
+    for key, kind in (_PARTS | _KINDS).items():
         owner, _, name = key.rpartition(".")
-        registry.check(key, (config[owner] if owner else config)[name], kind)
+        fields = _plain(config[owner] if owner else config)
+        if name not in fields:
+            raise InputError(f"the config has no {key}")
+        registry.check(key, fields[name], kind)
     image_size(config)
     choose(config.select.mode, {"min": 1, "max": 1}, "select.mode")
 

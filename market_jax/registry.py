@@ -283,6 +283,8 @@ def bind(spec: Spec, known: Mapping, what: str, **given: Any) -> functools.parti
     Raises:
       InputError: the name or an argument is unknown, or a value is of another kind or out of range.
     """
+    if not isinstance(spec, Mapping) and not hasattr(spec, "items"):
+        raise InputError(f"a {what} is {spec!r}; it must be a name with arguments: {{'name': ...}}")
     arguments = dict(spec)
     if not arguments.get("name"):
         raise InputError(f"a {what} has no name; known: {', '.join(sorted(known))}")
