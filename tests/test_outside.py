@@ -25,7 +25,7 @@ def test_a_model_a_loss_an_evaluator_and_a_task_from_outside(synthetic, tmp_path
     supervised.fit(config_for(synthetic, epochs=2), tmp_path / "run")
     lines = [x for x in writers.read_metrics(tmp_path / "run") if "val/loss" in x]
     assert {"val/loss/hinge", "val/loss/memory", "val/toys/men"} <= lines[0].keys()
-    with pytest.raises(InputError, match="'tests.toys:evaluate', code outside market_jax"):
+    with pytest.raises(InputError, match=r"'tests.toys:evaluate', code outside market_jax"):
         runs.restore(tmp_path / "run")
     run = runs.restore(tmp_path / "run", allow_imports=True)
     assert isinstance(run.predict.model, toys.Model)

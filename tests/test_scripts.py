@@ -99,6 +99,36 @@ def test_killed_and_started_again_ends_with_the_same_parameters(synthetic, tmp_p
     assert logs[0] == logs[1]
 
 
+def test_a_preempted_training_saves_and_goes_on(synthetic, tmp_path):
+    flags = ("--config.epochs=40", "--config.patience=0")
+    process = train(synthetic, tmp_path / "run", *flags)
+    for _ in range(3000):
+        if len(writers.read_metrics(tmp_path / "run")) >= 3:
+            break
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    output = finish(process, code=128 + signal.SIGTERM)
+    assert "Traceback" not in output
+    assert "SIGTERM; the same command goes on from the latest checkpoint" in output
+    step = arrays(tmp_path / "run")[0]
+    assert f"stopped after step {step}: saved in" in output
+    process = train(synthetic, tmp_path / "run", *flags)
+    taken = train(synthetic, tmp_path / "run", *flags)
+    try:
+        output = finish(taken, code=1) if taken.wait(120) == 1 else finish(process, code=1)
+        assert "another training is running in this folder" in output
+    finally:
+        for each in (process, taken):
+            each.kill()
+            each.communicate()
+
+
+def test_an_allocation_alone_is_no_training_of_several(synthetic, tmp_path):
+    """SLURM_NTASKS without srun, as in an interactive allocation."""
+    flags = ("--config.epochs=1", "--config.batch_size=64")
+    finish(train(synthetic, tmp_path / "run", *flags, SLURM_NTASKS="2", SLURM_JOB_ID="7"))
+
+
 def test_two_processes_give_the_result_of_one(synthetic, tmp_path):
     """Training, and an evaluator, for which each computes its share of the images."""
     with socket.socket() as free:
@@ -164,13 +194,29 @@ def test_train_then_evaluate_without_a_workdir(synthetic, tmp_path):
         ("train.py", ["--config.model.residual=7"], "config.model.residual=7"),
         ("train.py", ["--config=configs/nothing.py"], "configs/nothing.py"),
         ("train.py", ["--config.data.name=duke"], "unknown data set (data.name) 'duke'"),
-        ("train.py", ["--workdir=/dev/null/run"], "Not a directory"),
+        ("train.py", ["--workdir=/dev/null/run"], "/dev/null/run/.lock cannot be written (Not a"),
+        ("train.py", ["config.seed=5"], "'config.seed=5' is no flag; flags begin with --"),
+        ("train.py", ["--config.model.final_pool=(4,)"], "final_pool is (4,); it must be 2 values"),
+        ("train.py", ["--config.seed=-1"], "seed is -1; it must be 0 to"),
+        ("train.py", ["--config.data.image_size=(128,96)"], "leaves rows or columns out; heights"),
         ("evaluate.py", ["--task=juggling"], "unknown task 'juggling'; known: attributes"),
         ("evaluate.py", ["--task=inputs"], "unknown task 'inputs'"),
         ("evaluate.py", ["--task=attributes", "--rerank=x"], "--task=attributes --help lists"),
         ("evaluate.py", ["--task=junk", "--neighbours=3"], "Unknown command line flag"),
         ("evaluate.py", ["--task=reid", "--top_k=many"], "top_k"),
         ("evaluate.py", ["--split=val"], "--task"),
+        ("evaluate.py", ["--task=reid", "split=val"], "'split=val' is no flag"),
+        (
+            "evaluate.py",
+            ["--task=reid", "--config=configs/vae.py", "--config.nokey=1"],
+            "the config has no key nokey",
+        ),
+        (
+            "evaluate.py",
+            ["--task=reid", "--config=configs/vae.py", "--data_dir=x"],
+            "--data_dir is of a trained run; --config names none",
+        ),
+        ("evaluate.py", ["--task=reid", "--data_name=unitn"], "--data_name needs --data_dir"),
         ("evaluate.py", ["--task=attributes", "--workdir=/no"], "/no: holds no checkpoint"),
     ],
 )

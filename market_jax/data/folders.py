@@ -133,7 +133,7 @@ def walk(folder: Path) -> list[str]:
     for name in found:
         if not name.isprintable() or any("\ud800" <= c <= "\udfff" for c in name):
             shown = name.encode(errors="backslashreplace").decode()
-            raise InputError(f"{folder}: the file name {shown!r} is not plain text in UTF-8")
+            raise InputError(f"{folder}: the file name '{shown}' is not plain text in UTF-8")
     return sorted(found)
 
 

@@ -101,7 +101,9 @@ def test_bad_rows_are_named_or_skipped(tmp_path, rows, message):
 def test_short_row(tmp_path):
     path = tmp_path / "annotations.csv"
     path.write_text(",".join(("id", *attributes.COLUMNS)) + "\n3,1,1\n")
-    with pytest.raises(InputError, match="row 2: column 'bag'"):
+    with pytest.raises(
+        InputError, match=r"annotations\.csv, row 2: has 3 cells; the header has 28"
+    ):
         attributes.read(path)
 
 
@@ -110,10 +112,12 @@ def test_missing_column_and_file(tmp_path):
     path.write_text("id,age\n1,1\n")
     with pytest.raises(InputError, match="no column 'backpack', 'bag'"):
         attributes.read(path)
-    with pytest.raises(InputError, match="no such annotation file"):
+    with pytest.raises(InputError, match=r"nothing\.csv: there is no such file"):
         attributes.read(tmp_path / "nothing.csv")
     path.write_bytes(b"\xff\xfe\x00i\x00d")
-    with pytest.raises(InputError, match="not a CSV file in UTF-8"):
+    with pytest.raises(
+        InputError, match=r"annotations\.csv: is not in UTF-8 \(invalid start byte at byte 0\)"
+    ):
         attributes.read(path)
     path = tmp_path / "broken.mat"
     path.write_text("no matrix")

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from market_jax.data import columns, images
+from market_jax.data import columns, decoding, images, prepared
 from market_jax.errors import InputError
 
 PIDS = st.lists(st.integers(-1, 30), min_size=1, max_size=80).filter(
@@ -13,23 +13,28 @@ PIDS = st.lists(st.integers(-1, 30), min_size=1, max_size=80).filter(
 
 @given(PIDS, st.floats(0.01, 0.99), st.integers(0, 5))
 def test_no_identity_is_on_both_sides(pids, fraction, seed):
-    table = {"pid": np.array(pids), "row": np.arange(len(pids))}
-    rest, held_out = columns.split_by_identity(table, fraction=fraction, seed=seed)
-    assert not set(rest["pid"]) & set(held_out["pid"])
-    assert set(rest["pid"]) | set(held_out["pid"]) == {p for p in pids if p > 0}
-    assert len(rest["row"]) + len(held_out["row"]) == sum(p > 0 for p in pids)
-    assert len(rest["row"])
-    assert len(held_out["row"])
+    rest, held_out = columns.divide({"pid": np.array(pids)}, fraction=fraction, seed=seed)
+    assert len(rest)
+    assert len(held_out)
+    assert sorted([*rest, *held_out]) == sorted({p for p in pids if p > 0})
+    assert np.all(np.diff(rest) > 0)
+    assert np.all(np.diff(held_out) > 0)
 
 
 def test_split_is_80_20_of_identities_and_seeded():
     table = {"pid": np.repeat(np.arange(1, 101), 3)}
-    first = columns.split_by_identity(table, fraction=0.2, seed=0)
-    assert [len(np.unique(side["pid"])) for side in first] == [80, 20]
-    again = columns.split_by_identity(table, fraction=0.2, seed=0)
-    other = columns.split_by_identity(table, fraction=0.2, seed=1)
-    np.testing.assert_array_equal(first[1]["pid"], again[1]["pid"])
-    assert set(first[1]["pid"]) != set(other[1]["pid"])
+    first = columns.divide(table, fraction=0.2, seed=0)
+    assert [len(side) for side in first] == [80, 20]
+    again = columns.divide(table, fraction=0.2, seed=0)
+    other = columns.divide(table, fraction=0.2, seed=1)
+    np.testing.assert_array_equal(first[1], again[1])
+    assert set(first[1]) != set(other[1])
+
+
+def test_fraction_0_holds_nobody_out():
+    train, held_out = columns.divide({"pid": np.array([5, -1, 5])}, fraction=0.0, seed=0)
+    assert train.tolist() == [5]
+    assert held_out.tolist() == []
 
 
 def test_identities_are_counted_from_0_and_nobody_is_none():
@@ -37,15 +42,17 @@ def test_identities_are_counted_from_0_and_nobody_is_none():
     assert numbered["identity"].tolist() == [1, 0, -1, 1, -1, 2]
 
 
-@pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1])
+@pytest.mark.parametrize("fraction", [1.0, -0.1, float("nan")])
 def test_split_refuses_the_fraction(fraction):
-    with pytest.raises(InputError, match="must lie between 0 and 1"):
-        columns.split_by_identity({"pid": np.array([1, 2])}, fraction=fraction, seed=0)
+    with pytest.raises(
+        InputError, match=f"val_fraction is {fraction}; it must be 0 or more and below 1"
+    ):
+        columns.divide({"pid": np.array([1, 2])}, fraction=fraction, seed=0)
 
 
 def test_split_refuses_one_identity():
     with pytest.raises(InputError, match="at least 2 are needed"):
-        columns.split_by_identity({"pid": np.array([1, 1, 0, -1])}, fraction=0.2, seed=0)
+        columns.divide({"pid": np.array([1, 1, 0, -1])}, fraction=0.2, seed=0)
 
 
 def test_stored_images_equal_those_in_memory(synthetic):
@@ -70,7 +77,7 @@ def test_no_picture_is_decoded_before_it_is_looked_at(synthetic, monkeypatch):
     def refuse(content, where):
         raise AssertionError(f"{where} was decoded")
 
-    monkeypatch.setattr(images, "decode_image", refuse)
+    monkeypatch.setattr(decoding, "decode", refuse)
     split = columns.open_split(synthetic, "test", image_size=(32, 16))
     half = columns.select(split, split["pid"] > 0)
     assert len(half["image"]) == len(half["pid"])
@@ -92,6 +99,6 @@ def test_missing_dataset_and_split(synthetic, tmp_path):
 
 
 def test_dataset_is_found_from_above(synthetic):
-    assert columns.find_dataset(synthetic) == synthetic
-    assert columns.find_dataset(synthetic.parent) == synthetic
-    assert columns.find_dataset(synthetic.parents[1]) == synthetic
+    assert prepared.find(synthetic) == synthetic
+    assert prepared.find(synthetic.parent) == synthetic
+    assert prepared.find(synthetic.parents[1]) == synthetic

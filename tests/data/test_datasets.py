@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from market_jax.data import columns, datasets
+from market_jax.data import columns, datasets, prepared
 from market_jax.data.schema import Schema, merge
 from market_jax.errors import InputError
 
@@ -11,8 +11,8 @@ SIZE = (16, 8)
 
 
 def test_a_data_set_brings_its_schema(synthetic, other):
-    assert "hat" in columns.read_schema(synthetic).labels
-    schema = columns.read_schema(other)
+    assert "hat" in prepared.read(synthetic).schema.labels
+    schema = prepared.read(other).schema
     assert schema.name == "unitn"
     assert "hat" not in schema.labels
     assert "hat" not in columns.open_split(other, "train", image_size=SIZE)
@@ -98,7 +98,15 @@ def test_a_camera_numbered_0_is_apart_from_those_of_other_data_sets():
         zeros = dict.fromkeys(("sequence", "frame"), np.zeros(count, np.int32))
         pids = np.arange(1, count + 1, dtype=np.int32)
         columns = {"image": np.zeros((count, 2, 2, 3), np.uint8), "name": np.array(["a"] * count)}
-        return columns | zeros | {"pid": pids, "camid": np.array(camids, np.int32)}
+        return (
+            columns
+            | zeros
+            | {
+                "pid": pids,
+                "camid": np.array(camids, np.int32),
+                "digest": np.array(["d"] * count),
+            }
+        )
 
     parts = [datasets.Part(Schema("a", {})), datasets.Part(Schema("b", {}), 1, 3, 7)]
     joined = datasets.concatenate([side([1, 6, -1]), side([0, 1, -1])], parts)

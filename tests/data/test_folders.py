@@ -75,7 +75,7 @@ def test_identity_without_a_row():
 def test_a_list_of_pictures(unitn):
     table = unitn / "list.csv"
     table.write_text("camid,name,pid\n2,000001.jpg,7\n1,000000.jpg,0\n")
-    records = folders.read_list(unitn / "test", table)
+    records = folders.read_list(unitn / "test", table, folders.Report())
     assert [(r["name"], r["pid"], r["camid"]) for r in records] == [
         ("000000.jpg", 0, 1),
         ("000001.jpg", 7, 2),
@@ -86,11 +86,14 @@ def test_a_list_of_pictures(unitn):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("name,pid\n000000.jpg,1\n", "list.csv: has no column camid"),
-        ("", "has no column name, pid, camid"),
+        ("name,pid\n000000.jpg,1\n", "list.csv: the header has no column 'camid'"),
+        ("", "the header has no column 'name', 'pid', 'camid'"),
         ("name,pid,camid\n", "lists no picture"),
-        ("name,pid,camid\n000000.jpg,x,1\n", "row 2: pid 'x' and camid '1' must be integers"),
-        ("name,pid,camid\n000000.jpg,1\n", "row 2: .* camid None must be integers"),
+        (
+            "name,pid,camid\n000000.jpg,x,1\n",
+            "row 2: column 'pid' has value 'x'; it must be an integer",
+        ),
+        ("name,pid,camid\n000000.jpg,1\n", "row 2: has 2 cells; the header has 3"),
         ("name,pid,camid\n000000.jpg,1,1\n000000.jpg,1,1\n", "row 3: '000000.jpg' comes twice"),
         ("name,pid,camid\nnobody.jpg,1,1\n", "row 2: there is no picture .*nobody.jpg"),
     ],
@@ -99,4 +102,4 @@ def test_a_list_that_is_wrong(unitn, text, message):
     table = unitn / "list.csv"
     table.write_text(text)
     with pytest.raises(InputError, match=message):
-        folders.read_list(unitn / "test", table)
+        folders.read_list(unitn / "test", table, folders.Report())

@@ -8,7 +8,7 @@ import pytest
 
 import data_prep
 from data_prep import build, summary
-from market_jax.data import attributes, columns
+from market_jax.data import attributes, columns, prepared
 from market_jax.data.folders import Report
 from market_jax.errors import InputError
 from tests.conftest import ROOT, real, row, write_annotations, write_picture
@@ -19,7 +19,7 @@ def listing(directory):
 
 
 def test_unitn(unitn, tmp_path):
-    directory, records, report = data_prep.prepare("unitn", unitn, tmp_path / "out")
+    directory, records, report, _ = data_prep.prepare("unitn", unitn, tmp_path / "out")
     assert {split: len(rows) for split, rows in records.items()} == {
         "train": 6,
         "test": 2,
@@ -41,7 +41,8 @@ def test_unitn(unitn, tmp_path):
     text = summary.table(records, report)
     assert "young 4" in text
     assert "skipped as bad: 0" in text
-    assert listing(tmp_path / "out")[0] == "unitn", "something else was left behind"
+    left = {name.split("/")[0] for name in listing(tmp_path / "out")}
+    assert left == {".unitn.lock", "unitn"}, "something else was left behind"
 
 
 def break_picture(raw):
@@ -93,7 +94,7 @@ def test_failures_are_named_and_nothing_is_written(unitn, tmp_path, damage, mess
     damage(unitn)
     with pytest.raises(InputError, match=message):
         data_prep.prepare("unitn", unitn, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+    assert listing(tmp_path / "out") == [".unitn.lock"]
 
 
 @pytest.mark.parametrize(("damage", "message", "kept"), FAILURES)
@@ -103,7 +104,9 @@ def test_skip_bad_counts_and_lists(unitn, tmp_path, damage, message, kept):
         with pytest.raises(InputError, match=message):
             data_prep.prepare("unitn", unitn, tmp_path / "out", skip_bad=True)
         return
-    directory, records, report = data_prep.prepare("unitn", unitn, tmp_path / "out", skip_bad=True)
+    directory, records, report, _ = data_prep.prepare(
+        "unitn", unitn, tmp_path / "out", skip_bad=True
+    )
     assert len(records["train"]) == kept
     assert len(columns.open_split(directory, "train", image_size=(16, 8))["pid"]) == kept
     assert report.skipped
@@ -121,10 +124,10 @@ def test_a_run_that_dies_leaves_no_dataset(unitn, tmp_path, monkeypatch):
     monkeypatch.setattr(build.PersonCrops, "_generate_examples", die)
     with pytest.raises(KeyboardInterrupt):
         data_prep.prepare("unitn", unitn, tmp_path / "out")
-    assert columns.find_dataset(tmp_path / "out") is None
+    assert prepared.find(tmp_path / "out") is None
     monkeypatch.undo()
     data_prep.prepare("unitn", unitn, tmp_path / "out")
-    assert columns.find_dataset(tmp_path / "out")
+    assert prepared.find(tmp_path / "out")
 
 
 def test_a_killed_writer_leaves_no_dataset(unitn, tmp_path):
@@ -140,8 +143,8 @@ prepare("unitn", {str(unitn)!r}, {str(tmp_path / "out")!r})
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False)
     assert done.returncode < 0
-    assert (tmp_path / "out").exists(), "it died before it wrote anything"
-    assert columns.find_dataset(tmp_path / "out") is None
+    assert (tmp_path / "out/.unitn.new").exists(), "it died before it wrote anything"
+    assert prepared.find(tmp_path / "out") is None
     with pytest.raises(InputError, match="no prepared data set here"):
         columns.open_split(tmp_path / "out", "train", image_size=(16, 8))
 
@@ -156,7 +159,7 @@ def test_overwriting_is_asked_for(unitn, tmp_path):
     break_picture(unitn)
     with pytest.raises(InputError, match="cannot be decoded"):
         data_prep.prepare("unitn", unitn, tmp_path / "out", overwrite=True)
-    assert columns.find_dataset(tmp_path / "out") == directory, "the old one is lost"
+    assert prepared.find(tmp_path / "out") == directory, "the old one is lost"
 
 
 def test_prepare_once_finds_its_work_again(unitn, tmp_path, monkeypatch):
@@ -173,7 +176,7 @@ def test_prepare_once_finds_its_work_again(unitn, tmp_path, monkeypatch):
 
 
 def test_unknown_dataset_and_missing_source(tmp_path):
-    with pytest.raises(InputError, match="unknown data set 'duke'; known: market1501, synthetic"):
+    with pytest.raises(InputError, match=r"unknown data set 'duke'; .*known: cuhk03_np, dukemtmc"):
         data_prep.prepare("duke", tmp_path, tmp_path / "out")
     with pytest.raises(InputError, match="there is no such folder"):
         data_prep.prepare("unitn", tmp_path / "none", tmp_path / "out")
