@@ -6,13 +6,12 @@ Only the recipes and this module read a config; the modules below take plain arg
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
 
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from market_jax import evaluators, losses, models, registry
+from market_jax import evaluators, kinds, limits, losses, models, registry
 from market_jax.data import datasets, samplers, transforms
 from market_jax.data.datasets import Dataset
 from market_jax.data.samplers import Sampler
@@ -28,39 +27,10 @@ from market_jax.training import optimizer as optimizer_
 from market_jax.training import transfer
 from market_jax.training.loop import Plan, Select
 from market_jax.training.step import Objective
-from market_jax.typing import Columns, FractionBelow1, NonNegative, PositiveFraction, PyTree, Range
+from market_jax.typing import Columns, PyTree
 from market_jax.weights import pretrained
 
 CACHE_DIR = Path("data")  # where raw folders are prepared
-_Side = Annotated[int, Range(1, 4096)]  # pixels
-_Count = Annotated[int, Range(1, 2**31 - 1)]
-_CountOrNone = Annotated[int, Range(0, 2**31 - 1)]
-_KINDS = {
-    **dict.fromkeys(
-        (
-            *("epochs", "evaluate_every", "log_every", "grad_accum_steps", "batch_size"),
-            "optimizer.plateau_every",
-        ),
-        _Count,
-    ),
-    **dict.fromkeys(("patience", "num_instances", "seed", "data.split_seed"), _CountOrNone),
-    **dict.fromkeys(("ema_decay", "data.val_fraction"), FractionBelow1),
-    **dict.fromkeys(("remat", "profile", "data.in_memory"), bool),
-    **dict.fromkeys(("dtype", "convolution", "select.metric", "select.mode"), str),
-    "optimizer.plateau_factor": PositiveFraction,
-    "optimizer.warmup_epochs": NonNegative,
-}
-_PARTS = {
-    **dict.fromkeys(("data", "model", "optimizer", "select"), dict[str, Any]),
-    **dict.fromkeys(
-        ("losses", "metrics", "evaluators", "hooks", "augmentation"), dict[str, dict[str, Any]]
-    ),
-    **dict.fromkeys(("model.name", "optimizer.name"), str),
-    **dict.fromkeys(("optimizer.schedule",), dict[str, Any]),
-    **dict.fromkeys(("optimizer.learning_rate", "optimizer.clip_norm"), float),
-    **dict.fromkeys(("optimizer.lr_multipliers", "data.image_size"), Any),
-    **dict.fromkeys(("data.name", "data.dir"), str),
-}
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -167,7 +137,7 @@ def objective(config: ConfigDict, total_steps: int = 1) -> Objective:
         if schedule:
             what, known = f"schedule (losses.{key})", annealing.SCHEDULES
             schedule = _make(schedule, known, what, total_steps=total_steps)
-        terms[key] = Term(function, registry.check(f"losses.{key}.weight", weight, float), schedule)
+        terms[key] = Term(function, kinds.check(f"losses.{key}.weight", weight, float), schedule)
     metrics = {
         key: _bind_term(spec, losses.METRICS | losses.TERMS, f"metric (metrics.{key})")
         for key, spec in config.metrics.to_dict().items()
@@ -217,7 +187,7 @@ def dataset(config: ConfigDict, kept: Sequence[datasets.Division] | None = None)
         raise InputError(f"data.dir is {fields.dir!r}; it names a data set twice")
     return datasets.open_dataset(
         directories,
-        image_size=image_size(config),
+        image_size=limits.image_size(_plain(config)),
         kept=kept,
         val_fraction=fields.val_fraction,
         split_seed=fields.split_seed,
@@ -255,31 +225,6 @@ def validation_sampler(config: ConfigDict, columns: Columns) -> Sampler:
     if each:
         return samplers.grouped(pids, config.batch_size, num_instances=each, seed=config.seed)
     return samplers.sequential(len(pids), config.batch_size)
-
-
-def image_size(config: ConfigDict) -> tuple[int, int]:
-    """`config.data.image_size`, checked: (height, width).
-
-    Raises:
-      InputError: it is not two whole numbers, 1 to 4096.
-    """
-    return registry.check("data.image_size", config.data.image_size, tuple[_Side, _Side])
-
-
-def check_counts(config: ConfigDict) -> None:
-    """Checks the numbers in a config that belong to no object.
-
-    Raises:
-      InputError: one of them, or `select.mode`, is out of range; the message names it.
-    """
-    for key, kind in (_PARTS | _KINDS).items():
-        owner, _, name = key.rpartition(".")
-        fields = _plain(config[owner] if owner else config)
-        if name not in fields:
-            raise InputError(f"the config has no {key}")
-        registry.check(key, fields[name], kind)
-    image_size(config)
-    choose(config.select.mode, {"min": 1, "max": 1}, "select.mode")
 
 
 def plan(config: ConfigDict, steps_per_epoch: int) -> Plan:
@@ -334,7 +279,7 @@ def optimizer(config: ConfigDict, module, steps_per_epoch: int):
 def _pairs(multipliers) -> list[tuple[str, float]]:
     """`optimizer.lr_multipliers`, checked."""
     try:
-        return list(registry.convert(multipliers, tuple[tuple[str, float], ...]))
+        return list(kinds.convert(multipliers, tuple[tuple[str, float], ...]))
     except ValueError:
         raise InputError(
             f"optimizer.lr_multipliers is {multipliers!r}; it must be pairs of a regular "

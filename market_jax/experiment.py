@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from market_jax import build, devices, losses, settings
+from market_jax import build, devices, limits, losses, settings
 from market_jax.data import columns as columns_
 from market_jax.data.datasets import Dataset, Division
 from market_jax.errors import InputError
@@ -83,7 +83,7 @@ def check(config: ConfigDict) -> None:
     Raises:
       InputError: a name, a kind, a value or a shape is wrong; the message names it.
     """
-    build.check_counts(config)
+    limits.check(config.to_dict())
     counted = config.copy_and_resolve_references()
     if counted.model.get("identities", 0) == -1:
         counted.model.identities = 2

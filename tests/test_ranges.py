@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import configs
-from market_jax import build, losses, models, registry
+from market_jax import build, kinds, losses, models, registry
 from market_jax.data import transforms
 from market_jax.errors import InputError
 from market_jax.losses import annealing
@@ -38,7 +38,7 @@ ARGUMENTS = {  # (what, name, argument) -> annotation
     for what, known in KNOWN.items()
     for name, make in known.items()
     for key, kind in registry._hints(make).items()
-    if registry.is_plain(kind)
+    if kinds.is_plain(kind)
 }
 
 
@@ -63,7 +63,7 @@ def test_every_number_has_a_range_that_its_default_is_in(where):
     make = KNOWN[what][name]
     default = registry.inspect.signature(make).parameters[key].default
     if default is not registry.inspect.Parameter.empty:
-        assert registry.convert(default, kind) == default
+        assert kinds.convert(default, kind) == default
 
 
 INF, NAN, HUGE = math.inf, math.nan, 10**30
@@ -180,7 +180,7 @@ def test_a_value_in_a_mapping_is_named_by_its_key(name, key, value, message):
 def test_what_is_taken_is_finite_and_in_range(where, value):
     for kind in numbers_in(ARGUMENTS[where]):
         try:
-            taken = registry.convert(value, kind)
+            taken = kinds.convert(value, kind)
         except ValueError:
             continue
         assert taken == value
@@ -230,9 +230,9 @@ def test_a_schedule_is_not_given_what_the_program_gives(key):
 
 @pytest.mark.parametrize("kind", [NonNegative, Positive, FractionBelow1])
 def test_check_gives_the_value_of_its_kind(kind):
-    assert registry.check("x", 0.5, kind) == 0.5
+    assert kinds.check("x", 0.5, kind) == 0.5
     with pytest.raises(InputError, match="x is True; it must be a number"):
-        registry.check("x", True, kind)
+        kinds.check("x", True, kind)
 
 
 @pytest.mark.parametrize("name", [m.name for m in pkgutil.iter_modules(configs.__path__)])

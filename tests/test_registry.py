@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pytest
 
-from market_jax import models, registry
+from market_jax import kinds, models, registry
 from market_jax.errors import InputError
 
 
@@ -128,5 +128,5 @@ def test_a_number_with_underscores_is_a_text(text, value):
 
 
 def test_numpy_numbers_are_numbers():
-    assert registry.convert(np.int64(3), int) == 3
-    assert registry.convert(3, float) == 3.0
+    assert kinds.convert(np.int64(3), int) == 3
+    assert kinds.convert(3, float) == 3.0

@@ -112,15 +112,6 @@ def test_a_preempted_training_saves_and_goes_on(synthetic, tmp_path):
     assert "SIGTERM; the same command goes on from the latest checkpoint" in output
     step = arrays(tmp_path / "run")[0]
     assert f"stopped after step {step}: saved in" in output
-    process = train(synthetic, tmp_path / "run", *flags)
-    taken = train(synthetic, tmp_path / "run", *flags)
-    try:
-        output = finish(taken, code=1) if taken.wait(120) == 1 else finish(process, code=1)
-        assert "another training is running in this folder" in output
-    finally:
-        for each in (process, taken):
-            each.kill()
-            each.communicate()
 
 
 def test_an_allocation_alone_is_no_training_of_several(synthetic, tmp_path):

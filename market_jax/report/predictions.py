@@ -13,6 +13,7 @@ import numpy as np
 
 from market_jax.data.attributes import ATTRIBUTES, CLASSES, COLUMNS, decode, encode
 from market_jax.errors import InputError
+from market_jax.report import tables
 
 HEADER = ("id", *COLUMNS)
 
@@ -131,3 +132,23 @@ def check_reid_txt(text: str, queries: Collection[str], gallery: Collection[str]
     if missing:
         raise InputError(f"{len(missing)} queries have no line, {min(missing)!r} the first")
     return len(lines)
+
+
+def twins_text(query: np.ndarray, gallery: np.ndarray, answers: Sequence[np.ndarray]) -> str:
+    """A sentence on how many queries find their twin, a picture with equal pixels; or "".
+
+    Args:
+      query: digests of the queries' pictures, [Q].
+      gallery: digests of the gallery's pictures, [G].
+      answers: for each query, positions in the gallery, best first.
+    """
+    has_twin = np.isin(query, gallery)
+    if not has_twin.any():
+        return ""
+    hits = [gallery[answers[i]] == query[i] for i in np.flatnonzero(has_twin)]
+    anywhere = np.mean([found.any() for found in hits])
+    first = np.mean([len(found) > 0 and found[0] for found in hits])
+    return (
+        f"\nof {has_twin.sum()} queries with a twin in the gallery, {tables.percent(anywhere)} % "
+        f"have it in the answer and {tables.percent(first)} % at rank 1"
+    )

@@ -84,6 +84,15 @@ def write_predictions(
     return path
 
 
+def _open(run: Run, what: inputs.Judged) -> Columns:
+    """Columns of the images that are judged."""
+    what.check()
+    if not what.images:
+        return run.dataset().open(what.split)
+    size, labels = run.config.data.image_size, Path(what.annotations)
+    return inputs.read_folder(Path(what.images), size, annotations=labels, skip_bad=what.skip_bad)
+
+
 def run(
     run: Run,
     *,
@@ -116,31 +125,21 @@ def run(
         raise InputError("--task=attributes needs a trained run: --workdir instead of --config")
     if bool(images) != bool(annotations):
         raise InputError("--images and --annotations go together: a folder and its labels")
+    what = inputs.Judged(split, images, annotations, skip_bad=skip_bad)
     if predict:
-        why = "with --predict, which judges nothing"
-        inputs.refuse(why, images=images, report=report, split=split != "val")
+        given = what.given() | {"skip_bad": False, "report": report}
+        inputs.refuse("with --predict, which judges nothing", **given)
         path = write_predictions(run, predict, flip=flip, neighbours=neighbours, skip_bad=skip_bad)
         rows = predictions.check_classification_csv(path.read_text())
         return f"{rows} predictions in {path}"
-    classes = run.schema.labels
-    if images:
-        size = run.config.data.image_size
-        inputs.refuse("with --images, which is judged instead", split=split != "val")
-        columns = inputs.read_folder(
-            Path(images), size, annotations=Path(annotations), skip_bad=skip_bad
-        )
-    else:
-        inputs.refuse("without --images", skip_bad=skip_bad)
-        columns = run.dataset().open(split)
+    columns, classes = _open(run, what), run.schema.labels
     known = [name for name in classes if name in columns]
     labels = evaluator.outputs_to_judge(run.predict, columns, known)
     predicted, masks = evaluator.classify(
         run.predict, columns, labels, flip=flip, neighbours=neighbours, masks=report
     )
-    about = {"judged": images or f"split {split}", "flip": flip, "neighbours": neighbours}
-    about["checkpoint"] = run.step
-    counts = run.extra["label_counts"]
-    result = evaluator.summarize(columns, predicted, counts, classes, about)
+    about = {"judged": what.name, "flip": flip, "neighbours": neighbours, "checkpoint": run.step}
+    result = evaluator.summarize(columns, predicted, run.extra["label_counts"], classes, about)
     path = run.evaluation / FILE
     write_atomically(path, json.dumps(result.record, indent=2) + "\n")
     notes = [f"checkpoint {run.step}; written to {path}"]

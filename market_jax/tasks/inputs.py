@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import logging
@@ -15,6 +15,52 @@ from market_jax.report import tables
 from market_jax.typing import Columns
 
 SPLITS = ("train", "val", "test", "query")
+
+
+class Judged(NamedTuple):
+    """What a task judges, as its flags say: a split, or folders of crops.
+
+    Attributes:
+      split: the name of a split.
+      images: a folder that is judged instead; None has none.
+      annotations: what is known of its images.
+      queries: a folder with the queries, for which `images` is the gallery.
+      query_annotations: what is known of the queries.
+      skip_bad: leave bad pictures and rows of folders and lists out.
+      usual: the split where the flag is not given.
+    """
+
+    split: str
+    images: str | None = None
+    annotations: str | None = None
+    queries: str | None = None
+    query_annotations: str | None = None
+    skip_bad: bool = False
+    usual: str = "val"
+
+    @property
+    def name(self) -> str:
+        """What is judged, in words."""
+        return self.images or f"split {self.split}"
+
+    def given(self) -> dict[str, Any]:
+        """The flags that differ from their defaults, see `refuse`."""
+        return self._asdict() | {"split": self.split != self.usual, "usual": False}
+
+    def check(self) -> None:
+        """Refuses flags that would do nothing beside the others.
+
+        Raises:
+          InputError: there are such flags.
+        """
+        given = self.given()
+        if not self.queries:
+            refuse("without --queries", query_annotations=self.query_annotations)
+        if self.images:
+            refuse("with --images, which is judged instead", split=given["split"])
+        else:
+            names = ("annotations", "queries", "skip_bad")
+            refuse("without --images", **{name: given[name] for name in names})
 
 
 def refuse(why: str, **given: Any) -> None:

@@ -112,8 +112,8 @@ def run(
     """
     if run.predict is None:
         raise InputError("--task=junk needs a trained run: --workdir instead of --config")
-    if not images:
-        inputs.refuse("without --images", skip_bad=skip_bad)
+    what = inputs.Judged(split, images, skip_bad=skip_bad, usual="test")
+    what.check()
     if images:
         size = run.config.data.image_size
         columns = inputs.read_folder(Path(images), size, named=False, skip_bad=skip_bad)
@@ -121,9 +121,8 @@ def run(
         columns = run.dataset().open(split)
     scores = evaluator.score_images(run.predict, columns)
     results = evaluator.judge_made(run.predict, columns) if made else {}
-    judged = images or f"split {split}"
     result, flagged = evaluator.summarize(
-        columns, scores, results, score=score, threshold=threshold, judged=judged
+        columns, scores, results, score=score, threshold=threshold, judged=what.name
     )
     values = scores[score]
     write_atomically(run.evaluation / LIST, as_csv(columns["name"], values, flagged))

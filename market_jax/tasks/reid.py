@@ -16,7 +16,7 @@ from market_jax.evaluators.reid import Retrieval
 from market_jax.evaluators.result import Result
 from market_jax.files import write_atomically
 from market_jax.metrics import ranking
-from market_jax.report import predictions, ranked_lists, tables
+from market_jax.report import predictions, ranked_lists
 from market_jax.retrieval import chain, search
 from market_jax.retrieval.training import Training
 from market_jax.runs import Run
@@ -149,26 +149,6 @@ def _pictures_of(columns: Columns) -> Callable[[str], np.ndarray]:
     return lambda name: columns["image"][np.array([places[name]])][0]
 
 
-def twins_text(query: np.ndarray, gallery: np.ndarray, answers: Sequence[np.ndarray]) -> str:
-    """A sentence on how many queries find their twin, a picture with equal pixels; or "".
-
-    Args:
-      query: digests of the queries' pictures, [Q].
-      gallery: digests of the gallery's pictures, [G].
-      answers: for each query, positions in the gallery, best first.
-    """
-    has_twin = np.isin(query, gallery)
-    if not has_twin.any():
-        return ""
-    hits = [gallery[answers[i]] == query[i] for i in np.flatnonzero(has_twin)]
-    anywhere = np.mean([found.any() for found in hits])
-    first = np.mean([len(found) > 0 and found[0] for found in hits])
-    return (
-        f"\nof {has_twin.sum()} queries with a twin in the gallery, {tables.percent(anywhere)} % "
-        f"have it in the answer and {tables.percent(first)} % at rank 1"
-    )
-
-
 def answer_release(
     run: Run,
     features: Features,
@@ -218,7 +198,7 @@ def answer_release(
     write_atomically(path, predictions.reid_txt(query["name"].tolist(), lists, names))
     digests = [images_.digests(side["image"]) for side in columns]
     text = f"{len(lists)} answers of at most {top_k} in {path}"
-    return text + twins_text(*digests, answers)
+    return text + predictions.twins_text(*digests, answers)
 
 
 def run(
@@ -266,64 +246,50 @@ def run(
       The text for the terminal.
     """
     registry.choose(metric, dict.fromkeys(("cosine", "euclidean")), "metric")
-    transform, rerank = transform or [], rerank or []
+    what = inputs.Judged(split, images, annotations, queries, query_annotations, skip_bad)
+    ranked_by = {"transform": transform or [], "rerank": rerank or [], "metric": metric}
     read = Features(run, features, flip)
-    folders = [(images, annotations), (queries, query_annotations)]
     if predict:
         registry.choose(predict, {"release": None}, "value of --predict")
-        why = "with --predict, which answers the data set's own queries and judges nothing"
-        given = {"images": images, "annotations": annotations, "queries": queries}
-        given |= {"query_annotations": query_annotations, "skip_bad": skip_bad}
-        inputs.refuse(why, **given, split=split != "val", report=report)
-        return answer_release(
-            run,
-            read,
-            transform=transform,
-            rerank=rerank,
-            metric=metric,
-            top_k=top_k,
-            exclude=exclude,
-        )
+        inputs.refuse("with --predict, which judges nothing", **what.given(), report=report)
+        return answer_release(run, read, **ranked_by, top_k=top_k, exclude=exclude)
     inputs.refuse("without --predict", top_k=top_k is not None)
-    pictures = _open_sides(run, split, folders, skip_bad)
-    gallery, others = [*map(read.of, pictures), None][:2]
-    if exclude:
-        gallery, others = inputs.exclude(Path(exclude), gallery, others)
-    about = {
-        "judged": images or f"split {split}",
-        "features": features,
-        "flip": flip,
-        "transforms": transform,
-        "rerankers": rerank,
-        "checkpoint": run.step,
-    }
-    made = evaluator.make_protocols(gallery, others)
-    about["left_out"] = {
-        name: why_left_out(name, gallery, others) for name in NAMES if name not in made
-    }
-    return _judge(run, read, made, about, metric=metric, pictures=pictures if report else None)
+    about = {"judged": what.name, "features": features, "flip": flip, "checkpoint": run.step}
+    return _judge(run, read, what, about, **ranked_by, exclude=exclude, report=report)
 
 
 def _judge(
     run: Run,
     read: Features,
-    made: Mapping[str, Protocol],
+    what: inputs.Judged,
     about: dict,
     *,
+    transform: Sequence[str],
+    rerank: Sequence[str],
     metric: str,
-    pictures: list[Columns] | None,
+    exclude: str | None,
+    report: bool,
 ) -> str:
     """Ranks in every protocol, plainly and with what is asked for; writes and returns the result.
 
     Args:
       run: the run.
       read: its features.
-      made: name -> protocol.
-      about: "transforms" and "rerankers" in words, and what else the record says.
+      what: is judged.
+      about: what else the record says.
+      transform: specs in words, see `make_retrieval`.
+      rerank: specs in words.
       metric: of the distances.
-      pictures: columns that hold the pictures, for the page; None writes none.
+      exclude: a CSV of images that are left out; None excludes none.
+      report: write the page.
     """
-    transform, rerank = about["transforms"], about["rerankers"]
+    pictures = _open_sides(run, what)
+    gallery, queries = [*map(read.of, pictures), None][:2]
+    if exclude:
+        gallery, queries = inputs.exclude(Path(exclude), gallery, queries)
+    made = evaluator.make_protocols(gallery, queries)
+    left_out = {n: why_left_out(n, gallery, queries) for n in NAMES if n not in made}
+    about = about | {"transforms": transform, "rerankers": rerank, "left_out": left_out}
     count = len(made.get("course", list(made.values())[-1]).gallery["pid"])
     retrieval, chosen = make_retrieval(read, transform, rerank, metric=metric, count=count)
     if "multi_query" in retrieval.transforms:  # elsewhere the images that it takes are matches
@@ -334,36 +300,23 @@ def _judge(
     path = run.evaluation / FILE
     write_atomically(path, json.dumps(result.record, indent=2) + "\n")
     notes = [f"written to {path}"]
-    if pictures:
+    if report:
         write_page(run.evaluation / PAGE, result, made, ranked, retrieval, pictures)
         notes.append(f"report in {run.evaluation / PAGE}")
     return inputs.as_text(result, *notes)
 
 
-def _open_sides(
-    run: Run, split: str, folders: Sequence[tuple[str | None, str | None]], skip_bad: bool
-) -> list[Columns]:
-    """Columns of the gallery and, where there are any, of the queries.
-
-    Args:
-      run: the run.
-      split: what is judged where no folder is given.
-      folders: the folder of the gallery and its list, those of the queries; None is not given.
-      skip_bad: leave bad pictures and rows out.
-    """
-    (images, annotations), (queries, query_annotations) = folders
-    if not queries:
-        inputs.refuse("without --queries", query_annotations=query_annotations)
-    if not images:
-        why = "without --images"
-        inputs.refuse(why, annotations=annotations, queries=queries, skip_bad=skip_bad)
-        names = ("test", "query") if split == "test" else (split,)
+def _open_sides(run: Run, what: inputs.Judged) -> list[Columns]:
+    """Columns of the gallery and, where there are any, of the queries."""
+    what.check()
+    if not what.images:
+        names = ("test", "query") if what.split == "test" else (what.split,)
         return [run.dataset().open(name) for name in names]
-    inputs.refuse("with --images, which is judged instead", split=split != "val")
+    folders = [(what.images, what.annotations), (what.queries, what.query_annotations)]
     size = run.config.data.image_size
     return [
         inputs.read_folder(
-            Path(folder), size, table=Path(table) if table else None, skip_bad=skip_bad
+            Path(folder), size, table=Path(table) if table else None, skip_bad=what.skip_bad
         )
         for folder, table in folders
         if folder

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import jax
 
-from market_jax import registry
+from market_jax import kinds
 from market_jax.losses import Context
 from market_jax.training.state import TrainState
 from market_jax.typing import FractionBelow1
@@ -42,7 +42,7 @@ def ema(*, decay: FractionBelow1 = 0.999) -> Hook:
     Raises:
       InputError: the decay is out of range.
     """
-    decay = registry.check("ema: decay", decay, FractionBelow1)
+    decay = kinds.check("ema: decay", decay, FractionBelow1)
 
     def init(state: TrainState) -> TrainState:
         return state.replace(ema=jax.tree.map(lambda p: p + 0, state.params))

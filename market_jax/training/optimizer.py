@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from market_jax import registry
+from market_jax import kinds
 from market_jax.errors import InputError
 from market_jax.typing import (
     FractionBelow1,
@@ -72,8 +72,8 @@ def make_schedule(
     Raises:
       InputError: the rate is not a number above 0, or the warm-up has a negative length.
     """
-    learning_rate = registry.check("optimizer.learning_rate", learning_rate, Positive)
-    registry.check("steps of optimizer.warmup_epochs", warmup_steps, NonNegativeInt)
+    learning_rate = kinds.check("optimizer.learning_rate", learning_rate, Positive)
+    kinds.check("steps of optimizer.warmup_epochs", warmup_steps, NonNegativeInt)
     after = schedule(learning_rate, total_steps - warmup_steps)
     if warmup_steps == 0:
         return after
@@ -203,13 +203,13 @@ def make_optimizer(
       InputError: a norm or factor is negative, or a pattern is broken or (when the state is made)
         finds no parameter.
     """
-    clip_norm = registry.check("optimizer.clip_norm", clip_norm, NonNegative)
+    clip_norm = kinds.check("optimizer.clip_norm", clip_norm, NonNegative)
     for pattern, factor in lr_multipliers:
         try:
             re.compile(pattern)
         except re.error as error:
             raise InputError(f"optimizer.lr_multipliers: {pattern!r} ({error})") from None
-        registry.check(f"optimizer.lr_multipliers: the factor of {pattern!r}", factor, NonNegative)
+        kinds.check(f"optimizer.lr_multipliers: the factor of {pattern!r}", factor, NonNegative)
     clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
     last = [_scale_by_plateau()] if plateau else []
     last += [_scale_by_pattern(lr_multipliers)] if lr_multipliers else []

@@ -20,7 +20,10 @@ from tests.conftest import ROOT, write_picture
 
 def start(*flags, cwd=ROOT, before=""):
     """Starts data_prep as a user does."""
-    code = f"{before}\nimport runpy, sys; sys.argv[0] = 'data_prep'\n"
+    heeded = (
+        "import signal; [signal.signal(n, signal.SIG_DFL) for n in (1, 2, 15)]"  # as a terminal's
+    )
+    code = f"{heeded}\n{before}\nimport runpy, sys; sys.argv[0] = 'data_prep'\n"
     code += "runpy.run_module('data_prep', run_name='__main__', alter_sys=True)"
     return subprocess.Popen(
         [sys.executable, "-c", code, *flags],

@@ -18,6 +18,15 @@ from tests.conftest import row as annotation
 from tests.conftest import small, write_annotations, write_picture
 
 
+@pytest.fixture(autouse=True)
+def heeded():
+    """Signals that this process ignores, as under nohup, are heeded in these tests."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in scripts.STOPPING}
+    yield
+    for number, old in before.items():
+        signal.signal(number, old)
+
+
 def parameters(run):
     """The latest parameters of a run, as arrays."""
     return jax.tree.leaves(runs.restore(run, "latest").predict.variables)

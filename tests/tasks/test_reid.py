@@ -61,7 +61,7 @@ def test_features_are_extracted_once(trained, monkeypatch):
     reid.run(trained)
     (stored,) = trained.evaluation.glob("outputs-*.npz")
     with np.load(stored) as kept:
-        assert set(kept.files) == {"key", "embedding"}
+        assert set(kept.files) == {"key", "digest", "embedding"}
     first = result_of(trained)
 
     def again(step):
