@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from market_jax import build, devices, limits, losses, settings
 from market_jax.data import columns as columns_
 from market_jax.data.datasets import Dataset, Division
+from market_jax.data.schema import Schema, merge
 from market_jax.errors import InputError
 from market_jax.losses import Context
 from market_jax.training import checkpoints, hooks, loop, step
@@ -124,12 +125,12 @@ class Saved(NamedTuple):
 
     Attributes:
       config: the config that it was started with, as JSON.
-      labels: label -> class names.
+      schema: the labels that it learns.
       kept: who is trained on and who is held out.
     """
 
     config: dict
-    labels: dict[str, list[str]]
+    schema: Schema
     kept: list[Division]
 
 
@@ -149,7 +150,9 @@ def read_saved(workdir: Path) -> Saved | None:
     with checkpoints.offering_others(directory, latest):
         extra = checkpoints.read_extra(directory, latest)
     settings.check_format(extra, directory)
-    return Saved(extra["config"], extra["labels"], [Division(**d) for d in extra["divisions"]])
+    labels = {name: tuple(classes) for name, classes in extra["labels"].items()}
+    divisions = [Division(**division) for division in extra["divisions"]]
+    return Saved(extra["config"], Schema(f"the run {workdir}", labels), divisions)
 
 
 def prepare(config: ConfigDict, workdir: Path, defaults: ConfigDict | None) -> Training:
@@ -167,6 +170,8 @@ def prepare(config: ConfigDict, workdir: Path, defaults: ConfigDict | None) -> T
     if saved:
         settings.check_same_run(workdir, saved.config, config, defaults)
     dataset = build.dataset(config, saved.kept if saved else None)
+    if saved:
+        merge([saved.schema, dataset.schema])
     train, val = dataset.open("train"), dataset.open("val")
     config = fill_in(config, dataset, train)
     steps_per_epoch = build.sampler(config, train).steps

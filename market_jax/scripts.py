@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 
 from absl import flags
@@ -65,8 +66,12 @@ def _raise(number: int, _) -> None:
 
 @contextlib.contextmanager
 def _handled(handler: Callable) -> Iterator[None]:
-    """Hands signals that ask to stop to a function; ignored ones (by nohup) stay ignored."""
-    before = {number: signal.getsignal(number) for number in STOPPING}
+    """Hands signals that ask to stop to a function; ignored ones (by nohup) stay ignored.
+
+    Python hands signals to the main thread alone; in another one nothing is changed.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.getsignal(number) for number in STOPPING if is_main}
     before = {number: old for number, old in before.items() if old is not signal.SIG_IGN}
     for number in before:
         signal.signal(number, handler)

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 
@@ -123,17 +124,17 @@ def walk(folder: Path) -> list[str]:
 
     found = []
     for path, folders, files_ in os.walk(folder, followlinks=True, onerror=refuse):
-        above = Path(path).resolve()
+        above = [p.resolve() for p in (Path(path), *Path(path).parents) if p.is_relative_to(folder)]
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in folders:
             below = Path(path, name)
-            if below.is_symlink() and above.is_relative_to(below.resolve()):
+            target = below.resolve()
+            if below.is_symlink() and any(real.is_relative_to(target) for real in above):
                 raise InputError(f"{below}: is a link to a folder above it")
         found += [Path(path, name).relative_to(folder).as_posix() for name in files_]
     for name in found:
-        if not name.isprintable() or any("\ud800" <= c <= "\udfff" for c in name):
-            shown = name.encode(errors="backslashreplace").decode()
-            raise InputError(f"{folder}: the file name '{shown}' is not plain text in UTF-8")
+        if any(unicodedata.category(c) in ("Cc", "Cs") for c in name):
+            raise InputError(f"{folder}: the file name {name!a} is not plain text in UTF-8")
     return sorted(found)
 
 
@@ -182,7 +183,7 @@ def _listed(folder: Path, row: dict[str, str]) -> dict:
     found = {key: files.read_integer(row[key], f"column {key!r}", -1) for key in ("pid", "camid")}
     for key in ("sequence", "frame"):
         found[key] = files.read_integer(row.get(key) or "-1", f"column {key!r}", -1)
-    if not (folder / path).exists():
+    if not os.path.exists(folder / path):  # False, too, for a name that is too long
         raise InputError(f"there is no picture {folder / path}")
     decoding.read(folder / path)
     return {"path": folder / path, "name": path.as_posix(), "row": row, **found}

@@ -200,7 +200,7 @@ class Records:
           InputError: a record is damaged.
         """
         try:
-            return self._source.__getitems__([int(row) for row in rows])
+            return self._source.__getitems__([int(row) for row in rows]) if len(rows) else []
         except Exception as error:  # whatever the C++ reader makes of it
             reason = str(error).splitlines()[0][:200]
             raise InputError(f"{self._directory}: a record is damaged ({reason})") from None
@@ -223,6 +223,8 @@ class Records:
                 raw, decoders={"image": tfds.decode.SkipDecoding()}
             )
             record["name"] = record["name"].decode()
+            if None in record.get("attributes", {}).values():
+                raise ValueError("a label is missing")
             return record
         except Exception as error:  # whatever the parser makes of it
             raise InputError(f"{self._directory}: a record is damaged ({error})") from None

@@ -52,9 +52,11 @@ def outputs_to_judge(predict: Predictor, columns: Columns, labels: Sequence[str]
       labels: names of the data set's labels.
 
     Raises:
-      InputError: the model predicts none of them.
+      InputError: there are no labels, or the model predicts none of them.
     """
     names = predict.output_names(columns)
+    if not labels:
+        raise InputError("the images have no labels: there is nothing to judge")
     found = [label for label in labels if label in names]
     if not found:
         raise InputError(

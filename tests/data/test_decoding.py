@@ -179,3 +179,10 @@ def test_strange_names_are_refused(tmp_path, name, message):
     with pytest.raises(InputError, match=message) as error:
         decoding.read(f"{tmp_path}/{name}")
     str(error.value).encode("utf-8", "backslashreplace")
+
+
+def test_the_first_picture_of_a_phone_s_file_is_taken():
+    first, second = (Image.fromarray(a) for a in (COLORED, 255 - COLORED))
+    content = encoded(first, "MPO", save_all=True, append_images=[second], quality=95)
+    assert Image.open(io.BytesIO(content)).n_frames == 2
+    assert np.abs(decoding.decode(content, "a").astype(int) - COLORED).mean() < 8
