@@ -15,6 +15,12 @@ from market_jax.errors import InputError
 
 Records = dict[str, list[dict]]  # split -> records
 
+# what batches and networks have by these names, beside the labels
+_TAKEN = (
+    *("image", "mask", "identity", "dataset", "digest", "feature", "embedding", "predictions"),
+    *("map", "target", "reconstruction", "mean", "logvar"),
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Source:
@@ -277,10 +283,10 @@ class Table(PersonCrops, skip_registration=True):
                 if name not in ("name", "pid", "camid", "split", *folders.METADATA):
                     columns.setdefault(name, set()).add(value.strip())
         for name, classes in columns.items():
-            if not re.fullmatch(r"[A-Za-z]\w*", name) or name in ("image", "identity", "digest"):
+            if not re.fullmatch(r"[A-Za-z]\w*", name) or name in _TAKEN:
                 raise InputError(
                     f"{source.directory / cls.FILE}: column {name!r} is no name for a label: "
-                    "letters, digits and _"
+                    f"letters, digits and _, and not {', '.join(_TAKEN)}"
                 )
             if not 2 <= len(classes - {""}) <= 1000:
                 raise InputError(

@@ -102,13 +102,16 @@ def draw(
       progress: (iterable, desc=text) -> iterable; shows how far the drawing is, e.g. `tqdm`.
 
     Raises:
-      InputError: the directory exists, or there are fewer than 4 or more than 9999 identities.
+      InputError: the directory exists, the seed is negative, or there are fewer than 4 or more
+        than 9999 identities.
     """
     directory = Path(directory)
     if directory.exists():
         raise InputError(f"{directory}: exists already; the synthetic release is drawn anew")
     if not 4 <= identities <= 9999:
         raise InputError(f"identities is {identities}; it must be 4 to 9999")
+    if seed < 0:
+        raise InputError(f"seed is {seed}; it must be 0 or more")
     rng = np.random.default_rng([seed, 0])
     # six people wear each outfit, so that colour tells neither who somebody is nor what the
     # other attributes are

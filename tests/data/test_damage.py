@@ -82,8 +82,9 @@ def test_a_missing_or_cut_file_is_told(copy, cut):
         if not is_read(path):
             read(copy)
         elif path.name == prepared.FILE:
-            with pytest.raises(InputError, match=r"market_jax\.json"):
-                read(copy)
+            if cut != -1:  # which is the end of the last line
+                with pytest.raises(InputError, match=r"market_jax\.json"):
+                    read(copy)
         else:
             with pytest.raises(InputError, match=f"{path.name}: is missing or damaged; it had"):
                 read(copy)
@@ -95,7 +96,7 @@ def test_files_of_two_splits_that_change_places(copy):
     train.rename(copy / "aside")
     query.rename(train)
     (copy / "aside").rename(query)
-    with pytest.raises(InputError, match="split 'query' has 4 records; it had 1|is missing or"):
+    with pytest.raises(InputError, match=r"split 'query' has 4 records; it had 1|is missing or"):
         read(copy)
 
 

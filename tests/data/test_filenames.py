@@ -40,6 +40,37 @@ def test_unknown_grammar():
         filenames.parse("1.jpg", "duke")
 
 
+ENDINGS = (".jpg", ".JPG", ".jpeg", ".Jpeg", ".png", ".PNG", ".webp", ".bmp")
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize(
+    ("stem", "grammar"),
+    [
+        *[("0002_c1s1_000451_03", "market1501"), ("0002_c1_016620005", "unitn")],
+        *[("000123", "anonymous"), ("0001C1T0002F003", "mars")],
+    ],
+)
+def test_every_ending_of_a_picture(stem, grammar, ending):
+    assert filenames.parse(stem + ending, grammar)
+    assert filenames.parse(stem + ".gif", grammar) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "grammar"),
+    [
+        ("00-1_c1s1_000451_03.jpg", "market1501"),
+        ("9999999999_c1s1_000451_03.jpg", "market1501"),
+        ("-1_c1_016620005.jpg", "unitn"),
+        ("0002_c1s1_000451_03.jpg\n", "market1501"),
+        ("sub/0002_c1s1_000451_03.jpg", "market1501"),
+        ("\uff10002_c1s1_000451_03.jpg", "market1501"),
+    ],
+)
+def test_names_that_are_nearly_right(name, grammar):
+    assert filenames.parse(name, grammar) is None
+
+
 def test_stray_copies_and_other_files():
     assert filenames.is_stray("000123(1).jpg")
     assert not filenames.is_stray("000123.jpg")
