@@ -99,8 +99,8 @@ def _place(output_dir: Path, name: str) -> Iterator[Path]:
     with locked(output_dir / f".{name}.lock"):
         if old.exists() and not final.exists():
             os.replace(old, final)  # killed between two renames
-        for left in (old, *output_dir.glob(f".{name}.new*")):
-            shutil.rmtree(left, ignore_errors=True)
+        _remove(old)
+        _remove(output_dir / f".{name}.new")
         yield final
 
 
@@ -116,7 +116,7 @@ def _write(
             builder.download_and_prepare(download_dir=str(aside / "downloads"))
         splits = {
             name: {
-                Path(file).name: (Path(file).stat().st_size, count)
+                Path(file).name: (prepared.digest_of(Path(file)), count)
                 for file, count in zip(info.filepaths, info.shard_lengths, strict=True)
             }
             for name, info in builder.info.splits.items()
@@ -131,7 +131,7 @@ def _write(
             if old.exists():
                 os.replace(old, final)
             raise
-        shutil.rmtree(old, ignore_errors=True)
+        _remove(old)
     except InputError:
         raise
     except Exception as error:  # TFDS and its writers raise many kinds: a full disk, above all
@@ -139,6 +139,13 @@ def _write(
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return final / version
+
+
+def _remove(path: Path) -> None:
+    """Removes a folder, or a link or file in its place."""
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def _reason(error: BaseException) -> str:

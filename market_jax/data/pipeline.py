@@ -42,6 +42,9 @@ def batches(
 
     Yields:
       Columns of N / n images, and "mask" bool [N / n], False where a row is padding.
+
+    Raises:
+      InputError: a picture is damaged meanwhile.
     """
     tf = _tensorflow()
     part, parts = share
@@ -55,12 +58,28 @@ def batches(
         rows = np.where(mask, rows, 0)
         return [columns[key][rows] for key in keys] + [mask]
 
+    failed: list[Exception] = []
+
+    def gather_or_note(step):
+        try:
+            return gather(step)
+        except Exception as error:  # which TensorFlow would make another one of
+            failed.append(error)
+            raise
+
     types = [tf.uint8 if k == "image" else tf.as_dtype(columns[k].dtype) for k in keys]
     steps = tf.data.Dataset.range(first, np.iinfo(np.int64).max if last is None else last)
     dataset = steps.map(
-        lambda step: tf.numpy_function(gather, [step], [*types, tf.bool]),
+        lambda step: tf.numpy_function(gather_or_note, [step], [*types, tf.bool]),
         num_parallel_calls=2,
         deterministic=True,
     ).prefetch(2)
-    for values in dataset.as_numpy_iterator():
+    iterator = dataset.as_numpy_iterator()
+    while True:
+        try:
+            values = next(iterator)
+        except StopIteration:
+            return
+        except tf.errors.OpError:
+            raise failed[0] from None
         yield dict(zip([*keys, "mask"], values, strict=True))

@@ -26,12 +26,12 @@ class Manifest(NamedTuple):
     Attributes:
       directory: the folder.
       schema: the data set's name and labels, in their order.
-      splits: split -> file name -> (size in bytes, number of records).
+      splits: split -> file name -> (digest, number of records).
     """
 
     directory: Path
     schema: Schema
-    splits: Mapping[str, Mapping[str, tuple[int, int]]]
+    splits: Mapping[str, Mapping[str, tuple[str, int]]]
 
 
 def features(labels: Mapping[str, Sequence[str]]):
@@ -54,19 +54,35 @@ def features(labels: Mapping[str, Sequence[str]]):
     return tfds.features.FeaturesDict(fields)
 
 
+def digest_of(path: Path) -> str:
+    """The digest of a file.
+
+    Args:
+      path: the file.
+
+    Raises:
+      InputError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+
+
 def _digest(content: Mapping) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def write(
-    directory: Path, schema: Schema, splits: Mapping[str, Mapping[str, tuple[int, int]]]
+    directory: Path, schema: Schema, splits: Mapping[str, Mapping[str, tuple[str, int]]]
 ) -> None:
     """Writes the manifest of a folder.
 
     Args:
       directory: the folder, with its ArrayRecord files.
       schema: the data set's name and labels.
-      splits: split -> file name -> (size in bytes, number of records).
+      splits: split -> file name -> (digest, number of records).
     """
     content = {
         "format": FORMAT,
@@ -136,7 +152,9 @@ def read(directory: Path) -> Manifest:
     try:
         labels = {name: tuple(classes) for name, classes in content["labels"]}
         splits = {
-            split: {_inside(file): (int(size), int(count)) for file, (size, count) in by.items()}
+            split: {
+                _inside(file): (str(digest), _count(count)) for file, (digest, count) in by.items()
+            }
             for split, by in content["splits"].items()
         }
         return Manifest(found, Schema(str(content["name"]), labels), splits)
@@ -151,6 +169,13 @@ def _inside(file: str) -> str:
     return file
 
 
+def _count(value) -> int:
+    """A number of records; another value is refused."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"{value!r} is no number of records")
+    return value
+
+
 class Records:
     """The records of a split, read by random access; pictures stay encoded.
 
@@ -159,8 +184,7 @@ class Records:
       split: the name of one of its splits.
 
     Raises:
-      InputError: a file is missing, or has another size or number of records than when it was
-        prepared.
+      InputError: a file is missing, or is not the one that was prepared.
     """
 
     def __init__(self, manifest: Manifest, split: str):
@@ -169,10 +193,10 @@ class Records:
         self._directory, self._features = manifest.directory, None
         self._labels = manifest.schema.labels
         paths, self._size = [], 0
-        for file, (size, count) in manifest.splits[split].items():
+        for file, (digest, count) in manifest.splits[split].items():
             path = manifest.directory / file
-            if not path.is_file() or path.stat().st_size != size:
-                raise InputError(f"{path}: is missing or damaged; it had {size} bytes")
+            if not path.is_file() or digest_of(path) != digest:
+                raise InputError(f"{path}: is missing or damaged: it is not what was prepared")
             paths.append(str(path))
             self._size += count
         try:

@@ -86,7 +86,7 @@ def test_a_missing_or_cut_file_is_told(copy, cut):
                 with pytest.raises(InputError, match=r"market_jax\.json"):
                     read(copy)
         else:
-            with pytest.raises(InputError, match=f"{path.name}: is missing or damaged; it had"):
+            with pytest.raises(InputError, match=f"{path.name}: is missing or damaged"):
                 read(copy)
         path.write_bytes(content)
 
@@ -96,7 +96,7 @@ def test_files_of_two_splits_that_change_places(copy):
     train.rename(copy / "aside")
     query.rename(train)
     (copy / "aside").rename(query)
-    with pytest.raises(InputError, match=r"split 'query' has 4 records; it had 1|is missing or"):
+    with pytest.raises(InputError, match=r"is missing or damaged: it is not what was prepared"):
         read(copy)
 
 
@@ -135,8 +135,8 @@ def signed(directory, **changes):
     [
         *[{"splits": {"train": {name: [9, 9]}}} for name in ("../x", "/etc/passwd", ".x", "a/b")],
         {"splits": {"train": {"x": [9]}}},
-        {"splits": {"train": {"x": ["a", 9]}}},
-        {"splits": {"train": {"x": [None, 9]}}},
+        {"splits": {"train": {"x": ["a", "9"]}}},
+        {"splits": {"train": {"x": ["a", -1]}}},
         {"splits": {"train": 7}},
         {"splits": None},
         {"labels": {"hat": ["no", "yes"]}},

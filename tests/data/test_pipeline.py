@@ -1,8 +1,12 @@
 import itertools
 
 import numpy as np
+import pytest
 
 from market_jax.data import columns, pipeline, samplers
+from market_jax.data.images import ImageFiles
+from market_jax.errors import InputError
+from tests.conftest import write_picture
 
 
 def take(table, count, **kwargs):
@@ -46,3 +50,14 @@ def test_images_on_disk_give_the_same_batches(synthetic, train_columns):
     stored = columns.open_split(synthetic, "train", image_size=(128, 64))
     for a, b in zip(take(train_columns, 2), take(stored, 2), strict=True):
         np.testing.assert_array_equal(a["image"], b["image"])
+
+
+def test_a_picture_that_is_damaged_meanwhile_is_named(tmp_path):
+    """Not TensorFlow's error, but ours."""
+    for name in ("a.jpg", "b.jpg"):
+        write_picture(tmp_path / name)
+    images = ImageFiles(np.array([str(tmp_path / n) for n in ("a.jpg", "b.jpg")]), (8, 4))
+    found = pipeline.batches({"image": images}, samplers.sequential(2, 1), last=2)
+    (tmp_path / "b.jpg").write_bytes(b"no picture")
+    with pytest.raises(InputError, match=r"b.jpg: the picture cannot be decoded"):
+        list(found)

@@ -1,19 +1,16 @@
 """Preparations that are killed, repeated, or come too late; and folders from a stranger."""
 
-import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
 
 import data_prep
 from data_prep import build
-from market_jax.data import columns, datasets, prepared
+from market_jax.data import prepared
 from market_jax.errors import InputError
 from tests.conftest import ROOT, write_picture
 
@@ -90,13 +87,6 @@ def test_the_fingerprint_sees_what_is_read_and_nothing_else(unitn, tmp_path, mon
     assert build.fingerprint(linked) != build.fingerprint(linked, ("test",))
 
 
-def test_another_data_set_than_the_one_named_is_refused(synthetic, tmp_path):
-    renamed = tmp_path / "unitn/1.0.0"
-    shutil.copytree(synthetic, renamed)
-    with pytest.raises(InputError, match=r"data.name is unitn, but .* is synthetic"):
-        data_prep.find_or_prepare("unitn", str(renamed))
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_in_a_message_and_leaves_nothing(tmp_path, number):
     flags = ("--dataset=synthetic", f"--output_dir={tmp_path}", "--identities=900")
@@ -123,47 +113,3 @@ def test_a_full_disk_ends_in_a_message_and_keeps_the_old_data_set(unitn, tmp_pat
     assert f"data_prep: {tmp_path}/out/unitn cannot be written (" in error
     assert "Traceback" not in error
     assert prepared.find(tmp_path / "out") == old
-
-
-def test_nothing_in_a_data_sets_folder_is_imported(synthetic, tmp_path, monkeypatch):
-    """TFDS would import the class that features.json names."""
-    directory = tmp_path / "synthetic"
-    shutil.copytree(synthetic, directory)
-    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()")
-    monkeypatch.syspath_prepend(tmp_path)
-    for name in ("features.json", "dataset_info.json"):
-        text = (directory / name).read_text()
-        for old in ("tensorflow_datasets.core.features.image_feature.Image", "data_prep.builders"):
-            text = text.replace(old, "evil.Evil")
-        (directory / name).write_text(text)
-    rows = datasets.open_dataset([directory], image_size=(8, 4)).open("train")
-    assert len(rows["name"]) > 50
-    assert not (tmp_path / "ran").exists()
-    path = directory / prepared.FILE
-    content = json.loads(path.read_text())
-    content["splits"]["train"] = {"../synthetic-raw/x": [1, 1]}
-    del content["digest"]
-    path.write_text(json.dumps(content | {"digest": prepared._digest(content)}))
-    with pytest.raises(InputError, match=r"'../synthetic-raw/x' is no name of a file"):
-        prepared.read(directory)
-
-
-def test_without_its_manifest_a_data_set_is_not_read(synthetic, tmp_path):
-    shutil.copytree(synthetic, tmp_path / "x")
-    (tmp_path / "x" / prepared.FILE).unlink()
-    with pytest.raises(InputError, match=r"x: has no market_jax.json: it is damaged, or an older"):
-        columns.open_split(tmp_path / "x", "train", image_size=(8, 4))
-
-
-def test_a_cut_or_missing_file_is_named(synthetic, tmp_path):
-    shutil.copytree(synthetic, tmp_path / "x")
-    (path,) = (tmp_path / "x").glob("*-query.array_record*")
-    content = path.read_bytes()
-    for damage in (lambda: path.write_bytes(content[:-9]), path.unlink):
-        damage()
-        with pytest.raises(InputError, match=f"{path}: is missing or damaged; it had"):
-            columns.open_split(tmp_path / "x", "query", image_size=(8, 4))
-    path.write_bytes(bytes(len(content)))
-    with pytest.raises(InputError, match=f"{tmp_path}/x: .*is damaged|has 0 records"):
-        columns.open_split(tmp_path / "x", "query", image_size=(8, 4))
-    assert np.all(columns.open_split(tmp_path / "x", "train", image_size=(8, 4))["pid"] > 0)
