@@ -25,10 +25,14 @@ SMALL = (
 )
 
 
-def start(script, *flags, **environment):
-    """Starts a script of the project on one CPU device."""
+def start(script, *flags, most=None, **environment):
+    """Starts a script of the project on one CPU device; its files may have so many bytes."""
+    limit = (
+        f"import resource, runpy, sys\nresource.setrlimit(resource.RLIMIT_FSIZE, ({most},) * 2)\n"
+        "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
     return subprocess.Popen(
-        [sys.executable, str(ROOT / script), *flags],
+        [sys.executable, *(["-c", limit] if most else []), str(ROOT / script), *flags],
         cwd=ROOT,
         env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""} | environment,
         stdout=subprocess.PIPE,
@@ -112,6 +116,17 @@ def test_a_preempted_training_saves_and_goes_on(synthetic, tmp_path):
     assert "SIGTERM; the same command goes on from the latest checkpoint" in output
     step = arrays(tmp_path / "run")[0]
     assert f"stopped after step {step}: saved in" in output
+
+
+def test_a_full_disk_ends_a_training_with_a_message(synthetic, tmp_path):
+    """It hangs nowhere, and what was kept stays."""
+    finish(train(synthetic, tmp_path / "run", "--config.epochs=1"))
+    before = arrays(tmp_path / "run")[0]
+    process = train(synthetic, tmp_path / "run", "--config.epochs=2", most=12_000)
+    output = finish(process, code=1)
+    assert "cannot be written (" in output  # Orbax's threads may say so too, before
+    assert f"train.py: {tmp_path}/run" in output
+    assert arrays(tmp_path / "run")[0] == before
 
 
 def test_an_allocation_alone_is_no_training_of_several(synthetic, tmp_path):

@@ -9,6 +9,7 @@ of all others is written: a folder without it is no checkpoint, and what differs
 import contextlib
 import hashlib
 import json
+import logging as python_logging
 import os
 import shutil
 from collections.abc import Iterable, Mapping
@@ -126,6 +127,8 @@ def save(
     said = {"extra": dict(extra), "score": score, "round_start": round_start}
     args = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
     args[_EXTRA] = ocp.args.JsonSave(said)
+    asyncio = python_logging.getLogger("asyncio")
+    asyncio.setLevel(python_logging.CRITICAL)  # tracebacks of Orbax's tasks, after ours has said it
     try:
         with contextlib.closing(ocp.Checkpointer(ocp.CompositeCheckpointHandler())) as orbax:
             orbax.save(path, args=ocp.args.Composite(**args), force=path.exists())
@@ -137,6 +140,7 @@ def save(
             clean(path.parent)
         reason = str(error).strip().splitlines()[0][:300]
         raise InputError(f"{path}: the checkpoint cannot be written ({reason})") from error
+    asyncio.setLevel(python_logging.NOTSET)
     if jax.process_index() == 0:
         _remove_old(path.parent)
 

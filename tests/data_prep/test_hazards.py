@@ -113,3 +113,18 @@ def test_a_full_disk_ends_in_a_message_and_keeps_the_old_data_set(unitn, tmp_pat
     assert f"data_prep: {tmp_path}/out/unitn cannot be written (" in error
     assert "Traceback" not in error
     assert prepared.find(tmp_path / "out") == old
+
+
+def test_of_two_first_starts_one_prepares(unitn, tmp_path):
+    code = (
+        "import data_prep; from pathlib import Path\n"
+        f"print(data_prep.find_or_prepare('unitn', {str(unitn)!r}, Path({str(tmp_path)!r})))"
+    )
+    both = [
+        subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    found = [process.communicate(timeout=120)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert found[0] == found[1]
+    assert prepared.find(tmp_path) is not None
