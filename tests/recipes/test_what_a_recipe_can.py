@@ -2,6 +2,7 @@ import json
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from configs import source_b
@@ -9,8 +10,8 @@ from market_jax import build, runs
 from market_jax.errors import InputError
 from market_jax.recipes import supervised
 from market_jax.tasks import attributes as attributes_task
-from market_jax.training import transfer, writers
-from market_jax.training.state import init_variables
+from market_jax.training import checkpoints, transfer, writers
+from market_jax.training.state import init_state, init_variables
 from tests.conftest import small
 
 
@@ -100,13 +101,13 @@ def test_two_data_sets_with_different_labels_train_together(synthetic, other, tm
 
 def test_a_training_begins_with_another_run(synthetic, tmp_path):
     """With its backbone and what else has the same name and shape; another backbone is refused."""
-    config = small_identities(synthetic, epochs=1)
-    supervised.fit(config, tmp_path / "first")
-    first = runs.restore(tmp_path / "first").predict.variables
-    config.model.pretrained = str(tmp_path / "first")
-    config.model.identities = 3
-    model = build.model(config.model)
-    fresh = init_variables(model, (96, 64), seed=1)
+    config = small_identities(synthetic, **{"model.identities": 5})
+    first = init_variables(build.model(config.model), (96, 64), seed=0)
+    how = {"score": 1.0, "round_start": 0, "extra": {}}
+    state = init_state(first, optax.identity(), seed=0)
+    checkpoints.save(tmp_path / "first/checkpoints", 7, state, **how)
+    config.model.pretrained, config.model.identities = str(tmp_path / "first"), 3
+    fresh = init_variables(build.model(config.model), (96, 64), seed=1)
     found = build.pretrained_variables(config, fresh)
     same = jax.tree.map(np.array_equal, found["params"]["backbone"], first["params"]["backbone"])
     assert jax.tree.all(same)
