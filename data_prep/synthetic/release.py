@@ -112,15 +112,7 @@ def draw(
         raise InputError(f"identities is {identities}; it must be 4 to 9999")
     if seed < 0:
         raise InputError(f"seed is {seed}; it must be 0 or more")
-    rng = np.random.default_rng([seed, 0])
-    # six people wear each outfit, so that colour tells neither who somebody is nor what the
-    # other attributes are
-    shared = people.outfits(rng, -(-identities // 6))
-    worn = [shared[i] for i in rng.permutation(identities) % len(shared)]
-    crowd = {pid: people.person(rng, outfit) for pid, outfit in enumerate(worn, start=1)}
-    order = rng.permutation(identities) + 1
-    count = round(_TRAINING * identities)
-    sides = {"train": sorted(order[:count].tolist()), "test": sorted(order[count:].tolist())}
+    crowd, sides = _crowd(seed, identities)
 
     def pictures():
         for side, pids in sides.items():
@@ -144,3 +136,16 @@ def draw(
         raise InputError(f"{directory} cannot be written ({error.strerror})") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _crowd(seed: int, identities: int) -> tuple[dict[int, people.Person], dict[str, list[int]]]:
+    """pid -> person, and the pids of each side, "train" and "test"."""
+    rng = np.random.default_rng([seed, 0])
+    # six people wear each outfit, so that colour tells neither who somebody is nor what the
+    # other attributes are
+    shared = people.outfits(rng, -(-identities // 6))
+    worn = [shared[i] for i in rng.permutation(identities) % len(shared)]
+    crowd = {pid: people.person(rng, outfit) for pid, outfit in enumerate(worn, start=1)}
+    order = rng.permutation(identities) + 1
+    count = round(_TRAINING * identities)
+    return crowd, {"train": sorted(order[:count].tolist()), "test": sorted(order[count:].tolist())}

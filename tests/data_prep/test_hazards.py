@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -127,4 +128,4 @@ def test_of_two_first_starts_one_prepares(unitn, tmp_path):
     found = [process.communicate(timeout=120)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0]
     assert found[0] == found[1]
-    assert prepared.find(tmp_path) is not None
+    assert prepared.find(Path(found[0].strip())) is not None
