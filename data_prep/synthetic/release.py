@@ -139,7 +139,7 @@ def draw(
 
 
 def _crowd(seed: int, identities: int) -> tuple[dict[int, people.Person], dict[str, list[int]]]:
-    """pid -> person, and the pids of each side, "train" and "test"."""
+    """The persons by pid, and the pids of each side, "train" and "test"."""
     rng = np.random.default_rng([seed, 0])
     # six people wear each outfit, so that colour tells neither who somebody is nor what the
     # other attributes are
