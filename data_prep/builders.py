@@ -180,42 +180,43 @@ def read_record(source_dir: Path) -> dict:
     return files.read_json(path) if path.exists() else {}
 
 
-class Dukemtmc(PersonCrops, skip_registration=True):
-    """DukeMTMC-reID as published, in Market-1501's folders; without attributes."""
+class Unlabelled(PersonCrops, skip_registration=True):
+    """A data set without attributes, in three folders.
+
+    Attributes:
+      FOLDERS: split -> its folder within the raw folder.
+      NAMING: the naming of its pictures, see `filenames.parse`.
+    """
 
     LABELS: Mapping[str, tuple[str, ...]] = {}
     INPUTS = tuple(_MARKET_FOLDERS.values())
+    FOLDERS: Mapping[str, str] = _MARKET_FOLDERS
+    NAMING = ""
 
-    @staticmethod
-    def read(source: Source) -> Records:
+    @classmethod
+    def read(cls, source: Source) -> Records:
         """Reads the records of every split: split -> records."""
-        return {part: source.scan(f, "dukemtmc") for part, f in _MARKET_FOLDERS.items()}
+        return {split: source.scan(folder, cls.NAMING) for split, folder in cls.FOLDERS.items()}
 
 
-class Cuhk03Np(PersonCrops, skip_registration=True):
+class Dukemtmc(Unlabelled, skip_registration=True):
+    """DukeMTMC-reID as published."""
+
+    NAMING = "dukemtmc"
+
+
+class Cuhk03Np(Unlabelled, skip_registration=True):
     """CUHK03 by the new protocol (Zhong et al., 2017): labeled/ or detected/ is the raw folder."""
 
-    LABELS: Mapping[str, tuple[str, ...]] = {}
-    INPUTS = tuple(_MARKET_FOLDERS.values())
-
-    @staticmethod
-    def read(source: Source) -> Records:
-        """Reads the records of every split: split -> records."""
-        return {part: source.scan(f, "cuhk03_np") for part, f in _MARKET_FOLDERS.items()}
+    NAMING = "cuhk03_np"
 
 
-class Veri(PersonCrops, skip_registration=True):
-    """VeRi-776, vehicles: image_train/, image_query/ and image_test/."""
+class Veri(Unlabelled, skip_registration=True):
+    """VeRi-776, vehicles."""
 
-    LABELS: Mapping[str, tuple[str, ...]] = {}
+    NAMING = "veri"
     INPUTS = ("image_train", "image_test", "image_query")
-
-    @staticmethod
-    def read(source: Source) -> Records:
-        """Reads the records of every split: split -> records."""
-        return {
-            folder.removeprefix("image_"): source.scan(folder, "veri") for folder in Veri.INPUTS
-        }
+    FOLDERS: Mapping[str, str] = {name.removeprefix("image_"): name for name in INPUTS}
 
 
 _MSMT_FOLDERS = {"train": ("train", "mask_train_v2"), "test": ("test", "mask_test_v2")}

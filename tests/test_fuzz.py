@@ -1,9 +1,10 @@
 """Broken inputs of every kind: each ends in a result of the right kind, or in an `InputError`.
 
-`pytest tests/test_fuzz.py tests/weights/test_hostile.py --fuzz=100` tries a hundred times as many.
+`pytest tests/test_fuzz.py tests/weights/test_changed.py --fuzz=100` tries a hundred times as many.
 Weight files are there.
 """
 
+import contextlib
 import io
 import shutil
 import time
@@ -57,6 +58,17 @@ def damage(content: bytes, changes) -> bytes:
         else:
             data[at : at + value] = bytes(len(data[at : at + value]))
     return bytes(data)
+
+
+@contextlib.contextmanager
+def damaged(path, changes, missing=False):
+    """A file that is damaged, or missing, meanwhile."""
+    content = path.read_bytes()
+    try:
+        path.unlink() if missing else path.write_bytes(damage(content, changes))
+        yield
+    finally:
+        path.write_bytes(content)
 
 
 def attempt(read, accept=lambda result: True):
@@ -165,14 +177,10 @@ def test_checkpoints(often, tmp_path):
     @often(40)
     @given(st.sampled_from(paths), CHANGES, st.booleans())
     def run(path, changes, missing):
-        content = path.read_bytes()
-        try:
-            path.unlink() if missing else path.write_bytes(damage(content, changes))
+        with damaged(path, changes, missing):
             attempt(lambda: checkpoints.find(tmp_path, "best"), lambda step: step in (1, 2))
             attempt(lambda: checkpoints.read_extra(tmp_path, 2))
             attempt(lambda: checkpoints.read_state(tmp_path, 2, whole), is_what_was_saved)
-        finally:
-            path.write_bytes(content)
 
     run()
 
@@ -192,12 +200,8 @@ def test_prepared_data_sets(often, synthetic, tmp_path):
     @often(40)
     @given(st.sampled_from(paths), CHANGES, st.booleans())
     def run(path, changes, missing):
-        content = path.read_bytes()
-        try:
-            path.unlink() if missing else path.write_bytes(damage(content, changes))
+        with damaged(path, changes, missing):
             attempt(read, is_what_was_prepared)
-        finally:
-            path.write_bytes(content)
 
     run()
 
@@ -336,12 +340,8 @@ def test_what_a_run_keeps(often, workdir, tmp_path):
     @often(15)
     @given(st.sampled_from(sorted(files)), CHANGES)
     def run(path, changes):
-        content = path.read_bytes()
-        try:
-            path.write_bytes(damage(content, changes))
+        with damaged(path, changes):
             attempt(lambda: runs.find_run("attributes", tmp_path / "runs"))
             attempt(lambda: runs.restore(run_folder, "latest", cache=False).step > 0)
-        finally:
-            path.write_bytes(content)
 
     run()
