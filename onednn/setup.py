@@ -14,15 +14,17 @@ def installed(package: str, name: str) -> Path:
 
 headers = installed("onednn-devel-cpu-gomp", "dnnl.hpp").parent
 library = installed("onednn-cpu-gomp", "libdnnl.so.3")
+here = Path("market_jax_onednn")
 
 setup(
     ext_modules=[
         Extension(
-            "market_jax_onednn._convolution",
-            ["market_jax_onednn/convolution.cc"],
+            "market_jax_onednn._library",
+            sorted(map(str, here.glob("*.cc"))),
+            depends=sorted(map(str, here.glob("*.h"))),
             include_dirs=[str(Path(jaxlib.__file__).parent / "include"), str(headers)],
-            extra_compile_args=["-std=c++17", "-O2", "-Wall"],
-            extra_link_args=[str(library)],
+            extra_compile_args=["-std=c++17", "-O2", "-Wall", "-Wno-psabi", "-fopenmp"],
+            extra_link_args=[str(library), "-fopenmp"],
         )
     ]
 )

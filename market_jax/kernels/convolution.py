@@ -2,19 +2,19 @@
 
 A convolution y = x * w is the derivative by y of a form that is linear in x, w and y. Its
 gradients by x and w are the other two derivatives, and the gradients of each of the three are made
-of the other two. So there are three functions here, and each can be computed in three ways:
+of the other two. So there are three functions here, and each can be computed in two ways:
 
 - "lax": XLA's own convolution, which accelerators always compile.
 - "jax": on a CPU, XLA's own convolution, but written differently where that is slow.
-- "onednn": on a CPU with one device, the optional package `market_jax_onednn`.
 
-`using` chooses; "auto" is "onednn" if it can be used, else "jax".
+`using` chooses. There is a third way, "onednn", in which the optional package `market_jax_onednn`
+computes a layer as a whole (`market_jax.kernels.fused`); what stands alone is then computed as by
+"jax". "auto" is "onednn" on a CPU with the package, else "jax".
 """
 
 import contextlib
 import contextvars
 import functools
-import math
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
@@ -29,10 +29,20 @@ from market_jax.kernels.windows import Pair
 from market_jax.kernels.xla_convolution import LAYOUT, Geometry
 from market_jax.typing import Array
 
-__all__ = ["IMPLEMENTATIONS", "applying", "conv_general_dilated", "using"]
+__all__ = [
+    "IMPLEMENTATIONS",
+    "applying",
+    "conv_general_dilated",
+    "describe",
+    "flip",
+    "has_onednn",
+    "is_fused",
+    "named",
+    "using",
+]
 
 IMPLEMENTATIONS = ("auto", "onednn", "jax", "lax")
-_named = functools.partial(checkpoint_name, name="convolution")  # for rematerialisation
+named = functools.partial(checkpoint_name, name="convolution")  # for rematerialisation
 _implementation = contextvars.ContextVar("convolution", default="auto")
 
 
@@ -98,10 +108,18 @@ def has_onednn() -> bool:
 
 
 def _resolve(name: str) -> str:
-    """XLA cannot split a foreign call over devices, so there "auto" is "jax"."""
     if name != "auto":
         return name
-    return "onednn" if has_onednn() and jax.device_count() == 1 else "jax"
+    return "onednn" if has_onednn() and jax.default_backend() == "cpu" else "jax"
+
+
+def is_fused(dtype: jnp.dtype) -> bool:
+    """Whether layers of this dtype are computed as a whole, by the optional package.
+
+    Args:
+      dtype: of the maps.
+    """
+    return dtype in (jnp.float32, jnp.bfloat16) and _resolve(_implementation.get()) == "onednn"
 
 
 def conv_general_dilated(
@@ -144,18 +162,17 @@ def conv_general_dilated(
         feature_group_count=feature_group_count,
         **kwargs,
     )
-    way = _resolve(_implementation.get())
-    if way == "lax" or not _is_plain(lhs, rhs, dimension_numbers, kwargs):
-        return _named(fallback(lhs, rhs))
-    geometry, transposed = _geometry(
+    if _implementation.get() == "lax" or not _is_plain(lhs, rhs, dimension_numbers, kwargs):
+        return named(fallback(lhs, rhs))
+    geometry, transposed = describe(
         lhs.shape[1:3], rhs.shape[:2], window_strides, padding, lhs_dilation, rhs_dilation,
         feature_group_count,
     )  # fmt: skip
     if geometry is None:
-        return _named(fallback(lhs, rhs))
+        return named(fallback(lhs, rhs))
     if transposed:
-        return _named(_input_gradient(geometry, way, _flip(rhs, feature_group_count), lhs))
-    return _named(_convolve(geometry, way, lhs, rhs))
+        return named(_input_gradient(geometry, flip(rhs, feature_group_count), lhs))
+    return named(_convolve(geometry, lhs, rhs))
 
 
 def _is_plain(lhs: Array, rhs: Array, dimension_numbers, kwargs: dict) -> bool:
@@ -168,10 +185,23 @@ def _is_plain(lhs: Array, rhs: Array, dimension_numbers, kwargs: dict) -> bool:
     return numbers == lax.conv_dimension_numbers(lhs.shape, rhs.shape, LAYOUT)
 
 
-def _geometry(shape, window, strides, padding, lhs_dilation, rhs_dilation, groups):
-    """(geometry, False), or (that of the convolution whose transpose this is, True).
+def describe(
+    shape, window, strides, padding, lhs_dilation=None, rhs_dilation=None, groups: int = 1
+) -> tuple[Geometry | None, bool]:
+    """Describes a convolution as lax has it.
 
-    (None, False) where there is neither.
+    Args:
+      shape: rows and columns of the map.
+      window: rows and columns of the window.
+      strides: as for `conv_general_dilated`, and so are the others.
+      padding: "SAME", "VALID" or numbers.
+      lhs_dilation: dilation of the map.
+      rhs_dilation: dilation of the window.
+      groups: the number of groups of channels.
+
+    Returns:
+      (geometry, False), or (that of the convolution whose transpose this is, True); (None, False)
+      where there is neither.
     """
     strides = tuple(strides)
     lhs_dilation, dilation = (tuple(d) if d else (1, 1) for d in (lhs_dilation, rhs_dilation))
@@ -197,79 +227,67 @@ def _geometry(shape, window, strides, padding, lhs_dilation, rhs_dilation, group
     return (geometry, transposed) if good else (None, False)
 
 
-def _flip(w: Array, groups: int) -> Array:
-    """The kernel of the transpose: turned by 180 degrees, inputs and outputs exchanged."""
+def flip(w: Array, groups: int) -> Array:
+    """The kernel of the transpose: turned by 180 degrees, inputs and outputs exchanged.
+
+    Args:
+      w: the kernel, [i, j, C/groups, K].
+      groups: the number of groups of channels.
+    """
     h, k, c, o = w.shape
     w = w[::-1, ::-1].reshape(h, k, c, groups, o // groups)
     return w.transpose(0, 1, 4, 3, 2).reshape(h, k, o // groups, groups * c)
 
 
-# The three derivatives. Each: (geometry, way, two of x, w and y) -> the third's.
+# The three derivatives. Each: (geometry, two of x, w and y) -> the third's.
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _convolve(geometry: Geometry, way: str, x: Array, w: Array) -> Array:
-    return _compute("convolve", geometry, way, x, w)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _convolve(geometry: Geometry, x: Array, w: Array) -> Array:
+    return _compute("convolve", geometry, x, w)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _input_gradient(geometry: Geometry, way: str, w: Array, y: Array) -> Array:
-    return _compute("input_gradient", geometry, way, w, y)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _input_gradient(geometry: Geometry, w: Array, y: Array) -> Array:
+    return _compute("input_gradient", geometry, w, y)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _weight_gradient(geometry: Geometry, way: str, x: Array, y: Array) -> Array:
-    return _compute("weight_gradient", geometry, way, x, y)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _weight_gradient(geometry: Geometry, x: Array, y: Array) -> Array:
+    return _compute("weight_gradient", geometry, x, y)
 
 
 def _save(function):
-    return lambda geometry, way, a, b: (function(geometry, way, a, b), (a, b))
+    return lambda geometry, a, b: (function(geometry, a, b), (a, b))
 
 
 _convolve.defvjp(
     _save(_convolve),
-    lambda geometry, way, xw, y: (
-        _input_gradient(geometry, way, xw[1], y),
-        _weight_gradient(geometry, way, xw[0], y),
+    lambda geometry, xw, y: (
+        _input_gradient(geometry, xw[1], y),
+        _weight_gradient(geometry, xw[0], y),
     ),
 )
 _input_gradient.defvjp(
     _save(_input_gradient),
-    lambda geometry, way, wy, x: (
-        _weight_gradient(geometry, way, x, wy[1]),
-        _convolve(geometry, way, x, wy[0]),
+    lambda geometry, wy, x: (
+        _weight_gradient(geometry, x, wy[1]),
+        _convolve(geometry, x, wy[0]),
     ),
 )
 _weight_gradient.defvjp(
     _save(_weight_gradient),
-    lambda geometry, way, xy, w: (
-        _input_gradient(geometry, way, w, xy[1]),
-        _convolve(geometry, way, xy[0], w),
+    lambda geometry, xy, w: (
+        _input_gradient(geometry, w, xy[1]),
+        _convolve(geometry, xy[0], w),
     ),
 )
 
 
-def _compute(what: str, geometry: Geometry, way: str, a: Array, b: Array) -> Array:
+def _compute(what: str, geometry: Geometry, a: Array, b: Array) -> Array:
     """Which way is taken is decided when the computation is lowered for its platform."""
-    module = cpu_convolution
-    if way == "onednn" and not _onednn_is_slow(what, geometry, a.dtype):
-        import market_jax_onednn as module
     cpu, default = (
-        functools.partial(getattr(m, what), geometry) for m in (module, xla_convolution)
+        functools.partial(getattr(module, what), geometry)
+        for module in (cpu_convolution, xla_convolution)
     )
     return lax.platform_dependent(a, b, cpu=cpu, default=default)
-
-
-def _onednn_is_slow(what: str, geometry: Geometry, dtype: jnp.dtype) -> bool:
-    """Where XLA is faster, measured in docs/performance.md.
-
-    Windows with more cells than their map; and in bfloat16, some gradients of depthwise ones.
-    """
-    strided = geometry.strides != (1, 1)
-    if geometry.groups == 1:
-        small = math.prod(geometry.window) > math.prod(geometry.output)
-        return small and not (what == "input_gradient" and strided)
-    if dtype != jnp.bfloat16:
-        return False
-    large = max(geometry.window) > 3
-    return (what == "input_gradient" and strided) or (what == "weight_gradient" and large)

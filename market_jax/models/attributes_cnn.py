@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from market_jax.errors import InputError
 from market_jax.models.checks import check_divides
 from market_jax.models.heads import DenseHead
-from market_jax.models.layers import batch_norm, conv, max_pool, mean_pool
+from market_jax.models.layers import batch_norm, conv, max_pool, mean_pool, normalized
 from market_jax.typing import Array, Classes, FractionBelow1, PositiveInt, Width
 
 
@@ -58,12 +58,12 @@ class Model(nn.Module):
         self._check(image.shape[1:3])
         x = image.astype(self.dtype)
         for width, kernel in zip(self.widths[:2], (7, 5), strict=True):
-            x = batch_norm(train, dtype=self.dtype)(x)
+            x = normalized(batch_norm(train, dtype=self.dtype), x)
             x = nn.leaky_relu(conv(width, kernel, dtype=self.dtype)(x), 0.01)
             x = max_pool(x, (2, 2))
         block_input = x
         for width in self.widths[2:]:
-            x = batch_norm(train, dtype=self.dtype)(x)
+            x = normalized(batch_norm(train, dtype=self.dtype), x)
             x = nn.leaky_relu(conv(width, 3, dtype=self.dtype)(x), 0.01)
         if self.residual:
             x = x + block_input

@@ -1,5 +1,7 @@
 """The autoencoder of Facchinetti & Bellumat: max-pooling with indices, max-unpooling back."""
 
+import functools
+
 import flax.linen as nn
 import jax.numpy as jnp
 
@@ -8,8 +10,11 @@ from market_jax.models.layers import (
     batch_norm,
     conv,
     conv_transpose,
+    finish,
     max_pool_with_indices,
     max_unpool,
+    normalized,
+    unit,
 )
 from market_jax.typing import Array, Width, WidthOrNone
 
@@ -49,11 +54,12 @@ class Model(nn.Module):
         """
         check_widths(self.widths)
         check_halvings(image.shape[1:3], len(self.widths))
+        norm = functools.partial(batch_norm, train, dtype=self.dtype)
         x, pooled = image.astype(self.dtype), []
         for width in self.widths:
             for _ in range(2):
-                x = conv(width, 3, dtype=self.dtype)(x)
-                x = nn.relu(batch_norm(train, dtype=self.dtype)(x))
+                x = unit(conv(width, 3, dtype=self.dtype), norm(), x, "relu")
+            x = finish(x)
             shape = x.shape[1:3]
             x, indices = max_pool_with_indices(x, (2, 2))
             pooled.append((indices, shape))
@@ -68,10 +74,9 @@ class Model(nn.Module):
         for width, next_width in zip(self.widths[::-1], narrower[::-1], strict=True):
             indices, shape = pooled.pop()
             x = max_unpool(x, indices, shape, (2, 2)) if self.switches else _repeat(x)
-            x = batch_norm(train, dtype=self.dtype)(nn.relu(x))
-            x = conv_transpose(width, 3, dtype=self.dtype)(x)
-            x = batch_norm(train, dtype=self.dtype)(nn.relu(x))
-            x = conv_transpose(next_width, 3, dtype=self.dtype)(x)
+            for features in (width, next_width):
+                x = normalized(norm(), nn.relu(x))
+                x = conv_transpose(features, 3, dtype=self.dtype)(x)
         reconstruction = nn.sigmoid(x.astype(jnp.float32))
         return {"reconstruction": reconstruction, "target": image, "embedding": embedding}
 

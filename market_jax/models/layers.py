@@ -5,28 +5,35 @@ use the layers here and need not care.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from market_jax.kernels import convolution
+from market_jax.kernels import convolution, fused
+from market_jax.kernels.fused import Pending, Spec, finish
 from market_jax.kernels.pooling import max_pool, max_pool_with_indices, max_unpool
-from market_jax.typing import Array
+from market_jax.kernels.xla_convolution import LAYOUT
+from market_jax.typing import Array, PyTree
 
 __all__ = [
     "BatchNorm",
     "Conv",
+    "Pending",
     "batch_norm",
     "conv",
     "conv_transpose",
+    "finish",
+    "fold",
     "max_pool",
     "max_pool_with_indices",
     "max_unpool",
     "mean_pool",
     "normalize",
+    "normalized",
+    "unit",
 ]
 
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and deviation of its channels
@@ -38,29 +45,99 @@ def normalize(image: Array) -> Array:
     return (image - mean) / deviation
 
 
-class Conv(nn.Conv):
-    """`nn.Conv` through `convolution.conv_general_dilated`.
+class Conv(nn.Module):
+    """A convolution of [N, H, W, C], which may apply what is pending before it, and what follows.
 
-    The bias is added in float32 whatever the dtype: its gradient, a sum over all pixels, is then
-    taken in float32 too, which is more exact and, on a CPU, several times faster.
+    Parameters are those of `nn.Conv`. The bias is added in float32 whatever the dtype: its
+    gradient, a sum over all pixels, is then taken in float32 too.
 
     Attributes:
+      features: the number of output channels.
+      kernel_size: rows and columns of the window.
+      strides: rows and columns from one window to the next.
+      padding: "SAME" for TensorFlow's, or ((rows before, after), (columns before, after)).
+      input_dilation: above 1 in a transposed convolution.
+      feature_group_count: the number of groups of channels.
       bias: whether a bias is added.
-      use_bias: the bias of `nn.Conv`, not used.
-      conv_general_dilated: the function that computes the convolution.
+      dtype: dtype of the computation; parameters are float32.
+      kernel_init: the initializer of the weights.
+      bias_init: the initializer of the bias.
     """
 
+    features: int
+    kernel_size: tuple[int, int]
+    strides: tuple[int, int] = (1, 1)
+    padding: str | Sequence[tuple[int, int]] = "SAME"
+    input_dilation: tuple[int, int] = (1, 1)
+    feature_group_count: int = 1
     bias: bool = True
-    use_bias: bool = False
-    conv_general_dilated: Callable = convolution.conv_general_dilated
+    dtype: jnp.dtype = jnp.float32
+    kernel_init: Callable = nn.initializers.lecun_normal()
+    bias_init: Callable = nn.initializers.zeros
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        y = super().__call__(x)
-        if not self.bias:
-            return y
-        bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype)
-        return (y + bias).astype(y.dtype)
+    def __call__(
+        self,
+        x: Array | Pending,
+        *,
+        affine: Array | None = None,
+        activation: str = "",
+        residual: Array | None = None,
+        moments: bool = False,
+    ) -> Array | tuple[Array, Array]:
+        """Convolves a map.
+
+        Args:
+          x: the map, [N, H, W, C].
+          affine: [2, features], scale and shift of the output (a BatchNorm in inference), which go
+            into weights and bias; None without.
+          activation: what is applied to the output, a name in `fused.ACTIVATIONS`.
+          residual: what is added before that, of the output's shape, or None.
+          moments: whether the output and its squares are summed over all pixels.
+
+        Returns:
+          [N, h, w, features] in `dtype`; with `moments` also [2, features] float32.
+        """
+        x = x if isinstance(x, Pending) else Pending(x)
+        value = x.map.astype(self.dtype)
+        shape = (*self.kernel_size, value.shape[-1] // self.feature_group_count, self.features)
+        kernel = self.param("kernel", self.kernel_init, shape)
+        bias = self.param("bias", self.bias_init, shape[-1:]) if self.bias else None
+        if affine is not None:
+            kernel, bias = self._fold(kernel, bias, affine)
+        arguments = (
+            self.strides, self.padding, self.input_dilation, None, self.feature_group_count
+        )  # fmt: skip
+        geometry, transposed = convolution.describe(value.shape[1:3], self.kernel_size, *arguments)
+        spec = Spec(geometry, transposed, x.activation, activation, moments)
+        if value.size == 0 or geometry is None or not convolution.is_fused(value.dtype):
+
+            def multiply(z, w):
+                strides, padding, dilation, _, groups = arguments
+                return convolution.conv_general_dilated(
+                    z, w, strides, padding, dilation, None, LAYOUT, groups
+                )
+
+            y, sums = fused.plain(spec, value, x.affine, kernel, bias, residual, multiply)
+        else:
+            kernel = convolution.flip(kernel, self.feature_group_count) if transposed else kernel
+            if activation or residual is not None:
+                y, sums = fused.infer(spec, value, x.affine, kernel, bias, residual)
+            else:
+                y, sums = fused.convolve(spec, value, x.affine, kernel, bias)
+        y = convolution.named(y)
+        return (y, sums) if moments else y
+
+    def _fold(self, kernel: Array, bias: Array | None, affine: Array) -> tuple[Array, Array]:
+        """Weights and bias of a convolution whose output is scaled and shifted, see `fold`."""
+        if self.has_variable("folded", "kernel"):
+            return self.get_variable("folded", "kernel"), self.get_variable("folded", "bias")
+        scale, shift = affine
+        folded = {"kernel": kernel * scale, "bias": shift + (0 if bias is None else bias * scale)}
+        if self.is_mutable_collection("folded"):
+            for name, value in folded.items():
+                self.put_variable("folded", name, value)
+        return folded["kernel"], folded["bias"]
 
 
 def conv(features: int, kernel: int, strides: int = 1, **kwargs) -> Conv:
@@ -73,6 +150,8 @@ def conv(features: int, kernel: int, strides: int = 1, **kwargs) -> Conv:
       **kwargs: further arguments of `Conv`.
     """
     settings = {"padding": (kernel - 1) // 2} | kwargs
+    if isinstance(settings["padding"], int):
+        settings["padding"] = ((settings["padding"],) * 2,) * 2
     return Conv(features, (kernel, kernel), strides=(strides,) * 2, **settings)
 
 
@@ -128,19 +207,129 @@ class BatchNorm(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        shape = (x.shape[-1],)
-        mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
-        var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
-        scale = self.param("scale", nn.initializers.ones, shape, jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
-        if self.use_running_average:
-            factor = scale * lax.rsqrt(var.value + self.epsilon)
-            return (x * factor + (bias - mean.value * factor)).astype(self.dtype)
+    def _variables(self, channels: int):
+        """Scale, bias, and the running mean and variance."""
+        mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
+        var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
+        scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
+        return scale, bias, (mean, var)
+
+    def _update(self, running, moments: tuple[Array, Array]) -> None:
         if not self.is_initializing():
-            for running, new in zip((mean, var), _moments(lax.stop_gradient(x)), strict=True):
-                running.value = self.momentum * running.value + (1 - self.momentum) * new
+            for variable, new in zip(running, moments, strict=True):
+                new = lax.stop_gradient(new)
+                variable.value = self.momentum * variable.value + (1 - self.momentum) * new
+
+    def __call__(self, x: Array) -> Array:
+        """Normalises an array.
+
+        Args:
+          x: [..., C].
+
+        Returns:
+          The same shape, in `dtype`.
+        """
+        scale, bias, running = self._variables(x.shape[-1])
+        if self.use_running_average:
+            scale, shift = _affine(scale, bias, *(v.value for v in running), self.epsilon)
+            return (x * scale + shift).astype(self.dtype)
+        self._update(running, _moments(lax.stop_gradient(x)))
         return _normalize(x, scale, bias, self.epsilon).astype(self.dtype)
+
+    def affine(self, channels: int, sums: Array | None = None, count: int = 1) -> Array:
+        """What the layer does to a map, as scale and shift of each channel.
+
+        Args:
+          channels: of the map.
+          sums: [2, C] float32, the map and its squares summed; not needed in inference.
+          count: the number of pixels that were summed.
+
+        Returns:
+          [2, C] float32.
+        """
+        scale, bias, running = self._variables(channels)
+        moments = tuple(v.value for v in running)
+        if not self.use_running_average:
+            mean = sums[0] / count
+            moments = (mean, jnp.maximum(sums[1] / count - jnp.square(mean), 0))
+            self._update(running, moments)
+        return _affine(scale, bias, *moments, self.epsilon)
+
+
+def _affine(scale: Array, bias: Array, mean: Array, var: Array, epsilon: float) -> Array:
+    factor = scale * lax.rsqrt(var + epsilon)
+    return jnp.stack([factor, bias - mean * factor])
+
+
+def unit(
+    conv: Conv,
+    norm: BatchNorm,
+    x: Array | Pending,
+    activation: str = "",
+    residual: Array | None = None,
+) -> Array | Pending:
+    """A convolution, its BatchNorm, a residual and an activation; called within a `__call__`.
+
+    In training the optional package leaves what follows the convolution to the next one; in
+    inference BatchNorm goes into the convolution's weights.
+
+    Args:
+      conv: the convolution.
+      norm: its BatchNorm.
+      x: the map, [N, H, W, C].
+      activation: a name in `fused.ACTIVATIONS`.
+      residual: what is added before the activation, of the output's shape, or None.
+
+    Returns:
+      [N, h, w, features]; `finish` makes it an array.
+    """
+    if norm.use_running_average:
+        affine = norm.affine(conv.features)
+        return conv(x, affine=affine, activation=activation, residual=residual)
+    if not convolution.is_fused(conv.dtype):
+        return finish(norm(conv(x)), residual, activation)
+    y, sums = conv(x, moments=True)
+    affine = norm.affine(conv.features, sums, y.size // y.shape[-1])
+    if residual is None:
+        return Pending(y, affine, activation)
+    return finish(Pending(y, affine), residual, activation)
+
+
+def normalized(norm: BatchNorm, x: Array, activation: str = "") -> Array | Pending:
+    """BatchNorm and an activation, for a convolution that follows; called within a `__call__`.
+
+    Args:
+      norm: the BatchNorm.
+      x: the map, [N, H, W, C].
+      activation: a name in `fused.ACTIVATIONS`.
+
+    Returns:
+      [N, H, W, C]; `finish` makes it an array.
+    """
+    if not norm.use_running_average and not convolution.is_fused(norm.dtype):
+        return finish(norm(x), activation=activation)
+    sums = None if norm.use_running_average else fused.moments(x)
+    affine = norm.affine(x.shape[-1], sums, x.size // x.shape[-1])
+    return Pending(x.astype(norm.dtype), affine, activation)
+
+
+def fold(apply: Callable, variables: PyTree, image_size: tuple[int, int]) -> PyTree:
+    """Variables with the collection "folded": convolutions that BatchNorm has gone into.
+
+    They are for inference: a model that is given them does not look at the BatchNorms again.
+
+    Args:
+      apply: the model's apply.
+      variables: of the model.
+      image_size: rows and columns of an image that the model takes.
+
+    Returns:
+      The variables and the collection, which has nothing in it without such a BatchNorm.
+    """
+    image = jnp.zeros((1, *image_size, 3), jnp.float32)
+    make = jax.jit(lambda variables: apply(variables, image, mutable=["folded"])[1])
+    return {**variables, **make(variables)}
 
 
 def _moments(x: Array) -> tuple[Array, Array]:

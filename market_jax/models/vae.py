@@ -10,14 +10,14 @@ import jax
 import jax.numpy as jnp
 
 from market_jax.models.checks import check_halvings, check_widths
-from market_jax.models.layers import batch_norm, conv, conv_transpose
+from market_jax.models.layers import Pending, batch_norm, conv, conv_transpose, finish, unit
 from market_jax.typing import Array, Classes, Width
 
 _CHANNELS = 3
 
 
-def _unit(layer, x: Array, train: bool, dtype: jnp.dtype) -> Array:
-    return nn.leaky_relu(batch_norm(train, dtype=dtype)(layer(x)), 0.01)
+def _unit(layer, x: Array | Pending, train: bool, dtype: jnp.dtype) -> Array | Pending:
+    return unit(layer, batch_norm(train, dtype=dtype), x, "leaky_relu")
 
 
 class Encoder(nn.Module):
@@ -47,7 +47,7 @@ class Encoder(nn.Module):
         x = x.astype(self.dtype)
         for width in self.widths:
             x = _unit(conv(width, 3, 2, dtype=self.dtype), x, train, self.dtype)
-        x = x.reshape(len(x), -1)
+        x = finish(x).reshape(x.shape[0], -1)
         mean, logvar = (
             nn.Dense(self.latent, dtype=self.dtype, name=name)(x).astype(jnp.float32)
             for name in ("mean", "logvar")

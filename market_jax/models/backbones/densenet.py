@@ -9,7 +9,14 @@ import jax.numpy as jnp
 from market_jax.models.attention import attend
 from market_jax.models.checks import check_smallest
 from market_jax.models.heads import pool_and_classify
-from market_jax.models.layers import batch_norm, conv, max_pool, mean_pool, normalize
+from market_jax.models.layers import (
+    batch_norm,
+    conv,
+    max_pool,
+    mean_pool,
+    normalize,
+    normalized,
+)
 from market_jax.typing import Array, Classes, Range
 
 _LAYERS = (6, 12, 24, 16)  # of each stage
@@ -50,7 +57,7 @@ class Layer(nn.Module):
         """
         y = x
         for i, (width, kernel) in enumerate(((_BOTTLENECK * _GROWTH, 1), (_GROWTH, 3)), start=1):
-            y = nn.relu(batch_norm(train, dtype=self.dtype, name=f"norm{i}")(y))
+            y = normalized(batch_norm(train, dtype=self.dtype, name=f"norm{i}"), y, "relu")
             y = conv(width, kernel, bias=False, dtype=self.dtype, name=f"conv{i}")(y)
         return jnp.concatenate([x, y], axis=-1)
 
@@ -75,7 +82,7 @@ class Transition(nn.Module):
         Returns:
           [N, H//2, W//2, C//2].
         """
-        x = nn.relu(batch_norm(train, dtype=self.dtype, name="norm")(x))
+        x = normalized(batch_norm(train, dtype=self.dtype, name="norm"), x, "relu")
         x = conv(x.shape[-1] // 2, 1, bias=False, dtype=self.dtype, name="conv")(x)
         return mean_pool(x, (2, 2))
 

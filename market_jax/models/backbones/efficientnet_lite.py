@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from market_jax.models.attention import attend
 from market_jax.models.heads import pool_and_classify
-from market_jax.models.layers import batch_norm, conv
+from market_jax.models.layers import Pending, batch_norm, conv, finish, unit
 from market_jax.typing import Array, Classes, PyTree, Range
 from market_jax.weights import pretrained
 
@@ -94,23 +94,26 @@ class Unit(nn.Module):
     activate: bool = True
 
     @nn.compact
-    def __call__(self, x: Array, train: bool) -> Array:
+    def __call__(
+        self, x: Array | Pending, train: bool, residual: Array | None = None
+    ) -> Array | Pending:
         """Applies the layers.
 
         Args:
           x: the map, [N, H, W, C].
           train: whether BatchNorm uses the batch's statistics, as in training.
+          residual: what is added, of the output's shape, or None.
 
         Returns:
-          The map after them, [N, h, w, features].
+          The map after them, [N, h, w, features]; `finish` makes it an array.
         """
         groups = x.shape[-1] if self.depthwise else 1
         settings = {"feature_group_count": groups, "bias": False, "dtype": self.dtype}
         if self.padding:
             settings["padding"] = self.padding
-        x = conv(self.features, self.kernel, self.strides, **settings, name="conv")(x)
-        x = batch_norm(train, epsilon=1e-3, dtype=self.dtype, name="bn")(x)
-        return nn.relu6(x) if self.activate else x
+        convolve = conv(self.features, self.kernel, self.strides, **settings, name="conv")
+        norm = batch_norm(train, epsilon=1e-3, dtype=self.dtype, name="bn")
+        return unit(convolve, norm, x, "relu6" if self.activate else "", residual)
 
 
 class Block(nn.Module):
@@ -133,7 +136,7 @@ class Block(nn.Module):
     padding: str | None = None
 
     @nn.compact
-    def __call__(self, x: Array, train: bool) -> Array:
+    def __call__(self, x: Array | Pending, train: bool) -> Array:
         """Applies the block.
 
         Args:
@@ -147,8 +150,9 @@ class Block(nn.Module):
         if self.expansion > 1:
             y = Unit(inner, 1, 1, *ways, name="expand")(y, train)
         y = Unit(inner, self.kernel, self.strides, *ways, depthwise=True, name="filter")(y, train)
-        y = Unit(self.features, 1, 1, *ways, activate=False, name="project")(y, train)
-        return x + y if x.shape == y.shape else y
+        same = self.strides == 1 and x.shape[-1] == self.features
+        project = Unit(self.features, 1, 1, *ways, activate=False, name="project")
+        return finish(project(y, train, finish(x) if same else None))
 
 
 def stage(
@@ -197,7 +201,7 @@ class LastStage(nn.Module):
         """
         padding = "SAME" if self.same_padding else None
         x = stage(x, len(_STAGES), 1, train, self.dtype, padding)
-        return Unit(1280, 1, 1, self.dtype, padding, name="head")(x, train)
+        return finish(Unit(1280, 1, 1, self.dtype, padding, name="head")(x, train))
 
 
 class Model(nn.Module):
@@ -244,7 +248,7 @@ class Model(nn.Module):
             x = stage(x, number, strides, train, self.dtype, padding)
             x = attend(x, number, self.attention, train, self.dtype)
             maps.append(x)
-        x = Unit(1280, 1, 1, self.dtype, padding, name="head")(x, train)
+        x = finish(Unit(1280, 1, 1, self.dtype, padding, name="head")(x, train))
         return pool_and_classify([*maps, x], self.classes or {}, self.pooling)
 
     @nn.nowrap

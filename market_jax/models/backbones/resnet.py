@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from market_jax.models.attention import attend
 from market_jax.models.heads import pool_and_classify
-from market_jax.models.layers import batch_norm, conv, max_pool, normalize
+from market_jax.models.layers import batch_norm, conv, finish, max_pool, normalize, unit
 from market_jax.typing import Array, Classes, Range
 
 # depth -> (blocks of each stage, whether they have bottlenecks)
@@ -59,17 +59,16 @@ class Block(nn.Module):
         if self.bottleneck:
             widths = [self.width, self.width, 4 * self.width]
             kernels, strides = [1, 3, 1], [1, self.strides, 1]
-        y = x
+        settings, around, y = {"bias": False, "dtype": self.dtype}, x, x
+        if self.strides > 1 or x.shape[-1] != widths[-1]:
+            around = conv(widths[-1], 1, self.strides, **settings, name="downsample")
+            norm = batch_norm(train, dtype=self.dtype, name="downsample_bn")
+            around = finish(unit(around, norm, x))
         for i, (width, kernel, stride) in enumerate(zip(widths, kernels, strides, strict=True), 1):
-            y = conv(width, kernel, stride, bias=False, dtype=self.dtype, name=f"conv{i}")(y)
-            y = batch_norm(train, dtype=self.dtype, name=f"bn{i}")(y)
-            y = nn.relu(y) if i < len(widths) else y
-        if x.shape != y.shape:
-            x = conv(widths[-1], 1, self.strides, bias=False, dtype=self.dtype, name="downsample")(
-                x
-            )
-            x = batch_norm(train, dtype=self.dtype, name="downsample_bn")(x)
-        return nn.relu(x + y)
+            convolve = conv(width, kernel, stride, **settings, name=f"conv{i}")
+            norm = batch_norm(train, dtype=self.dtype, name=f"bn{i}")
+            y = unit(convolve, norm, y, "relu", around if i == len(widths) else None)
+        return y
 
 
 def stage(x: Array, number: int, depth: int, strides: int, train: bool, dtype: jnp.dtype) -> Array:
@@ -155,8 +154,8 @@ class Model(nn.Module):
           InputError: there is no such pooling.
         """
         x = normalize(image).astype(self.dtype)
-        x = conv(64, 7, 2, bias=False, dtype=self.dtype, name="conv1")(x)
-        x = nn.relu(batch_norm(train, dtype=self.dtype, name="bn1")(x))
+        convolve = conv(64, 7, 2, bias=False, dtype=self.dtype, name="conv1")
+        x = finish(unit(convolve, batch_norm(train, dtype=self.dtype, name="bn1"), x, "relu"))
         x = max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         maps = []
         for number, strides in enumerate((1, 2, 2, self.last_stride), start=1):

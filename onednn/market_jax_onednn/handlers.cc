@@ -1,0 +1,562 @@
+// A convolution with what stands before and after it, and its gradients, as XLA FFI handlers.
+//
+//   z = activation(scale * x + shift)          where scale and shift are given
+//   y = activation(z * w + bias + residual)    each where it is given
+//   sums = of y, and of its squares, over all pixels
+//
+// A batch is cut into pieces of which everything between x and y fits into a core's cache, so that
+// x is read once and y written once; the gradient reads x, y and the gradient by y, and writes the
+// gradient by x. Pieces are summed in a fixed order: results do not depend on timing.
+//
+// Activations are dense [N, H, W, C] and weights [h, w, C / groups, K]. What is not given has no
+// elements.
+
+#include <algorithm>
+#include <cstring>
+#include <functional>
+#include <new>
+#include <string>
+
+#include "kernels.h"
+#include "parallel.h"
+#include "plans.h"
+
+namespace market_jax {
+namespace {
+
+namespace ffi = xla::ffi;
+using Buffer = ffi::AnyBuffer;
+using Numbers = ffi::Span<const int64_t>;
+
+constexpr int64_t kCache = 384 << 10;  // bytes of a piece, of a core's second cache
+
+template <typename T>
+T* Data(Buffer buffer) {
+  return buffer.element_count() ? static_cast<T*>(buffer.untyped_data()) : nullptr;
+}
+
+void* Offset(const void* data, int64_t count, Type type) {
+  if (!data) return nullptr;
+  const int64_t size = type == Type::kFloat32 ? 4 : 2;
+  return static_cast<char*>(const_cast<void*>(data)) + count * size;
+}
+
+int64_t Size(Type type) { return type == Type::kFloat32 ? 4 : 2; }
+int64_t Ceil(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// The pieces [0, count) in parts, one after the other within each: body(part, first, last).
+template <typename Body>
+void ForParts(ffi::ThreadPool& pool, int64_t count, int64_t parts, const Body& body) {
+  ParallelFor(pool, parts, [&](int64_t part) {
+    body(part, count * part / parts, count * (part + 1) / parts);
+  });
+}
+
+// Numbers that each part sums by itself, and their total.
+class Sums {
+ public:
+  Sums(Workspace::Slot slot, int64_t parts, int64_t count)
+      : parts_(parts), count_(count), data_(Workspace::Floats(slot, parts * count + 1)) {
+    std::memset(data_, 0, parts * count * sizeof(float));
+  }
+  float* Part(int64_t part) { return data_ + part * count_; }
+  const float* Total(ffi::ThreadPool& pool) {
+    constexpr int64_t kRun = 1 << 15;
+    ParallelFor(pool, Ceil(count_, kRun), [&](int64_t run) {
+      const int64_t last = std::min(count_, (run + 1) * kRun);
+      for (int64_t part = 1; part < parts_; ++part) {
+        const float* from = Part(part);
+        for (int64_t i = run * kRun; i < last; ++i) data_[i] += from[i];
+      }
+    });
+    return data_;
+  }
+
+ private:
+  int64_t parts_, count_;
+  float* data_;
+};
+
+struct Call {
+  ffi::ThreadPool& pool;
+  Type type;
+  Geometry g;
+  bool transposed;
+  Activation before, after;
+  const Kernels& kernels = BestKernels();
+
+  int64_t threads() const { return std::max<int64_t>(pool.num_threads(), 1); }
+  bool activates() const { return before.scale || before.kind != Activation::kNone; }
+  int64_t inputs() const { return transposed ? g.outputs : g.channels; }
+  int64_t outputs() const { return transposed ? g.channels : g.outputs; }
+  int64_t in_pixels() const { return transposed ? g.rows * g.columns : g.height * g.width; }
+  int64_t out_pixels() const { return transposed ? g.height * g.width : g.rows * g.columns; }
+  int64_t parts(int64_t pieces) const { return std::min(pieces, 4 * threads()); }
+
+  // Rows of a piece of a matrix product: many enough for the weights, few enough for the cache.
+  int64_t matrix_rows() const {
+    const int64_t fit = kCache / (Size(type) * (g.channels + g.outputs)) / 64 * 64;
+    return std::clamp<int64_t>(fit, 192, 1024);
+  }
+  // Rows of a depthwise convolution's piece, of an image with so many rows.
+  int64_t strip(int64_t rows, int64_t wanted) const {
+    const int64_t line = g.width * g.channels * sizeof(float) * 2;
+    const int64_t fit = std::max<int64_t>(kCache / line, 2);
+    const int64_t pieces = std::max(Ceil(rows, fit), Ceil(wanted, g.images));
+    return std::max<int64_t>(Ceil(rows, pieces), 1);
+  }
+  // Images of a piece of another convolution, a divisor of the batch.
+  int64_t images() const {
+    const int64_t pixels = in_pixels() * inputs() + out_pixels() * outputs();
+    const int64_t fit = Ceil(std::max<int64_t>(kCache, 2 * Size(type) * g.weights()),
+                             Size(type) * pixels);
+    int64_t most = std::clamp<int64_t>(fit, 1, Ceil(g.images, threads()));
+    while (g.images % most) --most;
+    return most;
+  }
+};
+
+// --- forward
+
+struct ForwardBuffers {
+  const void *x, *w;
+  const float* bias;
+  const void* residual;
+  void* y;
+  float* sums;
+};
+
+// What follows the product, for a piece of y.
+void Follow(const Call& call, const ForwardBuffers& b, int64_t pixel, int64_t pixels, float* sums) {
+  const int64_t channels = call.outputs(), at = pixel * channels;
+  void* y = Offset(b.y, at, call.type);
+  if (b.bias || b.residual || call.after.kind != Activation::kNone) {
+    call.kernels.epilogue(call.type, pixels, channels, y, b.bias,
+                          Offset(b.residual, at, call.type), call.after);
+  }
+  if (b.sums) call.kernels.moments(call.type, pixels, channels, y, sums);
+}
+
+// A piece of z: of x itself, where nothing is applied, or else in the workspace.
+const void* Activated(const Call& call, const void* x, int64_t pixel, int64_t pixels) {
+  const int64_t channels = call.inputs();
+  const void* piece = Offset(x, pixel * channels, call.type);
+  if (!call.activates()) return piece;
+  void* z = Workspace::Get(Workspace::kInput, pixels * channels * Size(call.type) + 64);
+  call.kernels.activate(call.type, pixels, channels, piece, call.before, z);
+  return z;
+}
+
+void Keep(const Call& call, const ForwardBuffers& b, Sums& sums) {
+  if (b.sums) std::memcpy(b.sums, sums.Total(call.pool), 2 * call.outputs() * sizeof(float));
+}
+
+void ForwardPointwise(const Call& call, const ForwardBuffers& b) {
+  const int64_t c = call.g.channels, k = call.g.outputs, rows = call.g.images * call.in_pixels();
+  // few rows: pieces of columns instead, so that every thread has some
+  int64_t run = std::min(call.matrix_rows(), std::max<int64_t>(Ceil(rows, call.threads()), 64));
+  const int64_t pieces = Ceil(rows, run);
+  const int64_t splits = pieces < call.threads() ? std::min(call.threads(), Ceil(k, 64)) : 1;
+  const int64_t width = Ceil(Ceil(k, splits), 16) * 16;
+  const int64_t parts = call.parts(pieces);
+  Sums sums(Workspace::kSums, parts, 2 * k);
+  const auto multiply = [&](const void* z, int64_t row, int64_t count, int64_t column) {
+    const int64_t columns = std::min(width, k - column);
+    if (columns <= 0) return;
+    Multiply(call.type, count, c, columns, {z, c, 1}, {Offset(b.w, column, call.type), k, 1},
+             {Offset(b.y, row * k + column, call.type), k, 1});
+  };
+  if (splits > 1) {
+    const void* z = Activated(call, b.x, 0, rows);
+    ParallelFor(call.pool, splits, [&](int64_t i) { multiply(z, 0, rows, i * width); });
+    Follow(call, b, 0, rows, sums.Part(0));
+  } else {
+    ForParts(call.pool, pieces, parts, [&](int64_t part, int64_t first, int64_t last) {
+      for (int64_t row = first * run; row < std::min(last * run, rows); row += run) {
+        const int64_t count = std::min(run, rows - row);
+        multiply(Activated(call, b.x, row, count), row, count, 0);
+        Follow(call, b, row, count, sums.Part(part));
+      }
+    });
+  }
+  Keep(call, b, sums);
+}
+
+Depthwise AsDepthwise(const Geometry& g) {
+  return {g.height,     g.width,      g.channels,   g.rows,      g.columns,
+          {g.window[0], g.window[1]}, {g.strides[0], g.strides[1]}, {g.before[0], g.before[1]}};
+}
+
+void ForwardDepthwise(const Call& call, const ForwardBuffers& b) {
+  const Depthwise d = AsDepthwise(call.g);
+  const int64_t strip = call.strip(d.rows, 2 * call.threads()), strips = Ceil(d.rows, strip);
+  const int64_t pieces = call.g.images * strips, parts = call.parts(pieces);
+  Sums sums(Workspace::kSums, parts, 2 * d.channels);
+  ForParts(call.pool, pieces, parts, [&](int64_t part, int64_t first, int64_t last) {
+    float* scratch = Workspace::Floats(Workspace::kInput, call.kernels.depthwise_scratch(d, strip));
+    for (int64_t piece = first; piece < last; ++piece) {
+      const int64_t image = piece / strips, row = piece % strips * strip;
+      const int64_t in = image * d.height * d.width * d.channels;
+      const int64_t out = image * d.rows * d.columns * d.channels;
+      call.kernels.depthwise(call.type, d, row, std::min(row + strip, d.rows),
+                             Offset(b.x, in, call.type), call.before,
+                             static_cast<const float*>(b.w), b.bias,
+                             Offset(b.residual, out, call.type), call.after,
+                             Offset(b.y, out, call.type), b.sums ? sums.Part(part) : nullptr,
+                             scratch);
+    }
+  });
+  Keep(call, b, sums);
+}
+
+void ForwardOther(const Call& call, const ForwardBuffers& b) {
+  const int64_t images = call.images(), pieces = call.g.images / images;
+  const int64_t in = images * call.in_pixels(), out = images * call.out_pixels();
+  Geometry g = call.g;
+  g.images = images;
+  const auto plan = Convolution::Find(
+      call.transposed ? Product::kInputGradient : Product::kConvolve, call.type, g);
+  void* w = const_cast<void*>(b.w);
+  if (!plan->plain()) {
+    w = Workspace::Get(Workspace::kWeights, plan->weights_size());
+    plan->Reorder(b.w, w);
+  }
+  const int64_t parts = call.parts(pieces);
+  Sums sums(Workspace::kSums, parts, 2 * call.outputs());
+  ForParts(call.pool, pieces, parts, [&](int64_t part, int64_t first, int64_t last) {
+    for (int64_t piece = first; piece < last; ++piece) {
+      void* z = const_cast<void*>(Activated(call, b.x, piece * in, in));
+      void* y = Offset(b.y, piece * out * call.outputs(), call.type);
+      plan->Run(call.transposed ? y : z, w, call.transposed ? z : y);
+      Follow(call, b, piece * out, out, sums.Part(part));
+    }
+  });
+  Keep(call, b, sums);
+}
+
+// --- backward
+
+struct BackwardBuffers {
+  const void *x, *w, *y, *gy;
+  const float* gsums;
+  void* gx;
+  float *ginput, *gw, *gbias;  // ginput [2, inputs]: by scale and by shift
+};
+
+// A piece of the gradient by z * w: gy itself, where nothing is added, or else in the workspace.
+const void* OutputGradient(const Call& call, const BackwardBuffers& b, int64_t pixel,
+                           int64_t pixels, float* bias) {
+  const int64_t channels = call.outputs(), at = pixel * channels;
+  const void* piece = Offset(b.gy, at, call.type);
+  if (!b.gsums && !bias) return piece;
+  void* dy = nullptr;
+  if (b.gsums) dy = Workspace::Get(Workspace::kOutput, pixels * channels * Size(call.type) + 64);
+  call.kernels.output_gradient(call.type, pixels, channels, piece, Offset(b.y, at, call.type),
+                               b.gsums, dy, bias);
+  return dy ? dy : piece;
+}
+
+// Where the gradient by a piece of z goes: gx itself, where nothing is applied to x.
+void* InputTarget(const Call& call, const BackwardBuffers& b, int64_t pixel, int64_t pixels) {
+  const int64_t channels = call.inputs();
+  if (!call.activates()) return Offset(b.gx, pixel * channels, call.type);
+  return Workspace::Get(Workspace::kGradient, pixels * channels * Size(call.type) + 64);
+}
+
+void InputGradient(const Call& call, const BackwardBuffers& b, const void* gz, int64_t pixel,
+                   int64_t pixels, float* sums) {
+  if (!call.activates()) return;
+  const int64_t channels = call.inputs(), at = pixel * channels;
+  call.kernels.input_gradient(call.type, pixels, channels, gz, Offset(b.x, at, call.type),
+                              call.before, Offset(b.gx, at, call.type), sums);
+}
+
+void BackwardPointwise(const Call& call, const BackwardBuffers& b) {
+  const int64_t c = call.g.channels, k = call.g.outputs, rows = call.g.images * call.in_pixels();
+  const int64_t run = call.matrix_rows(), pieces = Ceil(rows, run);
+  const int64_t parts = std::min(pieces, call.g.weights() > 1 << 18 ? call.threads() : call.parts(pieces));
+  Sums all(Workspace::kSums, parts, 2 * c + k), gw(Workspace::kParts, b.gw ? parts : 0, c * k);
+  ForParts(call.pool, pieces, parts, [&](int64_t part, int64_t first, int64_t last) {
+    float *sums = all.Part(part), *bias = b.gbias ? sums + 2 * c : nullptr;
+    for (int64_t row = first * run; row < std::min(last * run, rows); row += run) {
+      const int64_t count = std::min(run, rows - row);
+      const void* dy = OutputGradient(call, b, row, count, bias);
+      if (b.gw) {
+        const void* z = Activated(call, b.x, row, count);
+        MultiplyAndAdd(call.type, c, count, k, {z, 1, c}, {dy, k, 1}, {gw.Part(part), k, 1});
+      }
+      if (b.gx) {
+        void* gz = InputTarget(call, b, row, count);
+        Multiply(call.type, count, k, c, {dy, k, 1}, {b.w, 1, k}, {gz, c, 1});
+        InputGradient(call, b, gz, row, count, sums);
+      }
+    }
+  });
+  const float* total = all.Total(call.pool);
+  if (b.ginput) std::memcpy(b.ginput, total, 2 * c * sizeof(float));
+  if (b.gbias) std::memcpy(b.gbias, total + 2 * c, k * sizeof(float));
+  if (b.gw) std::memcpy(b.gw, gw.Total(call.pool), c * k * sizeof(float));
+}
+
+void BackwardDepthwise(const Call& call, const BackwardBuffers& b) {
+  const Depthwise d = AsDepthwise(call.g);
+  const int64_t strip = call.strip(d.height, 2 * call.threads()), strips = Ceil(d.height, strip);
+  const int64_t pieces = call.g.images * strips, parts = call.parts(pieces);
+  const int64_t c = d.channels, weights = call.g.weights();
+  Sums all(Workspace::kSums, parts, 2 * c + weights);
+  ForParts(call.pool, pieces, parts, [&](int64_t part, int64_t first, int64_t last) {
+    float* scratch = Workspace::Floats(Workspace::kInput, call.kernels.depthwise_scratch(d, strip));
+    for (int64_t piece = first; piece < last; ++piece) {
+      const int64_t image = piece / strips, row = piece % strips * strip;
+      const int64_t in = image * d.height * d.width * c, out = image * d.rows * d.columns * c;
+      call.kernels.depthwise_gradient(
+          call.type, d, row, std::min(row + strip, d.height), Offset(b.x, in, call.type),
+          call.before, static_cast<const float*>(b.w), Offset(b.y, out, call.type),
+          Offset(b.gy, out, call.type), b.gsums, Offset(b.gx, in, call.type), all.Part(part),
+          all.Part(part) + 2 * c, scratch);
+    }
+  });
+  const float* total = all.Total(call.pool);
+  if (b.ginput) std::memcpy(b.ginput, total, 2 * c * sizeof(float));
+  if (b.gw) std::memcpy(b.gw, total + 2 * c, weights * sizeof(float));
+  if (!b.gbias) return;  // rare, and so in a pass of its own
+  std::memset(b.gbias, 0, c * sizeof(float));
+  call.kernels.output_gradient(call.type, call.g.images * call.out_pixels(), c, b.gy, b.y, b.gsums,
+                               nullptr, b.gbias);
+}
+
+void BackwardOther(const Call& call, const BackwardBuffers& b) {
+  const int64_t images = call.images(), pieces = call.g.images / images;
+  const int64_t in = images * call.in_pixels(), out = images * call.out_pixels();
+  const int64_t inputs = call.inputs(), outputs = call.outputs();
+  Geometry g = call.g;
+  g.images = images;
+  std::shared_ptr<const Convolution> by_x, by_w;
+  if (b.gw) by_w = Convolution::Find(Product::kWeightGradient, call.type, g);
+  void* w = const_cast<void*>(b.w);
+  if (b.gx) {
+    by_x = Convolution::Find(call.transposed ? Product::kConvolve : Product::kInputGradient,
+                             call.type, g);
+    if (!by_x->plain()) {
+      w = Workspace::Get(Workspace::kWeights, by_x->weights_size());
+      by_x->Reorder(b.w, w);
+    }
+  }
+  const int64_t parts = std::min(pieces, call.g.weights() > 1 << 18 ? call.threads() : call.parts(pieces));
+  const int64_t weights = b.gw ? by_w->weights_size() / sizeof(float) : 0;
+  Sums all(Workspace::kSums, parts, 2 * inputs + outputs), gw(Workspace::kParts, parts, weights);
+  ForParts(call.pool, pieces, parts, [&](int64_t part, int64_t first, int64_t last) {
+    float *sums = all.Part(part), *bias = b.gbias ? sums + 2 * inputs : nullptr;
+    for (int64_t piece = first; piece < last; ++piece) {
+      void* dy = const_cast<void*>(OutputGradient(call, b, piece * out, out, bias));
+      if (b.gw) {
+        void* z = const_cast<void*>(Activated(call, b.x, piece * in, in));
+        float* to = piece == first ? gw.Part(part) : Workspace::Floats(Workspace::kPart, weights);
+        by_w->Run(call.transposed ? dy : z, to, call.transposed ? z : dy);
+        for (int64_t i = 0; piece > first && i < weights; ++i) gw.Part(part)[i] += to[i];
+      }
+      if (b.gx) {
+        void* gz = InputTarget(call, b, piece * in, in);
+        by_x->Run(call.transposed ? dy : gz, w, call.transposed ? gz : dy);
+        InputGradient(call, b, gz, piece * in, in, sums);
+      }
+    }
+  });
+  const float* total = all.Total(call.pool);
+  if (b.ginput) std::memcpy(b.ginput, total, 2 * inputs * sizeof(float));
+  if (b.gbias) std::memcpy(b.gbias, total + 2 * inputs, outputs * sizeof(float));
+  if (!b.gw) return;
+  const float* sum = gw.Total(call.pool);
+  if (by_w->plain()) {
+    std::memcpy(b.gw, sum, weights * sizeof(float));
+  } else {
+    by_w->Reorder(sum, b.gw);
+  }
+}
+
+// --- handlers
+
+ffi::Error Guard(const std::function<void()>& run) {
+  try {
+    run();
+  } catch (const dnnl::error& error) {
+    return ffi::Error::Internal(std::string("oneDNN: ") + error.what());
+  } catch (const std::bad_alloc&) {
+    return ffi::Error(ffi::ErrorCode::kResourceExhausted, "oneDNN: out of memory");
+  } catch (const std::exception& error) {
+    return ffi::Error::InvalidArgument(error.what());
+  }
+  return ffi::Error::Success();
+}
+
+Type TypeOf(Buffer buffer) {
+  switch (buffer.element_type()) {
+    case ffi::DataType::F32: return Type::kFloat32;
+    case ffi::DataType::BF16: return Type::kBfloat16;
+    default: throw std::invalid_argument("oneDNN convolutions take float32 and bfloat16");
+  }
+}
+
+Activation Before(Buffer affine, int64_t channels, int64_t kind, float slope) {
+  const float* numbers = Data<const float>(affine);
+  return {numbers, numbers ? numbers + channels : nullptr, kind, slope};
+}
+
+// `x` and `y` are input and output of the operation, whichever way it goes.
+Geometry ReadGeometry(Buffer x, Buffer w, Buffer y, Numbers numbers, bool transposed) {
+  const auto big = (transposed ? y : x).dimensions(), small = (transposed ? x : y).dimensions();
+  const auto window = w.dimensions();
+  if (big.size() != 4 || small.size() != 4 || window.size() != 4 || numbers.size() != 9) {
+    throw std::invalid_argument("a convolution has four axes, and nine numbers of geometry");
+  }
+  return {big[0], big[1], big[2], big[3], small[1], small[2], small[3], {window[0], window[1]},
+          numbers[0], {numbers[1], numbers[2]}, {numbers[3], numbers[4]}, {numbers[5], numbers[6]},
+          {numbers[7], numbers[8]}};
+}
+
+ffi::Error Forward(ffi::ThreadPool pool, Buffer x, Buffer affine, Buffer w, Buffer bias,
+                   Buffer residual, ffi::Result<Buffer> y, ffi::Result<Buffer> sums,
+                   Numbers numbers, bool transposed, int64_t before, int64_t after, float slope) {
+  return Guard([&] {
+    const Geometry g = ReadGeometry(x, w, *y, numbers, transposed);
+    Call call{pool, TypeOf(x), g, transposed, {}, {nullptr, nullptr, after, slope}};
+    call.before = Before(affine, call.inputs(), before, slope);
+    const ForwardBuffers buffers{x.untyped_data(),     w.untyped_data(),   Data<float>(bias),
+                                 Data<void>(residual), y->untyped_data(), Data<float>(*sums)};
+    if (!transposed && g.pointwise()) return ForwardPointwise(call, buffers);
+    if (!transposed && g.depthwise()) return ForwardDepthwise(call, buffers);
+    ForwardOther(call, buffers);
+  });
+}
+
+ffi::Error Backward(ffi::ThreadPool pool, Buffer x, Buffer affine, Buffer w, Buffer y, Buffer gy,
+                    Buffer gsums, ffi::Result<Buffer> gx, ffi::Result<Buffer> gaffine,
+                    ffi::Result<Buffer> gw, ffi::Result<Buffer> gbias, Numbers numbers,
+                    bool transposed, int64_t before, float slope) {
+  return Guard([&] {
+    const Geometry g = ReadGeometry(x, w, gy, numbers, transposed);
+    Call call{pool, TypeOf(gy), g, transposed, {}, {}};
+    call.before = Before(affine, call.inputs(), before, slope);
+    const BackwardBuffers buffers{x.untyped_data(),  w.untyped_data(),   Data<void>(y),
+                                  gy.untyped_data(), Data<float>(gsums), Data<void>(*gx),
+                                  Data<float>(*gaffine), Data<float>(*gw), Data<float>(*gbias)};
+    if (!transposed && g.pointwise()) return BackwardPointwise(call, buffers);
+    if (!transposed && g.depthwise()) return BackwardDepthwise(call, buffers);
+    BackwardOther(call, buffers);
+  });
+}
+
+// z = activation(scale * x + shift + residual)
+ffi::Error Finish(ffi::ThreadPool pool, Buffer x, Buffer affine, Buffer residual,
+                  ffi::Result<Buffer> z, int64_t kind, float slope) {
+  return Guard([&] {
+    const int64_t channels = x.dimensions().back(), rows = x.element_count() / channels;
+    const Type type = TypeOf(x);
+    const Activation activation = Before(affine, channels, kind, slope);
+    const int64_t run = 16 * Ceil(kCache, 64 * channels), pieces = Ceil(rows, run);
+    ParallelFor(pool, pieces, [&](int64_t piece) {
+      const int64_t at = piece * run * channels, count = std::min(run, rows - piece * run);
+      BestKernels().finish(type, count, channels, Offset(x.untyped_data(), at, type),
+                           Offset(Data<void>(residual), at, type), activation,
+                           Offset(z->untyped_data(), at, type));
+    });
+  });
+}
+
+ffi::Error FinishGradient(ffi::ThreadPool pool, Buffer x, Buffer affine, Buffer z, Buffer gz,
+                          ffi::Result<Buffer> gx, ffi::Result<Buffer> gaffine,
+                          ffi::Result<Buffer> gresidual, int64_t kind, float slope) {
+  return Guard([&] {
+    const int64_t channels = x.dimensions().back(), rows = x.element_count() / channels;
+    const Type type = TypeOf(x);
+    const Activation activation = Before(affine, channels, kind, slope);
+    const int64_t run = 16 * Ceil(kCache, 64 * channels), pieces = Ceil(rows, run);
+    const int64_t parts = std::min(pieces, 4 * std::max<int64_t>(pool.num_threads(), 1));
+    Sums sums(Workspace::kSums, parts, 2 * channels);
+    ForParts(pool, pieces, parts, [&](int64_t part, int64_t first, int64_t last) {
+      for (int64_t row = first * run; row < std::min(last * run, rows); row += run) {
+        const int64_t at = row * channels, count = std::min(run, rows - row);
+        BestKernels().finish_gradient(type, count, channels, Offset(gz.untyped_data(), at, type),
+                                      Offset(z.untyped_data(), at, type),
+                                      Offset(x.untyped_data(), at, type), activation,
+                                      Offset(gx->untyped_data(), at, type),
+                                      Offset(Data<void>(*gresidual), at, type), sums.Part(part));
+      }
+    });
+    std::memcpy(gaffine->untyped_data(), sums.Total(pool), 2 * channels * sizeof(float));
+  });
+}
+
+}  // namespace
+}  // namespace market_jax
+
+// Whether this CPU can run the library.
+extern "C" int MarketJaxSupported() {
+  try {
+    market_jax::BestKernels();
+    return 1;
+  } catch (const std::exception&) {
+    return 0;
+  }
+}
+
+using Binding = xla::ffi::Ffi;
+using xla::ffi::AnyBuffer;
+using IntegerSpan = xla::ffi::Span<const int64_t>;
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(MarketJaxForward, market_jax::Forward,
+                              Binding::Bind()
+                                  .Ctx<xla::ffi::ThreadPool>()
+                                  .Arg<AnyBuffer>()
+                                  .Arg<AnyBuffer>()
+                                  .Arg<AnyBuffer>()
+                                  .Arg<AnyBuffer>()
+                                  .Arg<AnyBuffer>()
+                                  .Ret<AnyBuffer>()
+                                  .Ret<AnyBuffer>()
+                                  .Attr<IntegerSpan>("geometry")
+                                  .Attr<bool>("transposed")
+                                  .Attr<int64_t>("before")
+                                  .Attr<int64_t>("after")
+                                  .Attr<float>("slope"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(MarketJaxBackward, market_jax::Backward,
+                              Binding::Bind()
+                                  .Ctx<xla::ffi::ThreadPool>()
+                                  .Arg<AnyBuffer>()
+                                  .Arg<AnyBuffer>()
+                                  .Arg<AnyBuffer>()
+                                  .Arg<AnyBuffer>()
+                                  .Arg<AnyBuffer>()
+                                  .Arg<AnyBuffer>()
+                                  .Ret<AnyBuffer>()
+                                  .Ret<AnyBuffer>()
+                                  .Ret<AnyBuffer>()
+                                  .Ret<AnyBuffer>()
+                                  .Attr<IntegerSpan>("geometry")
+                                  .Attr<bool>("transposed")
+                                  .Attr<int64_t>("before")
+                                  .Attr<float>("slope"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(MarketJaxFinish, market_jax::Finish,
+                              Binding::Bind()
+                                  .Ctx<xla::ffi::ThreadPool>()
+                                  .Arg<AnyBuffer>()
+                                  .Arg<AnyBuffer>()
+                                  .Arg<AnyBuffer>()
+                                  .Ret<AnyBuffer>()
+                                  .Attr<int64_t>("kind")
+                                  .Attr<float>("slope"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(MarketJaxFinishGradient, market_jax::FinishGradient,
+                              Binding::Bind()
+                                  .Ctx<xla::ffi::ThreadPool>()
+                                  .Arg<AnyBuffer>()
+                                  .Arg<AnyBuffer>()
+                                  .Arg<AnyBuffer>()
+                                  .Arg<AnyBuffer>()
+                                  .Ret<AnyBuffer>()
+                                  .Ret<AnyBuffer>()
+                                  .Ret<AnyBuffer>()
+                                  .Attr<int64_t>("kind")
+                                  .Attr<float>("slope"));
