@@ -4,6 +4,7 @@
 computes them once.
 """
 
+import functools
 import hashlib
 import io
 import json
@@ -18,6 +19,7 @@ from market_jax import devices
 from market_jax.data import pipeline, samplers, transforms
 from market_jax.errors import InputError
 from market_jax.files import write_atomically
+from market_jax.models import layers
 from market_jax.registry import choose
 from market_jax.typing import Array, Columns, Outputs, PyTree
 
@@ -173,6 +175,7 @@ class Predictor:
         self._batch_size, self._cache, self._key = batch_size, cache, key
         self._memory: dict[str, dict[str, np.ndarray]] = {}
         self._forwards: dict[tuple, Callable] = {}
+        self._folded: PyTree | None = None
 
     def with_variables(self, variables: PyTree) -> "Predictor":
         """The same model, compiled once, with other variables; nothing is remembered."""
@@ -211,7 +214,7 @@ class Predictor:
             if what not in self._forwards:
                 self._forwards[what] = make_forward(self.apply, names, flip=flip, derive=derive)
             forward, images = self._forwards[what], columns["image"]
-            return run(forward, self.variables, images, batch_size=self._batch_size)
+            return run(forward, self._fold(images), images, batch_size=self._batch_size)
 
         key = self._describe(columns, what) if keep else None
         if key is None:
@@ -220,6 +223,18 @@ class Predictor:
             path = self._path(key)
             self._memory[key] = cached(path, key, compute) if path else compute()
         return self._memory[key]
+
+    def _fold(self, images) -> PyTree:
+        """The variables, each BatchNorm in its convolution; made at the first call, then kept."""
+        if self.model is None:
+            return self.variables
+        if self._folded is None:
+            size = images[np.arange(1)].shape[1:3]
+            if ("fold", size) not in self._forwards:
+                fold = functools.partial(layers.fold, self.apply, image_size=size)
+                self._forwards["fold", size] = jax.jit(fold)
+            self._folded = {**self.variables, **self._forwards["fold", size](self.variables)}
+        return self._folded
 
     def output_names(self, columns: Columns) -> tuple[str, ...]:
         """The names of the model's outputs for images such as these columns have."""

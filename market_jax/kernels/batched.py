@@ -102,6 +102,27 @@ def forward(spec, slope: float, x, affine, w, bias, residual) -> tuple[Array, Ar
     return results if spec.moments else (results[0], None)
 
 
+def block(specs, slope: float, x, weights, residual) -> Array:
+    """A 1x1 convolution, a depthwise one and another 1x1 one.
+
+    Args:
+      specs: the three `fused.Spec`.
+      slope: that of leaky_relu.
+      x: the input, [N, H, W, C].
+      weights: weights and bias of each, six arrays, in the dtypes that the package wants.
+      residual: of the output's shape and dtype, or None.
+    """
+    import market_jax_onednn as package
+
+    first, middle, _ = specs
+
+    def call(*arrays):
+        settings = {"before": first.after, "after": middle.after, "slope": slope}
+        return (package.block(middle.geometry, *arrays, **settings),)
+
+    return _split(call, (x, *weights, residual), (0, 7), (True,))[0]
+
+
 def backward(spec, slope: float, wanted: Sequence[bool], x, affine, w, y, gy, gsums) -> list:
     """The gradients of `forward` by x, affine, w and bias; None where they are not wanted.
 

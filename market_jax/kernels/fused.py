@@ -84,13 +84,21 @@ class Spec(NamedTuple):
     after: str = ""
     moments: bool = False
 
-    @property
-    def depthwise(self) -> bool:
-        """Whether the package has a loop of its own for it, which takes float32 weights."""
-        g = self.geometry
-        (rows, columns), (down, right) = g.window, g.strides
-        square = rows == columns and rows in (3, 5) and down == right and down <= 2
-        return g.groups > 1 and square and g.dilation == (1, 1) and not self.transposed
+
+def _is_pointwise(spec: Spec) -> bool:
+    """Whether it is a matrix product of the pixels."""
+    g = spec.geometry
+    ones = g.window == g.strides == (1, 1) and g.groups == 1
+    return ones and g.padding == ((0, 0), (0, 0)) and not spec.transposed
+
+
+def _is_depthwise(spec: Spec, w: Array) -> bool:
+    """Whether the package has a loop of its own for it, which takes float32 weights."""
+    g = spec.geometry
+    (rows, columns), (down, right) = g.window, g.strides
+    square = rows == columns and rows in (3, 5) and down == right and down <= 2
+    own = g.groups > 1 and w.shape[2:] == (1, g.groups) and g.dilation == (1, 1)
+    return own and square and not spec.transposed
 
 
 def activate(x: Array, affine: Array | None, activation: str, residual: Array | None = None):
@@ -170,7 +178,7 @@ def _differentiable(plainly: Callable) -> Callable:
 
 
 def _weights(spec: Spec, x: Array, w: Array) -> Array:
-    return w.astype(jnp.float32 if spec.depthwise else x.dtype)
+    return w.astype(jnp.float32 if _is_depthwise(spec, w) else x.dtype)
 
 
 @_differentiable(plain)
@@ -254,7 +262,70 @@ def _instantiate(cotangent):
 convolve.defvjp(_convolve_forward, _convolve_backward, symbolic_zeros=True)
 
 
-def finish(x: Array | Pending, residual: Array | None = None, activation: str = "") -> Array:
+@dataclasses.dataclass(frozen=True)
+class Planned:
+    """Convolutions in inference that are not computed yet, since one behind them may join them.
+
+    Attributes:
+      map: the first one's input, [N, H, W, C].
+      steps: (spec, weights, bias) of each.
+    """
+
+    map: Array
+    steps: tuple[tuple[Spec, Array, Array], ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the last one's output."""
+        spec, w, _ = self.steps[-1]
+        return (self.map.shape[0], *spec.geometry.output, w.shape[-1])
+
+
+def plan(x: Array | Planned, spec: Spec, w: Array, bias: Array, residual: Array | None):
+    """A convolution in inference, computed together with those before it, if they make a block.
+
+    Args:
+      x: the input.
+      spec: what is static.
+      w: the weights.
+      bias: [K] float32.
+      residual: of the output's shape, or None.
+
+    Returns:
+      The output, or what is planned: the beginning of an inverted residual.
+    """
+    steps = x.steps if isinstance(x, Planned) else ()
+    start = x.map if isinstance(x, Planned) else x
+    here = (*steps, (spec, w, bias))
+    pointwise = [_is_pointwise(s) for s, *_ in here]
+    begins = pointwise[0] and (len(here) == 1 or _is_depthwise(*here[1][:2]))
+    if begins and pointwise[2:] == [True] and not spec.after:
+        specs, weights = tuple(s for s, *_ in here), [a for _, *pair in here for a in pair]
+        return _block(specs, start, *weights, residual)
+    if begins and len(here) < 3 and residual is None:
+        return Planned(start, here)
+    return infer(spec, finish(x), None, w, bias, residual)[0]
+
+
+def _plain_block(specs, x, *arrays):
+    *weights, residual = arrays
+    for i, spec in enumerate(specs):
+        x, _ = plain(spec, x, None, *weights[2 * i : 2 * i + 2], residual if i == 2 else None)
+    return x
+
+
+@_differentiable(_plain_block)
+def _block(specs, x, *arrays):
+    *weights, residual = arrays
+    weights = [
+        array if i % 2 else _weights(specs[i // 2], x, array) for i, array in enumerate(weights)
+    ]
+    return batched.block(specs, SLOPE, x, weights, residual)
+
+
+def finish(
+    x: Array | Pending | Planned, residual: Array | None = None, activation: str = ""
+) -> Array:
     """The map as an array, with all that is pending, and a residual and an activation behind it.
 
     Args:
@@ -262,6 +333,11 @@ def finish(x: Array | Pending, residual: Array | None = None, activation: str = 
       residual: what is added, of its shape, or None.
       activation: a name in `ACTIVATIONS`, what is applied last.
     """
+    if isinstance(x, Planned):
+        value = x.map
+        for spec, w, bias in x.steps:
+            value, _ = infer(spec, value, None, w, bias, None)
+        return activate(value, None, activation, residual)
     if not isinstance(x, Pending):
         return activate(x, None, activation, residual)
     if x.activation and (residual is not None or activation):

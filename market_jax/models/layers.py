@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from market_jax.kernels import convolution, fused
-from market_jax.kernels.fused import Pending, Spec, finish
+from market_jax.kernels.fused import Pending, Planned, Spec, finish
 from market_jax.kernels.pooling import max_pool, max_pool_with_indices, max_unpool
 from market_jax.kernels.xla_convolution import LAYOUT
 from market_jax.typing import Array, PyTree
@@ -98,35 +98,48 @@ class Conv(nn.Module):
         Returns:
           [N, h, w, features] in `dtype`; with `moments` also [2, features] float32.
         """
-        x = x if isinstance(x, Pending) else Pending(x)
-        value = x.map.astype(self.dtype)
-        shape = (*self.kernel_size, value.shape[-1] // self.feature_group_count, self.features)
+        shape = (*self.kernel_size, x.shape[-1] // self.feature_group_count, self.features)
         kernel = self.param("kernel", self.kernel_init, shape)
         bias = self.param("bias", self.bias_init, shape[-1:]) if self.bias else None
         if affine is not None:
             kernel, bias = self._fold(kernel, bias, affine)
-        arguments = (
-            self.strides, self.padding, self.input_dilation, None, self.feature_group_count
+        groups = self.feature_group_count
+        geometry, transposed = convolution.describe(
+            x.shape[1:3], self.kernel_size, self.strides, self.padding, self.input_dilation, None,
+            groups,
         )  # fmt: skip
-        geometry, transposed = convolution.describe(value.shape[1:3], self.kernel_size, *arguments)
-        spec = Spec(geometry, transposed, x.activation, activation, moments)
-        if value.size == 0 or geometry is None or not convolution.is_fused(value.dtype):
-
-            def multiply(z, w):
-                strides, padding, dilation, _, groups = arguments
-                return convolution.conv_general_dilated(
-                    z, w, strides, padding, dilation, None, LAYOUT, groups
-                )
-
-            y, sums = fused.plain(spec, value, x.affine, kernel, bias, residual, multiply)
+        spec = Spec(geometry, transposed, "", activation, moments)
+        if geometry is None or not x.shape[0] or not convolution.is_fused(self.dtype):
+            return self._compose(spec, x, kernel, bias, residual)
+        if affine is not None:
+            kernel = convolution.flip(kernel, groups) if transposed else kernel
+            x = x if isinstance(x, Planned) else finish(x).astype(self.dtype)
+            return fused.plan(x, spec, kernel, bias, residual)
+        kernel = convolution.flip(kernel, groups) if transposed else kernel
+        x = x if isinstance(x, Pending) else Pending(finish(x))
+        spec = spec._replace(before=x.activation)
+        arrays = (x.map.astype(self.dtype), x.affine, kernel, bias)
+        if activation or residual is not None:
+            y, sums = fused.infer(spec, *arrays, residual)
         else:
-            kernel = convolution.flip(kernel, self.feature_group_count) if transposed else kernel
-            if activation or residual is not None:
-                y, sums = fused.infer(spec, value, x.affine, kernel, bias, residual)
-            else:
-                y, sums = fused.convolve(spec, value, x.affine, kernel, bias)
+            y, sums = fused.convolve(spec, *arrays)
         y = convolution.named(y)
         return (y, sums) if moments else y
+
+    def _compose(self, spec: Spec, x: Array | Pending, kernel, bias, residual):
+        """The layer in JAX, by the convolution that is fast on this platform."""
+        x = x if isinstance(x, Pending) else Pending(x)
+
+        def multiply(z, w):
+            return convolution.conv_general_dilated(
+                z, w, self.strides, self.padding, self.input_dilation, None, LAYOUT,
+                self.feature_group_count,
+            )  # fmt: skip
+
+        spec = spec._replace(before=x.activation)
+        value = x.map.astype(self.dtype)
+        y, sums = fused.plain(spec, value, x.affine, kernel, bias, residual, multiply)
+        return (y, sums) if spec.moments else y
 
     def _fold(self, kernel: Array, bias: Array | None, affine: Array) -> tuple[Array, Array]:
         """Weights and bias of a convolution whose output is scaled and shifted, see `fold`."""
@@ -134,7 +147,7 @@ class Conv(nn.Module):
             return self.get_variable("folded", "kernel"), self.get_variable("folded", "bias")
         scale, shift = affine
         folded = {"kernel": kernel * scale, "bias": shift + (0 if bias is None else bias * scale)}
-        if self.is_mutable_collection("folded"):
+        if self.is_mutable_collection("folded") and not self.is_initializing():
             for name, value in folded.items():
                 self.put_variable("folded", name, value)
         return folded["kernel"], folded["bias"]
@@ -315,9 +328,10 @@ def normalized(norm: BatchNorm, x: Array, activation: str = "") -> Array | Pendi
 
 
 def fold(apply: Callable, variables: PyTree, image_size: tuple[int, int]) -> PyTree:
-    """Variables with the collection "folded": convolutions that BatchNorm has gone into.
+    """The collection "folded" of a model: its convolutions that a BatchNorm has gone into.
 
-    They are for inference: a model that is given them does not look at the BatchNorms again.
+    It is for inference: a model that is given it beside its variables takes those convolutions and
+    does not look at the BatchNorms again.
 
     Args:
       apply: the model's apply.
@@ -325,11 +339,10 @@ def fold(apply: Callable, variables: PyTree, image_size: tuple[int, int]) -> PyT
       image_size: rows and columns of an image that the model takes.
 
     Returns:
-      The variables and the collection, which has nothing in it without such a BatchNorm.
+      {"folded": ...}, or {} where there is no such BatchNorm.
     """
     image = jnp.zeros((1, *image_size, 3), jnp.float32)
-    make = jax.jit(lambda variables: apply(variables, image, mutable=["folded"])[1])
-    return {**variables, **make(variables)}
+    return apply(variables, image, mutable=["folded"])[1]
 
 
 def _moments(x: Array) -> tuple[Array, Array]:

@@ -18,10 +18,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-__all__ = ["ACTIVATIONS", "backward", "finish", "finish_gradient", "forward", "register"]
+__all__ = ["ACTIVATIONS", "backward", "block", "finish", "finish_gradient", "forward", "register"]
 
 ACTIVATIONS = ("", "relu", "relu6", "leaky_relu")  # by their numbers in kernels.h
-_HANDLERS = ("Forward", "Backward", "Finish", "FinishGradient")
+_HANDLERS = ("Forward", "Block", "Backward", "Finish", "FinishGradient")
 
 
 @functools.cache
@@ -96,6 +96,37 @@ def forward(
         "Forward", (y, sums), x, affine, w, bias, residual, geometry=_numbers(geometry),
         transposed=transposed, before=_kind(before), after=_kind(after), slope=np.float32(slope),
     )  # fmt: skip
+
+
+def block(
+    geometry, x, expand, expand_bias, filtering, filter_bias, project, project_bias, residual, *,
+    before="", after="", slope=0.0,
+):  # fmt: skip
+    """An inverted residual in inference: 1x1, depthwise, 1x1, a strip of the map at a time.
+
+    Args:
+      geometry: of the depthwise convolution, one that has a loop of its own.
+      x: the input, [N, H, W, C].
+      expand: [1, 1, C, E], in the dtype of x.
+      expand_bias: [E] float32.
+      filtering: [i, j, 1, E] float32.
+      filter_bias: [E] float32.
+      project: [1, 1, E, K], in the dtype of x.
+      project_bias: [K] float32.
+      residual: what is added to the output, of its shape and dtype, or None.
+      before: name of the activation behind the first convolution.
+      after: name of the one behind the depthwise convolution.
+      slope: that of leaky_relu.
+
+    Returns:
+      [N, h, w, K].
+    """
+    y = jax.ShapeDtypeStruct((x.shape[0], *geometry.output, project.shape[-1]), x.dtype)
+    return _call(
+        "Block", (y,), x, expand, expand_bias, filtering, filter_bias, project, project_bias,
+        residual, geometry=_numbers(geometry), before=_kind(before), after=_kind(after),
+        slope=np.float32(slope),
+    )[0]  # fmt: skip
 
 
 def backward(

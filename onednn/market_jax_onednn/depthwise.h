@@ -2,7 +2,8 @@
 //
 // Included by kernels_body.h within a namespace for each instruction set. A call does some rows of
 // one image. What it reads is first brought into scratch, as float32, with its activation applied,
-// zeros around it and the channels filled up to whole vectors.
+// zeros around it and the channels filled up to whole vectors; a block of channels at a time, so
+// that it stays in the first cache.
 
 INLINE int64_t FloorDivide(int64_t a, int64_t b) { return a >= 0 ? a / b : -((b - 1 - a) / b); }
 INLINE int64_t Padded(int64_t channels) { return (channels + kLanes - 1) / kLanes * kLanes; }
@@ -12,14 +13,15 @@ INLINE int64_t Lanes(int64_t channels, int64_t v) {
 
 INLINE void Add(float* sums, Vector v, int64_t n) { Store(sums, Load(sums, n) + v, n); }
 
-// One row of pixels into scratch, activated.
+// One row of pixels into scratch, activated: the block's channels of pixels so far apart.
 template <typename T, int64_t kind>
-INLINE void ReadRow(const T* x, int64_t pixels, int64_t channels, const Activation& a, float* out) {
-  const int64_t padded = Padded(channels);
+INLINE void ReadRow(const T* x, int64_t pixels, int64_t apart, int64_t block, const Activation& a,
+                    float* out) {
+  const int64_t padded = Padded(block);
   for (int64_t c = 0; c < pixels; ++c) {
-    for (int64_t v = 0; v < channels; v += kLanes) {
-      const int64_t n = Lanes(channels, v);
-      Vector u = Load(x + c * channels + v, n);
+    for (int64_t v = 0; v < block; v += kLanes) {
+      const int64_t n = Lanes(block, v);
+      Vector u = Load(x + c * apart + v, n);
       if (a.scale) u = u * Load(a.scale + v, n) + Load(a.shift + v, n);
       Store(out + c * padded + v, Apply<kind>(u, a.slope));
     }
@@ -35,7 +37,7 @@ void DepthwiseForwardTyped(const Depthwise& d, int64_t first, int64_t last, cons
                            const Activation& before, const float* w, const float* bias,
                            const T* residual, const Activation& after, T* y, float* sums,
                            float* scratch) {
-  const int64_t padded = Padded(d.channels), wide = (d.columns - 1) * s + k;
+  const int64_t padded = Padded(d.block), wide = (d.columns - 1) * s + k;
   const int64_t top = first * s - d.before[0], left = d.before[1], line = wide * padded;
   const int64_t inside = d.width < wide - left ? d.width : wide - left;
   for (int64_t r = 0; r < (last - first - 1) * s + k; ++r) {
@@ -45,15 +47,15 @@ void DepthwiseForwardTyped(const Depthwise& d, int64_t first, int64_t last, cons
       continue;
     }
     Zero(row, left * padded);
-    ReadRow<T, kind>(x + (top + r) * d.width * d.channels, inside, d.channels, before,
+    ReadRow<T, kind>(x + (top + r) * d.width * d.channels, inside, d.channels, d.block, before,
                      row + left * padded);
     Zero(row + (left + inside) * padded, (wide - left - inside) * padded);
   }
   constexpr int kPixels = 4;  // at once
   for (int64_t o = first; o < last; ++o) {
     const float* from = scratch + (o - first) * s * line;
-    for (int64_t v = 0; v < d.channels; v += kLanes) {
-      const int64_t n = Lanes(d.channels, v);
+    for (int64_t v = 0; v < d.block; v += kLanes) {
+      const int64_t n = Lanes(d.block, v);
       Vector weights[k * k], sum = {}, squares = {};
       for (int i = 0; i < k * k; ++i) weights[i] = Load(w + i * d.channels + v, n);
       const Vector shift = bias ? Load(bias + v, n) : Vector{};
@@ -107,12 +109,12 @@ void DepthwiseForwardTyped(const Depthwise& d, int64_t first, int64_t last, cons
 // --- backward
 
 template <typename T>
-INLINE void ReadGradient(const T* gy, const T* y, int64_t pixels, int64_t channels,
+INLINE void ReadGradient(const T* gy, const T* y, int64_t pixels, int64_t channels, int64_t block,
                          const float* gsums, float* out) {
-  const int64_t padded = Padded(channels);
+  const int64_t padded = Padded(block);
   for (int64_t c = 0; c < pixels; ++c) {
-    for (int64_t v = 0; v < channels; v += kLanes) {
-      const int64_t n = Lanes(channels, v), at = c * channels + v;
+    for (int64_t v = 0; v < block; v += kLanes) {
+      const int64_t n = Lanes(block, v), at = c * channels + v;
       Vector g = Load(gy + at, n);
       if (gsums) {
         g += Load(gsums + v, n) + 2 * Load(gsums + channels + v, n) * Load(y + at, n);
@@ -148,7 +150,7 @@ template <typename T, int64_t kind, int k, int s>
 void DepthwiseBackwardTyped(const Depthwise& d, int64_t first, int64_t last, const T* x,
                             const Activation& before, const float* w, const T* y, const T* gy,
                             const float* gsums, T* gx, float* sums, float* gw, float* scratch) {
-  const int64_t channels = d.channels, padded = Padded(channels), top = d.before[0];
+  const int64_t channels = d.channels, padded = Padded(d.block), top = d.before[0];
   int64_t from = FloorDivide(first + top - (k - 1) + s - 1, s), to = (last - 1 + top) / s + 1;
   from = from < 0 ? 0 : from, to = to > d.rows ? d.rows : to;
   // columns of dy that columns of x see, beyond the map too
@@ -160,18 +162,18 @@ void DepthwiseBackwardTyped(const Depthwise& d, int64_t first, int64_t last, con
     float* row = dy + (o - from) * line;
     Zero(row, left * padded);
     ReadGradient(gy + o * d.columns * channels, y + o * d.columns * channels, d.columns, channels,
-                 gsums, row + left * padded);
+                 d.block, gsums, row + left * padded);
     Zero(row + (left + d.columns) * padded, (wide - left - d.columns) * padded);
   }
   for (int64_t r = first; r < last; ++r) {
     const T* row = x + r * d.width * channels;
-    ReadRow<T, kind>(row, d.width, channels, before, z);
+    ReadRow<T, kind>(row, d.width, channels, d.block, before, z);
     Zero(gz, d.width * padded);
     for (int i = 0; i < k; ++i) {
       const int64_t o = FloorDivide(r + top - i, s);
       if (o * s != r + top - i || o < from || o >= to) continue;
-      for (int64_t v = 0; v < channels; v += kLanes) {
-        const int64_t n = Lanes(channels, v);
+      for (int64_t v = 0; v < d.block; v += kLanes) {
+        const int64_t n = Lanes(d.block, v);
         const float *weights = w + i * k * channels + v, *seen_row = dy + (o - from) * line + v;
         float* gradients = gw + i * k * channels + v;
         for (int64_t c = 0; c < s && c < d.width; ++c) {
@@ -187,8 +189,8 @@ void DepthwiseBackwardTyped(const Depthwise& d, int64_t first, int64_t last, con
       }
     }
     if (!gx) continue;
-    for (int64_t v = 0; v < channels; v += kLanes) {
-      const int64_t n = Lanes(channels, v);
+    for (int64_t v = 0; v < d.block; v += kLanes) {
+      const int64_t n = Lanes(d.block, v);
       const Vector scale = before.scale ? Load(before.scale + v, n) : Fill(1);
       const Vector shift = before.scale ? Load(before.shift + v, n) : Vector{};
       Vector by_scale = {}, by_shift = {};
@@ -268,7 +270,7 @@ void DepthwiseBackward(Type type, const Depthwise& d, int64_t first, int64_t las
 }
 
 int64_t DepthwiseScratch(const Depthwise& d, int64_t rows) {
-  const int64_t padded = Padded(d.channels), k = d.window[0], s = d.strides[0];
+  const int64_t padded = Padded(d.block), k = d.window[0], s = d.strides[0];
   const int64_t forward = ((rows - 1) * s + k) * ((d.columns - 1) * s + k);
   const int64_t wide = d.columns + 2 * k + (d.width + d.before[1]) / s;
   const int64_t backward = 2 * d.width + ((rows + k) / s + 2) * wide;

@@ -98,13 +98,6 @@ struct Call {
     const int64_t fit = kCache / (Size(type) * (g.channels + g.outputs)) / 64 * 64;
     return std::clamp<int64_t>(fit, 192, 1024);
   }
-  // Rows of a depthwise convolution's piece, of an image with so many rows.
-  int64_t strip(int64_t rows, int64_t wanted) const {
-    const int64_t line = g.width * g.channels * sizeof(float) * 2;
-    const int64_t fit = std::max<int64_t>(kCache / line, 2);
-    const int64_t pieces = std::max(Ceil(rows, fit), Ceil(wanted, g.images));
-    return std::max<int64_t>(Ceil(rows, pieces), 1);
-  }
   // Images of a piece of another convolution, a divisor of the batch.
   int64_t images() const {
     const int64_t pixels = in_pixels() * inputs() + out_pixels() * outputs();
@@ -126,15 +119,17 @@ struct ForwardBuffers {
   float* sums;
 };
 
-// What follows the product, for a piece of y.
-void Follow(const Call& call, const ForwardBuffers& b, int64_t pixel, int64_t pixels, float* sums) {
-  const int64_t channels = call.outputs(), at = pixel * channels;
-  void* y = Offset(b.y, at, call.type);
-  if (b.bias || b.residual || call.after.kind != Activation::kNone) {
-    call.kernels.epilogue(call.type, pixels, channels, y, b.bias,
-                          Offset(b.residual, at, call.type), call.after);
-  }
-  if (b.sums) call.kernels.moments(call.type, pixels, channels, y, sums);
+// What oneDNN does behind a product, for a piece of y that begins at a number of it.
+Behind After(const Call& call, const ForwardBuffers& b, int64_t at, int64_t column = 0) {
+  return {b.bias ? b.bias + column : nullptr, Offset(b.residual, at, call.type), call.after.kind,
+          call.after.slope};
+}
+
+void Moments(const Call& call, const ForwardBuffers& b, int64_t pixel, int64_t pixels,
+             float* sums) {
+  const int64_t channels = call.outputs();
+  if (!b.sums) return;
+  call.kernels.moments(call.type, pixels, channels, Offset(b.y, pixel * channels, call.type), sums);
 }
 
 // A piece of z: of x itself, where nothing is applied, or else in the workspace.
@@ -164,47 +159,79 @@ void ForwardPointwise(const Call& call, const ForwardBuffers& b) {
     const int64_t columns = std::min(width, k - column);
     if (columns <= 0) return;
     Multiply(call.type, count, c, columns, {z, c, 1}, {Offset(b.w, column, call.type), k, 1},
-             {Offset(b.y, row * k + column, call.type), k, 1});
+             {Offset(b.y, row * k + column, call.type), k, 1},
+             After(call, b, row * k + column, column));
   };
   if (splits > 1) {
     const void* z = Activated(call, b.x, 0, rows);
     ParallelFor(call.pool, splits, [&](int64_t i) { multiply(z, 0, rows, i * width); });
-    Follow(call, b, 0, rows, sums.Part(0));
+    Moments(call, b, 0, rows, sums.Part(0));
   } else {
     ForParts(call.pool, pieces, parts, [&](int64_t part, int64_t first, int64_t last) {
       for (int64_t row = first * run; row < std::min(last * run, rows); row += run) {
         const int64_t count = std::min(run, rows - row);
         multiply(Activated(call, b.x, row, count), row, count, 0);
-        Follow(call, b, row, count, sums.Part(part));
+        Moments(call, b, row, count, sums.Part(part));
       }
     });
   }
   Keep(call, b, sums);
 }
 
-Depthwise AsDepthwise(const Geometry& g) {
-  return {g.height,     g.width,      g.channels,   g.rows,      g.columns,
-          {g.window[0], g.window[1]}, {g.strides[0], g.strides[1]}, {g.before[0], g.before[1]}};
+// A depthwise convolution in pieces: strips of an image's rows, and in each blocks of channels.
+struct Strips {
+  Depthwise d;
+  int64_t rows, strip, count;
+
+  Strips(const Call& call, int64_t rows) : rows(rows) {
+    const Geometry& g = call.g;
+    constexpr int64_t kBlock = 64;
+    d = {g.height, g.width, g.channels, std::min(kBlock, g.channels), g.rows, g.columns,
+         {g.window[0], g.window[1]}, {g.strides[0], g.strides[1]}, {g.before[0], g.before[1]}};
+    const int64_t line = call.kernels.depthwise_scratch(d, 16) / 16;
+    const int64_t fit = std::max<int64_t>(kCache / 3 / (line * sizeof(float)), 4);
+    const int64_t pieces = std::max(Ceil(rows, fit), Ceil(2 * call.threads(), g.images));
+    strip = std::max<int64_t>(Ceil(rows, pieces), 1);
+    count = Ceil(rows, strip);
+  }
+  // Calls body(piece of d, image, first row, last row, first channel) for a part of all pieces.
+  template <typename Body>
+  void Each(int64_t first, int64_t last, const Body& body) const {
+    for (int64_t piece = first; piece < last; ++piece) {
+      const int64_t row = piece % count * strip;
+      for (int64_t channel = 0; channel < d.channels; channel += d.block) {
+        Depthwise own = d;
+        own.block = std::min(d.block, d.channels - channel);
+        body(own, piece / count, row, std::min(row + strip, rows), channel);
+      }
+    }
+  }
+};
+
+Activation From(const Activation& a, int64_t channel) {
+  if (!a.scale) return a;
+  return {a.scale + channel, a.shift + channel, a.kind, a.slope};
 }
 
 void ForwardDepthwise(const Call& call, const ForwardBuffers& b) {
-  const Depthwise d = AsDepthwise(call.g);
-  const int64_t strip = call.strip(d.rows, 2 * call.threads()), strips = Ceil(d.rows, strip);
-  const int64_t pieces = call.g.images * strips, parts = call.parts(pieces);
+  const Strips strips(call, call.g.rows);
+  const Depthwise& d = strips.d;
+  const int64_t pieces = call.g.images * strips.count, parts = call.parts(pieces);
   Sums sums(Workspace::kSums, parts, 2 * d.channels);
   ForParts(call.pool, pieces, parts, [&](int64_t part, int64_t first, int64_t last) {
-    float* scratch = Workspace::Floats(Workspace::kInput, call.kernels.depthwise_scratch(d, strip));
-    for (int64_t piece = first; piece < last; ++piece) {
-      const int64_t image = piece / strips, row = piece % strips * strip;
-      const int64_t in = image * d.height * d.width * d.channels;
-      const int64_t out = image * d.rows * d.columns * d.channels;
-      call.kernels.depthwise(call.type, d, row, std::min(row + strip, d.rows),
-                             Offset(b.x, in, call.type), call.before,
-                             static_cast<const float*>(b.w), b.bias,
+    float* scratch =
+        Workspace::Floats(Workspace::kInput, call.kernels.depthwise_scratch(d, strips.strip));
+    strips.Each(first, last, [&](const Depthwise& own, int64_t image, int64_t row, int64_t end,
+                                 int64_t channel) {
+      const int64_t in = image * d.height * d.width * d.channels + channel;
+      const int64_t out = image * d.rows * d.columns * d.channels + channel;
+      call.kernels.depthwise(call.type, own, row, end, Offset(b.x, in, call.type),
+                             From(call.before, channel), static_cast<const float*>(b.w) + channel,
+                             b.bias ? b.bias + channel : nullptr,
                              Offset(b.residual, out, call.type), call.after,
-                             Offset(b.y, out, call.type), b.sums ? sums.Part(part) : nullptr,
-                             scratch);
-    }
+                             Offset(b.y, out, call.type),
+                             b.sums ? sums.Part(part) + channel : nullptr, scratch);
+    });
   });
   Keep(call, b, sums);
 }
@@ -214,8 +241,10 @@ void ForwardOther(const Call& call, const ForwardBuffers& b) {
   const int64_t in = images * call.in_pixels(), out = images * call.out_pixels();
   Geometry g = call.g;
   g.images = images;
-  const auto plan = Convolution::Find(
-      call.transposed ? Product::kInputGradient : Product::kConvolve, call.type, g);
+  const bool behind = b.bias || b.residual || call.after.kind != Activation::kNone;
+  const auto plan =
+      call.transposed ? Convolution::Find(Product::kInputGradient, call.type, g)
+                      : Convolution::Find(Product::kConvolve, call.type, g, After(call, b, 0));
   void* w = const_cast<void*>(b.w);
   if (!plan->plain()) {
     w = Workspace::Get(Workspace::kWeights, plan->weights_size());
@@ -227,11 +256,75 @@ void ForwardOther(const Call& call, const ForwardBuffers& b) {
     for (int64_t piece = first; piece < last; ++piece) {
       void* z = const_cast<void*>(Activated(call, b.x, piece * in, in));
       void* y = Offset(b.y, piece * out * call.outputs(), call.type);
-      plan->Run(call.transposed ? y : z, w, call.transposed ? z : y);
-      Follow(call, b, piece * out, out, sums.Part(part));
+      const int64_t at = piece * out * call.outputs();
+      if (call.transposed) {
+        plan->Run(y, w, z);
+        if (behind) {
+          call.kernels.epilogue(call.type, out, call.outputs(), y, b.bias,
+                                Offset(b.residual, at, call.type), call.after);
+        }
+      } else {
+        plan->Run(z, w, y, After(call, b, at));
+      }
+      Moments(call, b, piece * out, out, sums.Part(part));
     }
   });
   Keep(call, b, sums);
+}
+
+// --- an inverted residual: 1x1, depthwise, 1x1, in inference
+
+struct BlockBuffers {
+  const void *x, *expand;
+  const float *expand_bias, *filter, *filter_bias;
+  const void* project;
+  const float* project_bias;
+  const void* residual;
+  void* y;
+};
+
+// A strip of an image goes through all three: what is between them stays in the cache. The rows
+// that two strips of the filter's input share are widened twice.
+void RunBlock(const Call& call, int64_t narrow, const BlockBuffers& b, int64_t slim) {
+  const Geometry& g = call.g;  // of the filter
+  const Type type = call.type;
+  const int64_t wide = g.channels, k = g.window[0], s = g.strides[0];
+  const int64_t fit = std::max<int64_t>(2 * kCache / (Size(type) * g.width * wide * s), 4);
+  const int64_t pieces_of_image = std::max(Ceil(g.rows, fit), Ceil(call.threads(), g.images));
+  const int64_t strip = std::max<int64_t>(Ceil(g.rows, pieces_of_image), 1);
+  const int64_t count = Ceil(g.rows, strip), seen = (strip - 1) * s + k;
+  Strips strips(call, g.rows);
+  ForParts(call.pool, g.images * count, call.parts(g.images * count), [&](int64_t, int64_t first,
+                                                                          int64_t last) {
+    const int64_t line = g.width * wide, filtered_line = g.columns * wide;
+    void* widened = Workspace::Get(Workspace::kWide, seen * line * Size(type) + 64);
+    void* filtered = Workspace::Get(Workspace::kFiltered, strip * filtered_line * Size(type) + 64);
+    float* scratch =
+        Workspace::Floats(Workspace::kInput, call.kernels.depthwise_scratch(strips.d, strip));
+    for (int64_t piece = first; piece < last; ++piece) {
+      const int64_t image = piece / count, row = piece % count * strip;
+      const int64_t end = std::min(row + strip, g.rows), pixels = (end - row) * g.columns;
+      const int64_t from = std::max<int64_t>(row * s - g.before[0], 0);
+      const int64_t to = std::min((end - 1) * s - g.before[0] + k, g.height);
+      const int64_t in = (image * g.height + from) * g.width * narrow;
+      Multiply(type, (to - from) * g.width, narrow, wide, {Offset(b.x, in, type), narrow, 1},
+               {b.expand, wide, 1}, {widened, wide, 1},
+               {b.expand_bias, nullptr, call.before.kind, call.before.slope});
+      for (int64_t channel = 0; channel < wide; channel += strips.d.block) {
+        Depthwise own = strips.d;
+        own.block = std::min(own.block, wide - channel);
+        // rows are counted from the image's first, which is not there
+        call.kernels.depthwise(type, own, row, end, Offset(widened, channel - from * line, type),
+                               {}, b.filter + channel, b.filter_bias + channel, nullptr,
+                               call.after, Offset(filtered, channel - row * filtered_line, type),
+                               nullptr, scratch);
+      }
+      const int64_t out = (image * g.rows + row) * g.columns * slim;
+      Multiply(type, pixels, wide, slim, {filtered, wide, 1}, {b.project, slim, 1},
+               {Offset(b.y, out, type), slim, 1},
+               {b.project_bias, Offset(b.residual, out, type), Activation::kNone, 0});
+    }
+  });
 }
 
 // --- backward
@@ -299,22 +392,25 @@ void BackwardPointwise(const Call& call, const BackwardBuffers& b) {
 }
 
 void BackwardDepthwise(const Call& call, const BackwardBuffers& b) {
-  const Depthwise d = AsDepthwise(call.g);
-  const int64_t strip = call.strip(d.height, 2 * call.threads()), strips = Ceil(d.height, strip);
-  const int64_t pieces = call.g.images * strips, parts = call.parts(pieces);
+  const Strips strips(call, call.g.height);
+  const Depthwise& d = strips.d;
+  const int64_t pieces = call.g.images * strips.count, parts = call.parts(pieces);
   const int64_t c = d.channels, weights = call.g.weights();
   Sums all(Workspace::kSums, parts, 2 * c + weights);
   ForParts(call.pool, pieces, parts, [&](int64_t part, int64_t first, int64_t last) {
-    float* scratch = Workspace::Floats(Workspace::kInput, call.kernels.depthwise_scratch(d, strip));
-    for (int64_t piece = first; piece < last; ++piece) {
-      const int64_t image = piece / strips, row = piece % strips * strip;
-      const int64_t in = image * d.height * d.width * c, out = image * d.rows * d.columns * c;
+    float* scratch =
+        Workspace::Floats(Workspace::kInput, call.kernels.depthwise_scratch(d, strips.strip));
+    strips.Each(first, last, [&](const Depthwise& own, int64_t image, int64_t row, int64_t end,
+                                 int64_t channel) {
+      const int64_t in = image * d.height * d.width * c + channel;
+      const int64_t out = image * d.rows * d.columns * c + channel;
       call.kernels.depthwise_gradient(
-          call.type, d, row, std::min(row + strip, d.height), Offset(b.x, in, call.type),
-          call.before, static_cast<const float*>(b.w), Offset(b.y, out, call.type),
-          Offset(b.gy, out, call.type), b.gsums, Offset(b.gx, in, call.type), all.Part(part),
-          all.Part(part) + 2 * c, scratch);
-    }
+          call.type, own, row, end, Offset(b.x, in, call.type), From(call.before, channel),
+          static_cast<const float*>(b.w) + channel, Offset(b.y, out, call.type),
+          Offset(b.gy, out, call.type), b.gsums ? b.gsums + channel : nullptr,
+          Offset(b.gx, in, call.type), all.Part(part) + channel, all.Part(part) + 2 * c + channel,
+          scratch);
+    });
   });
   const float* total = all.Total(call.pool);
   if (b.ginput) std::memcpy(b.ginput, total, 2 * c * sizeof(float));
@@ -446,6 +542,30 @@ ffi::Error Backward(ffi::ThreadPool pool, Buffer x, Buffer affine, Buffer w, Buf
   });
 }
 
+// The activation before is that of the expansion, the one after that of the filter.
+ffi::Error Block(ffi::ThreadPool pool, Buffer x, Buffer expand, Buffer expand_bias, Buffer filter,
+                 Buffer filter_bias, Buffer project, Buffer project_bias, Buffer residual,
+                 ffi::Result<Buffer> y, Numbers numbers, int64_t before, int64_t after,
+                 float slope) {
+  return Guard([&] {
+    const auto in = x.dimensions(), out = y->dimensions(), window = filter.dimensions();
+    if (in.size() != 4 || out.size() != 4 || window.size() != 4 || numbers.size() != 9) {
+      throw std::invalid_argument("a convolution has four axes, and nine numbers of geometry");
+    }
+    const int64_t wide = window[3];
+    const Geometry g{in[0], in[1], in[2], wide, out[1], out[2], wide, {window[0], window[1]},
+                     numbers[0], {numbers[1], numbers[2]}, {numbers[3], numbers[4]},
+                     {numbers[5], numbers[6]}, {numbers[7], numbers[8]}};
+    const Call call{pool, TypeOf(x), g, false, {nullptr, nullptr, before, slope},
+                    {nullptr, nullptr, after, slope}};
+    RunBlock(call, in[3],
+             {x.untyped_data(), expand.untyped_data(), Data<float>(expand_bias),
+              Data<float>(filter), Data<float>(filter_bias), project.untyped_data(),
+              Data<float>(project_bias), Data<void>(residual), y->untyped_data()},
+             out[3]);
+  });
+}
+
 // z = activation(scale * x + shift + residual)
 ffi::Error Finish(ffi::ThreadPool pool, Buffer x, Buffer affine, Buffer residual,
                   ffi::Result<Buffer> z, int64_t kind, float slope) {
@@ -516,6 +636,23 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(MarketJaxForward, market_jax::Forward,
                                   .Ret<AnyBuffer>()
                                   .Attr<IntegerSpan>("geometry")
                                   .Attr<bool>("transposed")
+                                  .Attr<int64_t>("before")
+                                  .Attr<int64_t>("after")
+                                  .Attr<float>("slope"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(MarketJaxBlock, market_jax::Block,
+                              Binding::Bind()
+                                  .Ctx<xla::ffi::ThreadPool>()
+                                  .Arg<AnyBuffer>()
+                                  .Arg<AnyBuffer>()
+                                  .Arg<AnyBuffer>()
+                                  .Arg<AnyBuffer>()
+                                  .Arg<AnyBuffer>()
+                                  .Arg<AnyBuffer>()
+                                  .Arg<AnyBuffer>()
+                                  .Arg<AnyBuffer>()
+                                  .Ret<AnyBuffer>()
+                                  .Attr<IntegerSpan>("geometry")
                                   .Attr<int64_t>("before")
                                   .Attr<int64_t>("after")
                                   .Attr<float>("slope"));

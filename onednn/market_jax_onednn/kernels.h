@@ -23,9 +23,10 @@ struct Activation {
   float slope = 0;  // of kLeakyRelu, where its input is negative
 };
 
-// A depthwise convolution of [N, height, width, channels] to [N, rows, columns, channels].
+// A depthwise convolution of [N, height, width, channels] to [N, rows, columns, channels]; a call
+// does a block of channels, and is given pointers to the first of them.
 struct Depthwise {
-  int64_t height, width, channels, rows, columns;
+  int64_t height, width, channels, block, rows, columns;
   int64_t window[2], strides[2], before[2];
 };
 

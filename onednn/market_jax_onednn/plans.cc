@@ -57,36 +57,66 @@ memory Scratch(const memory::desc& desc) {
 
 struct MatrixProduct {
   dnnl::matmul primitive;
-  memory::desc a, b, c, scratch;
+  memory::desc a, b, c, bias, scratch;
 };
 
-void Multiply(Type type, bool add, int64_t m, int64_t k, int64_t n, Matrix a, Matrix b, Matrix c) {
-  const Key key{static_cast<int64_t>(type), add,      m,     k,        n,
-                a.row, a.column, b.row, b.column, c.row, c.column};
+dnnl::primitive_attr Attributes(const Behind& behind, const memory::desc& y, bool add = false) {
+  dnnl::primitive_attr attributes;
+  attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+  dnnl::post_ops after;
+  if (add) after.append_sum(1);
+  if (behind.residual) after.append_binary(dnnl::algorithm::binary_add, y);
+  switch (behind.kind) {
+    case Activation::kRelu: after.append_eltwise(dnnl::algorithm::eltwise_relu, 0, 0); break;
+    case Activation::kRelu6: after.append_eltwise(dnnl::algorithm::eltwise_clip, 0, 6); break;
+    case Activation::kLeakyRelu:
+      after.append_eltwise(dnnl::algorithm::eltwise_relu, behind.slope, 0);
+      break;
+    default: break;
+  }
+  attributes.set_post_ops(after);
+  return attributes;
+}
+
+memory Wrap(const memory::desc& desc, const void* data) {
+  return memory(desc, Engine(), const_cast<void*>(data));
+}
+
+void AddBehind(const Behind& behind, const memory::desc& bias, const memory::desc& y,
+               Arguments& arguments) {
+  if (behind.bias) arguments.emplace(DNNL_ARG_BIAS, Wrap(bias, behind.bias));
+  if (behind.residual) {
+    arguments.emplace(DNNL_ARG_ATTR_MULTIPLE_POST_OP(0) | DNNL_ARG_SRC_1, Wrap(y, behind.residual));
+  }
+}
+
+void Multiply(Type type, bool add, int64_t m, int64_t k, int64_t n, Matrix a, Matrix b, Matrix c,
+              const Behind& behind) {
+  const Key key{static_cast<int64_t>(type), add,      m,     k,     n,       a.row,
+                a.column,                   b.row, b.column, c.row, c.column, behind.key()};
   const auto plan = Find<MatrixProduct>(key, [&] {
     auto made = std::make_shared<MatrixProduct>();
     const auto out = add ? memory::data_type::f32 : DataType(type);
     made->a = memory::desc({m, k}, DataType(type), Dims{a.row, a.column});
     made->b = memory::desc({k, n}, DataType(type), Dims{b.row, b.column});
     made->c = memory::desc({m, n}, out, Dims{c.row, c.column});
-    dnnl::primitive_attr attributes;
-    attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
-    dnnl::post_ops sum;
-    if (add) sum.append_sum(1);
-    attributes.set_post_ops(sum);
-    const dnnl::matmul::primitive_desc described(Engine(), made->a, made->b, made->c, attributes);
+    made->bias = memory::desc({1, n}, memory::data_type::f32, memory::format_tag::ab);
+    const auto attributes = Attributes(behind, made->c, add);
+    const auto described =
+        behind.bias ? dnnl::matmul::primitive_desc(Engine(), made->a, made->b, made->bias, made->c,
+                                                   attributes)
+                    : dnnl::matmul::primitive_desc(Engine(), made->a, made->b, made->c, attributes);
     made->primitive = dnnl::matmul(described);
     made->scratch = described.scratchpad_desc();
     return made;
   });
   StayInThread();
-  const auto wrap = [](const memory::desc& desc, const void* data) {
-    return memory(desc, Engine(), const_cast<void*>(data));
-  };
-  plan->primitive.execute(Stream(), Arguments{{DNNL_ARG_SRC, wrap(plan->a, a.data)},
-                                              {DNNL_ARG_WEIGHTS, wrap(plan->b, b.data)},
-                                              {DNNL_ARG_DST, wrap(plan->c, c.data)},
-                                              {DNNL_ARG_SCRATCHPAD, Scratch(plan->scratch)}});
+  Arguments arguments{{DNNL_ARG_SRC, Wrap(plan->a, a.data)},
+                      {DNNL_ARG_WEIGHTS, Wrap(plan->b, b.data)},
+                      {DNNL_ARG_DST, Wrap(plan->c, c.data)},
+                      {DNNL_ARG_SCRATCHPAD, Scratch(plan->scratch)}};
+  AddBehind(behind, plan->bias, plan->c, arguments);
+  plan->primitive.execute(Stream(), arguments);
 }
 
 }  // namespace
@@ -121,11 +151,11 @@ void* Workspace::Get(Slot slot, size_t bytes) {
 }
 
 std::shared_ptr<const Convolution> Convolution::Find(Product product, Type type,
-                                                     const Geometry& g) {
+                                                     const Geometry& g, const Behind& behind) {
   const Key key{static_cast<int64_t>(product), static_cast<int64_t>(type), g.images, g.height,
                 g.width, g.channels, g.rows, g.columns, g.outputs, g.window[0], g.window[1],
                 g.groups, g.strides[0], g.strides[1], g.before[0], g.before[1], g.after[0],
-                g.after[1], g.dilation[0], g.dilation[1]};
+                g.after[1], g.dilation[0], g.dilation[1], behind.key()};
   return market_jax::Find<Convolution>(key, [&] {
     auto plan = std::make_shared<Convolution>();
     const auto data = DataType(type);
@@ -149,12 +179,16 @@ std::shared_ptr<const Convolution> Convolution::Find(Product product, Type type,
     const Dims after{g.after[0], g.after[1]};
     const Dims dilation{g.dilation[0] - 1, g.dilation[1] - 1};
 
-    dnnl::primitive_attr attributes;
-    attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+    plan->bias_ = memory::desc({g.outputs}, memory::data_type::f32, memory::format_tag::a);
+    const auto attributes = Attributes(behind, plan->y_);
     const auto direct = dnnl::algorithm::convolution_direct;
-    const dnnl::convolution_forward::primitive_desc forward(
-        Engine(), dnnl::prop_kind::forward_training, direct, plan->x_, any_w, plan->y_, strides,
-        dilation, before, after, attributes);
+    using Forward = dnnl::convolution_forward::primitive_desc;
+    const auto training = dnnl::prop_kind::forward_training;
+    const Forward forward =
+        behind.bias ? Forward(Engine(), training, direct, plan->x_, any_w, plan->bias_, plan->y_,
+                              strides, dilation, before, after, attributes)
+                    : Forward(Engine(), training, direct, plan->x_, any_w, plan->y_, strides,
+                              dilation, before, after, attributes);
     const auto keep = [&](const auto& described, const memory::desc& w, auto primitive) {
       plan->primitive_ = primitive;
       plan->w_ = w;
@@ -191,7 +225,7 @@ void Convolution::Reorder(const void* from, void* to) const {
   reorder_.execute(Stream(), source, target);
 }
 
-void Convolution::Run(void* x, void* w, void* y) const {
+void Convolution::Run(void* x, void* w, void* y, const Behind& behind) const {
   StayInThread();
   const bool forward = product_ == Product::kConvolve;
   Arguments arguments{{DNNL_ARG_SCRATCHPAD, Scratch(scratch_)}};
@@ -201,15 +235,17 @@ void Convolution::Run(void* x, void* w, void* y) const {
       product_ == Product::kWeightGradient ? DNNL_ARG_DIFF_WEIGHTS : DNNL_ARG_WEIGHTS,
       memory(w_, Engine(), w));
   arguments.emplace(forward ? DNNL_ARG_DST : DNNL_ARG_DIFF_DST, memory(y_, Engine(), y));
+  AddBehind(behind, bias_, y_, arguments);
   primitive_.execute(Stream(), arguments);
 }
 
-void Multiply(Type type, int64_t m, int64_t k, int64_t n, Matrix a, Matrix b, Matrix c) {
-  Multiply(type, false, m, k, n, a, b, c);
+void Multiply(Type type, int64_t m, int64_t k, int64_t n, Matrix a, Matrix b, Matrix c,
+              const Behind& behind) {
+  Multiply(type, false, m, k, n, a, b, c, behind);
 }
 
 void MultiplyAndAdd(Type type, int64_t m, int64_t k, int64_t n, Matrix a, Matrix b, Matrix c) {
-  Multiply(type, true, m, k, n, a, b, c);
+  Multiply(type, true, m, k, n, a, b, c, {});
 }
 
 }  // namespace market_jax

@@ -24,10 +24,22 @@ struct Geometry {
   bool depthwise() const;  // one that kernels.h has
 };
 
+// What follows a product of a forward pass: y = activation(y + bias + residual).
+struct Behind {
+  const float* bias = nullptr;
+  const void* residual = nullptr;  // laid out as y
+  int64_t kind = Activation::kNone;
+  float slope = 0;
+
+  int64_t key() const { return kind | (bias ? 8 : 0) | (residual ? 16 : 0); }
+};
+
 // Memory of the calling thread, reused from call to call.
 class Workspace {
  public:
-  enum Slot { kInput, kOutput, kGradient, kScratch, kWeights, kPart, kSums, kParts, kSlots };
+  enum Slot {
+    kInput, kOutput, kGradient, kScratch, kWeights, kPart, kSums, kParts, kWide, kFiltered, kSlots
+  };
   // The slot's memory, not cleared; it stays until the same slot is asked for again.
   static void* Get(Slot slot, size_t bytes);
   static float* Floats(Slot slot, int64_t count) {
@@ -41,7 +53,8 @@ enum class Product { kConvolve, kInputGradient, kWeightGradient };
 class Convolution {
  public:
   // The plan for a geometry, from a table.
-  static std::shared_ptr<const Convolution> Find(Product product, Type type, const Geometry& g);
+  static std::shared_ptr<const Convolution> Find(Product product, Type type, const Geometry& g,
+                                                 const Behind& behind = {});
   // Bytes of the weights as oneDNN has them.
   size_t weights_size() const { return w_.get_size(); }
   // Whether those are the weights as XLA has them.
@@ -49,21 +62,23 @@ class Convolution {
   // Weights from XLA's layout into oneDNN's, or, of a weight gradient, back.
   void Reorder(const void* from, void* to) const;
   // The product; w is in oneDNN's layout.
-  void Run(void* x, void* w, void* y) const;
+  void Run(void* x, void* w, void* y, const Behind& behind = {}) const;
 
  private:
   Product product_;
   dnnl::primitive primitive_;
-  dnnl::memory::desc x_, w_, y_, user_w_, scratch_;
+  dnnl::memory::desc x_, w_, y_, user_w_, bias_, scratch_;
   dnnl::reorder reorder_;
 };
 
-// c [m, n] = a [m, k] b [k, n], of matrices that may be transposed or parts of wider ones.
+// A matrix that may be transposed or a part of a wider one.
 struct Matrix {
   const void* data;
   int64_t row, column;  // distances in numbers
 };
-void Multiply(Type type, int64_t m, int64_t k, int64_t n, Matrix a, Matrix b, Matrix c);
+// c [m, n] = a [m, k] b [k, n], and what follows
+void Multiply(Type type, int64_t m, int64_t k, int64_t n, Matrix a, Matrix b, Matrix c,
+              const Behind& behind = {});
 // c += a b, c float32
 void MultiplyAndAdd(Type type, int64_t m, int64_t k, int64_t n, Matrix a, Matrix b, Matrix c);
 
