@@ -103,21 +103,23 @@ def forward(spec, slope: float, x, affine, w, bias, residual) -> tuple[Array, Ar
 
 
 def block(specs, slope: float, x, weights, residual) -> Array:
-    """A 1x1 convolution, a depthwise one and another 1x1 one.
+    """A 1x1 convolution, which may be absent, a depthwise one and another 1x1 one.
 
     Args:
-      specs: the three `fused.Spec`.
+      specs: the three or two `fused.Spec`.
       slope: that of leaky_relu.
       x: the input, [N, H, W, C].
-      weights: weights and bias of each, six arrays, in the dtypes that the package wants.
+      weights: weights and bias of each, in the dtypes that the package wants.
       residual: of the output's shape and dtype, or None.
     """
     import market_jax_onednn as package
 
-    first, middle, _ = specs
+    *first, middle, _ = specs
+    weights = weights if first else (None, None, *weights)
 
     def call(*arrays):
-        settings = {"before": first.after, "after": middle.after, "slope": slope}
+        before = first[0].after if first else ""
+        settings = {"before": before, "after": middle.after, "slope": slope}
         return (package.block(middle.geometry, *arrays, **settings),)
 
     return _split(call, (x, *weights, residual), (0, 7), (True,))[0]

@@ -94,6 +94,8 @@ def _is_pointwise(spec: Spec) -> bool:
 
 def _is_depthwise(spec: Spec, w: Array) -> bool:
     """Whether the package has a loop of its own for it, which takes float32 weights."""
+    if w.ndim == 1:
+        return False
     g = spec.geometry
     (rows, columns), (down, right) = g.window, g.strides
     square = rows == columns and rows in (3, 5) and down == right and down <= 2
@@ -178,7 +180,27 @@ def _differentiable(plainly: Callable) -> Callable:
 
 
 def _weights(spec: Spec, x: Array, w: Array) -> Array:
+    if w.ndim == 1:  # packed
+        return w
     return w.astype(jnp.float32 if _is_depthwise(spec, w) else x.dtype)
+
+
+def pack(spec: Spec, w: Array, dtype: jnp.dtype) -> Array:
+    """Weights for `infer` and `plan` as the package wants them, so that they are moved once.
+
+    Args:
+      spec: what is static.
+      w: the weights, [i, j, C/groups, K] float32.
+      dtype: of the maps.
+
+    Returns:
+      The weights, or uint8 [bytes]; those have no gradient.
+    """
+    if spec.transposed or _letter(spec, w) != "o":
+        return w
+    import market_jax_onednn as package
+
+    return package.pack(spec.geometry, w.astype(dtype))
 
 
 @_differentiable(plain)
@@ -297,20 +319,24 @@ def plan(x: Array | Planned, spec: Spec, w: Array, bias: Array, residual: Array 
     steps = x.steps if isinstance(x, Planned) else ()
     start = x.map if isinstance(x, Planned) else x
     here = (*steps, (spec, w, bias))
-    pointwise = [_is_pointwise(s) for s, *_ in here]
-    begins = pointwise[0] and (len(here) == 1 or _is_depthwise(*here[1][:2]))
-    if begins and pointwise[2:] == [True] and not spec.after:
+    kinds = "".join(_letter(spec, w) for spec, w, _ in here)
+    if kinds in ("pdp", "dp") and not spec.after:
         specs, weights = tuple(s for s, *_ in here), [a for _, *pair in here for a in pair]
         return _block(specs, start, *weights, residual)
-    if begins and len(here) < 3 and residual is None:
+    if kinds in ("p", "pd", "d") and residual is None:
         return Planned(start, here)
     return infer(spec, finish(x), None, w, bias, residual)[0]
+
+
+def _letter(spec: Spec, w: Array) -> str:
+    return "p" if _is_pointwise(spec) else "d" if _is_depthwise(spec, w) else "o"
 
 
 def _plain_block(specs, x, *arrays):
     *weights, residual = arrays
     for i, spec in enumerate(specs):
-        x, _ = plain(spec, x, None, *weights[2 * i : 2 * i + 2], residual if i == 2 else None)
+        last = i == len(specs) - 1
+        x, _ = plain(spec, x, None, *weights[2 * i : 2 * i + 2], residual if last else None)
     return x
 
 

@@ -101,18 +101,18 @@ class Conv(nn.Module):
         shape = (*self.kernel_size, x.shape[-1] // self.feature_group_count, self.features)
         kernel = self.param("kernel", self.kernel_init, shape)
         bias = self.param("bias", self.bias_init, shape[-1:]) if self.bias else None
-        if affine is not None:
-            kernel, bias = self._fold(kernel, bias, affine)
         groups = self.feature_group_count
         geometry, transposed = convolution.describe(
             x.shape[1:3], self.kernel_size, self.strides, self.padding, self.input_dilation, None,
             groups,
         )  # fmt: skip
         spec = Spec(geometry, transposed, "", activation, moments)
-        if geometry is None or not x.shape[0] or not convolution.is_fused(self.dtype):
+        fuses = geometry is not None and x.shape[0] > 0 and convolution.is_fused(self.dtype)
+        if affine is not None:
+            kernel, bias = self._fold(spec, kernel, bias, affine, fuses)
+        if not fuses:
             return self._compose(spec, x, kernel, bias, residual)
         if affine is not None:
-            kernel = convolution.flip(kernel, groups) if transposed else kernel
             x = x if isinstance(x, Planned) else finish(x).astype(self.dtype)
             return fused.plan(x, spec, kernel, bias, residual)
         kernel = convolution.flip(kernel, groups) if transposed else kernel
@@ -141,16 +141,21 @@ class Conv(nn.Module):
         y, sums = fused.plain(spec, value, x.affine, kernel, bias, residual, multiply)
         return (y, sums) if spec.moments else y
 
-    def _fold(self, kernel: Array, bias: Array | None, affine: Array) -> tuple[Array, Array]:
+    def _fold(
+        self, spec: Spec, kernel: Array, bias: Array | None, affine: Array, fuses: bool
+    ) -> tuple[Array, Array]:
         """Weights and bias of a convolution whose output is scaled and shifted, see `fold`."""
         if self.has_variable("folded", "kernel"):
             return self.get_variable("folded", "kernel"), self.get_variable("folded", "bias")
         scale, shift = affine
-        folded = {"kernel": kernel * scale, "bias": shift + (0 if bias is None else bias * scale)}
+        kernel, bias = kernel * scale, shift + (0 if bias is None else bias * scale)
+        if fuses and spec.transposed:
+            kernel = convolution.flip(kernel, self.feature_group_count)
         if self.is_mutable_collection("folded") and not self.is_initializing():
-            for name, value in folded.items():
-                self.put_variable("folded", name, value)
-        return folded["kernel"], folded["bias"]
+            kept = fused.pack(spec, kernel, self.dtype) if fuses else kernel
+            self.put_variable("folded", "kernel", kept)
+            self.put_variable("folded", "bias", bias)
+        return kernel, bias
 
 
 def conv(features: int, kernel: int, strides: int = 1, **kwargs) -> Conv:

@@ -18,19 +18,32 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-__all__ = ["ACTIVATIONS", "backward", "block", "finish", "finish_gradient", "forward", "register"]
+__all__ = [
+    "ACTIVATIONS",
+    "backward",
+    "block",
+    "finish",
+    "finish_gradient",
+    "forward",
+    "pack",
+    "register",
+]
 
 ACTIVATIONS = ("", "relu", "relu6", "leaky_relu")  # by their numbers in kernels.h
-_HANDLERS = ("Forward", "Block", "Backward", "Finish", "FinishGradient")
+_HANDLERS = ("Pack", "Forward", "Block", "Backward", "Finish", "FinishGradient")
 
 
-@functools.cache
 def register() -> None:
     """Loads the library, once.
 
     Raises:
       OSError: it cannot be loaded, or this CPU has no AVX2.
     """
+    _library()
+
+
+@functools.cache
+def _library() -> ctypes.CDLL:
     files = [p.locate() for p in metadata.files("onednn-cpu-gomp") if p.name == "libdnnl.so.3"]
     own = list(Path(__file__).parent.glob("_library*.so"))
     if not files or not own:
@@ -42,6 +55,8 @@ def register() -> None:
     for name in _HANDLERS:
         handler = jax.ffi.pycapsule(getattr(library, f"MarketJax{name}"))
         jax.ffi.register_ffi_target(f"market_jax_{name}", handler, platform="cpu")
+    library.MarketJaxPackedSize.restype = ctypes.c_int64
+    return library
 
 
 def _call(name: str, results, *arguments: jax.Array | None, **attributes):
@@ -55,11 +70,34 @@ def _call(name: str, results, *arguments: jax.Array | None, **attributes):
 def _numbers(geometry) -> np.ndarray:
     (top, bottom), (left, right) = geometry.padding
     numbers = (geometry.groups, *geometry.strides, top, left, bottom, right, *geometry.dilation)
-    return np.array(numbers, np.int64)
+    return np.array((*numbers, *geometry.window), np.int64)
 
 
 def _kind(activation: str) -> np.int64:
     return np.int64(ACTIVATIONS.index(activation))
+
+
+def pack(geometry, w: jax.Array) -> jax.Array:
+    """Weights as oneDNN wants them, for `forward`, so that they are not moved at every call.
+
+    Args:
+      geometry: of the convolution.
+      w: the weights, [i, j, C/groups, K], in the dtype of the maps.
+
+    Returns:
+      Bytes, uint8 [size].
+    """
+    (top, bottom), (left, right) = geometry.padding
+    channels = w.shape[2] * geometry.groups
+    numbers = (
+        *geometry.shape, channels, *geometry.output, w.shape[-1], *geometry.window, geometry.groups,
+        *geometry.strides, top, left, bottom, right, *geometry.dilation,
+    )  # fmt: skip
+    size = _library().MarketJaxPackedSize(
+        int(w.dtype == jnp.bfloat16), (ctypes.c_int64 * len(numbers))(*numbers)
+    )
+    result = jax.ShapeDtypeStruct((size,), jnp.uint8)
+    return _call("Pack", (result,), w, geometry=np.array(numbers, np.int64))[0]
 
 
 def forward(
@@ -74,8 +112,9 @@ def forward(
       x: the input, [N, H, W, C].
       affine: [2, C] float32, scale and shift of each channel before the activation `before`; None
         where the input is not scaled.
-      w: the weights in the dtype of x; of a depthwise convolution in float32.
-      bias: [K] float32, or None.
+      w: the weights in the dtype of x, or what `pack` made of them; of a depthwise convolution in
+        float32.
+      bias: [K] float32, or None; needed with packed weights.
       residual: what is added to the output, of its shape and dtype, or None.
       before: name of the activation before the convolution, one of `ACTIVATIONS`.
       after: name of the activation behind bias and residual.
@@ -85,11 +124,10 @@ def forward(
     Returns:
       The output, and [2, K] float32 sums, or [0] without `moments`.
     """
-    size, channels = (
-        (geometry.shape, w.shape[2] * geometry.groups)
-        if transposed
-        else (geometry.output, w.shape[-1])
-    )
+    if transposed:
+        size, channels = geometry.shape, w.shape[2] * geometry.groups
+    else:
+        size, channels = geometry.output, (bias if w.ndim == 1 else w).shape[-1]
     y = jax.ShapeDtypeStruct((x.shape[0], *size, channels), x.dtype)
     sums = jax.ShapeDtypeStruct((2, channels), jnp.float32) if moments else None
     return _call(
@@ -107,8 +145,8 @@ def block(
     Args:
       geometry: of the depthwise convolution, one that has a loop of its own.
       x: the input, [N, H, W, C].
-      expand: [1, 1, C, E], in the dtype of x.
-      expand_bias: [E] float32.
+      expand: [1, 1, C, E], in the dtype of x; None where the input is wide already.
+      expand_bias: [E] float32, or None.
       filtering: [i, j, 1, E] float32.
       filter_bias: [E] float32.
       project: [1, 1, E, K], in the dtype of x.

@@ -32,6 +32,42 @@ INLINE void Zero(float* out, int64_t count) { __builtin_memset(out, 0, count * s
 
 // --- forward
 
+template <int n>
+struct Constant {
+  static constexpr int value = n;
+};
+
+// Some neighbouring pixels of the output: each number of the input is loaded once for all of them.
+template <int k, int s, int count>
+INLINE void FilterRow(const float* x, int64_t padded, const Vector* weights, Vector* values) {
+#pragma GCC unroll 20
+  for (int t = 0; t < (count - 1) * s + k; ++t) {
+    const Vector here = Load(x + t * padded);
+#pragma GCC unroll 5
+    for (int j = 0; j < k; ++j) {
+      const int p = (t - j) / s;
+      if (t - j >= 0 && (t - j) % s == 0 && p < count) values[p] += weights[j] * here;
+    }
+  }
+}
+
+template <int k, int s, int count>
+INLINE void FilterPixels(const float* x, int64_t line, int64_t padded, const float* w,
+                         int64_t channels, int64_t n, const Vector* kept, Vector* values) {
+  if constexpr (k == 3) {  // all weights stay in registers
+    FilterRow<k, s, count>(x, padded, kept, values);
+    FilterRow<k, s, count>(x + line, padded, kept + 3, values);
+    FilterRow<k, s, count>(x + 2 * line, padded, kept + 6, values);
+  } else {
+    for (int i = 0; i < k; ++i) {
+      Vector weights[k];
+#pragma GCC unroll 5
+      for (int j = 0; j < k; ++j) weights[j] = Load(w + (i * k + j) * channels, n);
+      FilterRow<k, s, count>(x + i * line, padded, weights, values);
+    }
+  }
+}
+
 template <typename T, int64_t kind, int k, int s>
 void DepthwiseForwardTyped(const Depthwise& d, int64_t first, int64_t last, const T* x,
                            const Activation& before, const float* w, const float* bias,
@@ -51,13 +87,12 @@ void DepthwiseForwardTyped(const Depthwise& d, int64_t first, int64_t last, cons
                      row + left * padded);
     Zero(row + (left + inside) * padded, (wide - left - inside) * padded);
   }
-  constexpr int kPixels = 4;  // at once
   for (int64_t o = first; o < last; ++o) {
     const float* from = scratch + (o - first) * s * line;
     for (int64_t v = 0; v < d.block; v += kLanes) {
       const int64_t n = Lanes(d.block, v);
-      Vector weights[k * k], sum = {}, squares = {};
-      for (int i = 0; i < k * k; ++i) weights[i] = Load(w + i * d.channels + v, n);
+      Vector kept[9], sum = {}, squares = {};
+      for (int i = 0; i < 9; ++i) kept[i] = Load(w + i * d.channels + v, n);
       const Vector shift = bias ? Load(bias + v, n) : Vector{};
       const auto put = [&](int64_t q, Vector value) INLINE_LAMBDA {
         const int64_t at = (o * d.columns + q) * d.channels + v;
@@ -78,29 +113,16 @@ void DepthwiseForwardTyped(const Depthwise& d, int64_t first, int64_t last, cons
         }
       };
       int64_t q = 0;
-      for (; q + kPixels <= d.columns; q += kPixels) {
-        Vector values[kPixels] = {};
-        const float* at = from + q * s * padded + v;
-#pragma GCC unroll 5
-        for (int i = 0; i < k; ++i) {
-#pragma GCC unroll 5
-          for (int j = 0; j < k; ++j) {
-#pragma GCC unroll 4
-            for (int p = 0; p < kPixels; ++p) {
-              values[p] += weights[i * k + j] * Load(at + i * line + (p * s + j) * padded);
-            }
-          }
+      const auto put_all = [&](auto pixels) INLINE_LAMBDA {
+        constexpr int count = decltype(pixels)::value;
+        for (; q + count <= d.columns; q += count) {
+          Vector values[count] = {};
+          FilterPixels<k, s, count>(from + q * s * padded + v, line, padded, w + v, d.channels, n,
+                                    kept, values);
+          for (int p = 0; p < count; ++p) put(q + p, values[p]);
         }
-        for (int p = 0; p < kPixels; ++p) put(q + p, values[p]);
-      }
-      for (; q < d.columns; ++q) {
-        Vector value = {};
-        const float* at = from + q * s * padded + v;
-        for (int i = 0; i < k; ++i) {
-          for (int j = 0; j < k; ++j) value += weights[i * k + j] * Load(at + i * line + j * padded);
-        }
-        put(q, value);
-      }
+      };
+      put_all(Constant<8>()), put_all(Constant<4>()), put_all(Constant<1>());
       if (sums) Add(sums + v, sum, n), Add(sums + d.channels + v, squares, n);
     }
   }
@@ -132,6 +154,7 @@ INLINE void TapRow(int64_t column, int64_t width, int64_t padded, const float* d
                    float* gw) {
   constexpr int taps = (k - j + s - 1) / s;
   Vector weights[taps], gradients[taps] = {};
+#pragma GCC unroll 5
   for (int t = 0; t < taps; ++t) weights[t] = Load(w + (j + t * s) * channels, n);
   for (int64_t c = column; c < width; c += s, dy += padded) {
     const Vector here = Load(z + c * padded);
@@ -143,6 +166,7 @@ INLINE void TapRow(int64_t column, int64_t width, int64_t padded, const float* d
     }
     Store(gz + c * padded, g);
   }
+#pragma GCC unroll 5
   for (int t = 0; t < taps; ++t) Add(gw + (j + t * s) * channels, gradients[t], n);
 }
 

@@ -117,6 +117,7 @@ struct ForwardBuffers {
   const void* residual;
   void* y;
   float* sums;
+  bool packed;  // whether w is as `PackingPlan` wants it
 };
 
 // What oneDNN does behind a product, for a piece of y that begins at a number of it.
@@ -236,7 +237,68 @@ void ForwardDepthwise(const Call& call, const ForwardBuffers& b) {
   Keep(call, b, sums);
 }
 
+// The plan by which weights are packed once: that of one image.
+std::shared_ptr<const Convolution> PackingPlan(Type type, Geometry g) {
+  g.images = 1;
+  return Convolution::Find(Product::kConvolve, type, g);
+}
+
+// Weights as a plan wants them, in the calling thread's workspace where they have to be moved.
+void* Weights(const Call& call, const Convolution& plan, const void* w, bool packed) {
+  void* moved = const_cast<void*>(w);
+  if (packed) {
+    const auto packing = PackingPlan(call.type, call.g);
+    if (plan.SameLayout(*packing)) return moved;
+    moved = Workspace::Get(Workspace::kWeights, plan.weights_size());
+    plan.Reorder(*packing, w, moved);
+  } else if (!plan.plain()) {
+    moved = Workspace::Get(Workspace::kWeights, plan.weights_size());
+    plan.Reorder(w, moved);
+  }
+  return moved;
+}
+
+// Rows [first, last) of the output as a convolution of their own, and the input's row they begin at.
+std::pair<Geometry, int64_t> RowsOf(const Geometry& g, int64_t first, int64_t last) {
+  Geometry own = g;
+  const int64_t reach = (g.window[0] - 1) * g.dilation[0] + 1;
+  const int64_t from = first * g.strides[0] - g.before[0];
+  const int64_t to = (last - 1) * g.strides[0] - g.before[0] + reach;
+  const int64_t inside = std::max<int64_t>(from, 0), end = std::min(to, g.height);
+  own.rows = last - first, own.height = end - inside;
+  own.before[0] = inside - from, own.after[0] = std::max<int64_t>(to - g.height, 0);
+  return {own, inside};
+}
+
+// Few images: strips of the output's rows, so that every thread has some.
+void ForwardRows(const Call& call, const ForwardBuffers& b) {
+  const Geometry& g = call.g;
+  const int64_t strips = std::min(call.threads(), g.rows);
+  Geometry first = RowsOf(g, 0, g.rows / strips).first;
+  first.images = 1;
+  const auto plan = Convolution::Find(Product::kConvolve, call.type, first, After(call, b, 0));
+  void* w = Weights(call, *plan, b.w, b.packed);
+  ParallelFor(call.pool, g.images * strips, [&](int64_t piece) {
+    const int64_t image = piece / strips, strip = piece % strips;
+    const int64_t row = g.rows * strip / strips;
+    auto [own, from] = RowsOf(g, row, g.rows * (strip + 1) / strips);
+    own.images = 1;
+    const int64_t in = (image * g.height + from) * g.width * g.channels;
+    const int64_t out = (image * g.rows + row) * g.columns * g.outputs;
+    const auto mine = Convolution::Find(Product::kConvolve, call.type, own, After(call, b, out));
+    void* moved = w;
+    if (!mine->SameLayout(*plan)) {
+      moved = Workspace::Get(Workspace::kPart, mine->weights_size());
+      mine->Reorder(*plan, w, moved);
+    }
+    mine->Run(Offset(b.x, in, call.type), moved, Offset(b.y, out, call.type), After(call, b, out));
+  });
+}
+
 void ForwardOther(const Call& call, const ForwardBuffers& b) {
+  if (call.g.images < call.threads() && !call.transposed && !call.activates() && !b.sums) {
+    return ForwardRows(call, b);
+  }
   const int64_t images = call.images(), pieces = call.g.images / images;
   const int64_t in = images * call.in_pixels(), out = images * call.out_pixels();
   Geometry g = call.g;
@@ -245,18 +307,14 @@ void ForwardOther(const Call& call, const ForwardBuffers& b) {
   const auto plan =
       call.transposed ? Convolution::Find(Product::kInputGradient, call.type, g)
                       : Convolution::Find(Product::kConvolve, call.type, g, After(call, b, 0));
-  void* w = const_cast<void*>(b.w);
-  if (!plan->plain()) {
-    w = Workspace::Get(Workspace::kWeights, plan->weights_size());
-    plan->Reorder(b.w, w);
-  }
+  void* w = Weights(call, *plan, b.w, b.packed);
   const int64_t parts = call.parts(pieces);
   Sums sums(Workspace::kSums, parts, 2 * call.outputs());
   ForParts(call.pool, pieces, parts, [&](int64_t part, int64_t first, int64_t last) {
     for (int64_t piece = first; piece < last; ++piece) {
       void* z = const_cast<void*>(Activated(call, b.x, piece * in, in));
-      void* y = Offset(b.y, piece * out * call.outputs(), call.type);
       const int64_t at = piece * out * call.outputs();
+      void* y = Offset(b.y, at, call.type);
       if (call.transposed) {
         plan->Run(y, w, z);
         if (behind) {
@@ -283,13 +341,67 @@ struct BlockBuffers {
   void* y;
 };
 
+// The filter, for rows of an image; rows are counted from the image's first, which `x` and `y` may
+// not hold.
+void Filter(const Call& call, const Depthwise& d, int64_t first, int64_t last, const void* x,
+            const float* w, const float* bias, void* y, int64_t channels) {
+  float* scratch =
+      Workspace::Floats(Workspace::kInput, call.kernels.depthwise_scratch(d, last - first));
+  for (int64_t channel = 0; channel < channels; channel += d.block) {
+    Depthwise own = d;
+    own.block = std::min(own.block, channels - channel);
+    call.kernels.depthwise(call.type, own, first, last, Offset(x, channel, call.type), {},
+                           w + channel, bias + channel, nullptr, call.after,
+                           Offset(y, channel, call.type), nullptr, scratch);
+  }
+}
+
+// Few images, of small maps: each thread has some of the wide map's channels.
+void RunBlockByChannels(const Call& call, int64_t narrow, const BlockBuffers& b, int64_t slim) {
+  const Geometry& g = call.g;
+  const int64_t wide = g.channels, splits = std::min(call.threads(), Ceil(wide, 64));
+  const int64_t width = Ceil(Ceil(wide, splits), 16) * 16;
+  const int64_t pixels = g.images * g.height * g.width, results = g.images * g.rows * g.columns;
+  Sums sums(Workspace::kParts, splits, results * slim);
+  ParallelFor(call.pool, splits, [&](int64_t split) {
+    const int64_t channel = split * width, own = std::min(width, wide - channel);
+    if (own <= 0) return;
+    float* widened = Workspace::Floats(Workspace::kWide, pixels * own + 16);
+    float* filtered = Workspace::Floats(Workspace::kFiltered, results * own + 16);
+    Multiply(call.type, pixels, narrow, own, {b.x, narrow, 1},
+             {Offset(b.expand, channel, call.type), wide, 1}, {widened, own, 1},
+             {b.expand_bias + channel, nullptr, call.before.kind, call.before.slope});
+    Depthwise d = Strips(call, g.rows).d;
+    d.channels = own;
+    // the weights of a window's cells are `wide` apart: those of these channels, side by side
+    const int64_t cells = g.window[0] * g.window[1];
+    float* w = Workspace::Floats(Workspace::kWeights, cells * own);
+    for (int64_t cell = 0; cell < cells; ++cell) {
+      std::memcpy(w + cell * own, b.filter + cell * wide + channel, own * sizeof(float));
+    }
+    for (int64_t image = 0; image < g.images; ++image) {
+      Filter(call, d, 0, g.rows, widened + image * g.height * g.width * own, w,
+             b.filter_bias + channel, filtered + image * g.rows * g.columns * own, own);
+    }
+    MultiplyAndAdd(call.type, results, own, slim, {filtered, own, 1},
+                   {Offset(b.project, channel * slim, call.type), slim, 1},
+                   {sums.Part(split), slim, 1});
+  });
+  call.kernels.finish(call.type, results, slim, sums.Total(call.pool), b.residual,
+                      {nullptr, b.project_bias}, b.y);
+}
+
 // A strip of an image goes through all three: what is between them stays in the cache. The rows
-// that two strips of the filter's input share are widened twice.
+// that two strips of the filter's input share are widened twice. Without an expansion x is wide.
 void RunBlock(const Call& call, int64_t narrow, const BlockBuffers& b, int64_t slim) {
   const Geometry& g = call.g;  // of the filter
   const Type type = call.type;
   const int64_t wide = g.channels, k = g.window[0], s = g.strides[0];
-  const int64_t fit = std::max<int64_t>(2 * kCache / (Size(type) * g.width * wide * s), 4);
+  const int64_t map = g.images * g.height * g.width * wide * sizeof(float) / call.threads();
+  if (b.expand && g.images < call.threads() && type == Type::kFloat32 && map <= 2 * kCache) {
+    return RunBlockByChannels(call, narrow, b, slim);
+  }
+  const int64_t fit = std::max<int64_t>(kCache / (Size(type) * g.width * wide * s), 4);
   const int64_t pieces_of_image = std::max(Ceil(g.rows, fit), Ceil(call.threads(), g.images));
   const int64_t strip = std::max<int64_t>(Ceil(g.rows, pieces_of_image), 1);
   const int64_t count = Ceil(g.rows, strip), seen = (strip - 1) * s + k;
@@ -297,28 +409,24 @@ void RunBlock(const Call& call, int64_t narrow, const BlockBuffers& b, int64_t s
   ForParts(call.pool, g.images * count, call.parts(g.images * count), [&](int64_t, int64_t first,
                                                                           int64_t last) {
     const int64_t line = g.width * wide, filtered_line = g.columns * wide;
-    void* widened = Workspace::Get(Workspace::kWide, seen * line * Size(type) + 64);
+    void* widened = nullptr;
+    if (b.expand) widened = Workspace::Get(Workspace::kWide, seen * line * Size(type) + 64);
     void* filtered = Workspace::Get(Workspace::kFiltered, strip * filtered_line * Size(type) + 64);
-    float* scratch =
-        Workspace::Floats(Workspace::kInput, call.kernels.depthwise_scratch(strips.d, strip));
     for (int64_t piece = first; piece < last; ++piece) {
       const int64_t image = piece / count, row = piece % count * strip;
       const int64_t end = std::min(row + strip, g.rows), pixels = (end - row) * g.columns;
       const int64_t from = std::max<int64_t>(row * s - g.before[0], 0);
       const int64_t to = std::min((end - 1) * s - g.before[0] + k, g.height);
       const int64_t in = (image * g.height + from) * g.width * narrow;
-      Multiply(type, (to - from) * g.width, narrow, wide, {Offset(b.x, in, type), narrow, 1},
-               {b.expand, wide, 1}, {widened, wide, 1},
-               {b.expand_bias, nullptr, call.before.kind, call.before.slope});
-      for (int64_t channel = 0; channel < wide; channel += strips.d.block) {
-        Depthwise own = strips.d;
-        own.block = std::min(own.block, wide - channel);
-        // rows are counted from the image's first, which is not there
-        call.kernels.depthwise(type, own, row, end, Offset(widened, channel - from * line, type),
-                               {}, b.filter + channel, b.filter_bias + channel, nullptr,
-                               call.after, Offset(filtered, channel - row * filtered_line, type),
-                               nullptr, scratch);
+      const void* seen_from = Offset(b.x, in - from * line, type);
+      if (b.expand) {
+        Multiply(type, (to - from) * g.width, narrow, wide, {Offset(b.x, in, type), narrow, 1},
+                 {b.expand, wide, 1}, {widened, wide, 1},
+                 {b.expand_bias, nullptr, call.before.kind, call.before.slope});
+        seen_from = Offset(widened, -from * line, type);
       }
+      Filter(call, strips.d, row, end, seen_from, b.filter, b.filter_bias,
+             Offset(filtered, -row * filtered_line, type), wide);
       const int64_t out = (image * g.rows + row) * g.columns * slim;
       Multiply(type, pixels, wide, slim, {filtered, wide, 1}, {b.project, slim, 1},
                {Offset(b.y, out, type), slim, 1},
@@ -498,27 +606,46 @@ Activation Before(Buffer affine, int64_t channels, int64_t kind, float slope) {
   return {numbers, numbers ? numbers + channels : nullptr, kind, slope};
 }
 
+// All numbers of a geometry but the images, in their order.
+Geometry FromNumbers(const int64_t* n) {
+  return {1,    n[0],         n[1],  n[2],           n[3],            n[4],            n[5],
+          {n[6], n[7]}, n[8], {n[9], n[10]}, {n[11], n[12]}, {n[13], n[14]}, {n[15], n[16]}};
+}
+
 // `x` and `y` are input and output of the operation, whichever way it goes.
-Geometry ReadGeometry(Buffer x, Buffer w, Buffer y, Numbers numbers, bool transposed) {
+Geometry ReadGeometry(Buffer x, Buffer y, Numbers numbers, bool transposed) {
   const auto big = (transposed ? y : x).dimensions(), small = (transposed ? x : y).dimensions();
-  const auto window = w.dimensions();
-  if (big.size() != 4 || small.size() != 4 || window.size() != 4 || numbers.size() != 9) {
-    throw std::invalid_argument("a convolution has four axes, and nine numbers of geometry");
+  if (big.size() != 4 || small.size() != 4 || numbers.size() != 11) {
+    throw std::invalid_argument("a convolution has four axes, and eleven numbers of geometry");
   }
-  return {big[0], big[1], big[2], big[3], small[1], small[2], small[3], {window[0], window[1]},
+  return {big[0], big[1], big[2], big[3], small[1], small[2], small[3], {numbers[9], numbers[10]},
           numbers[0], {numbers[1], numbers[2]}, {numbers[3], numbers[4]}, {numbers[5], numbers[6]},
           {numbers[7], numbers[8]}};
+}
+
+// Weights, from XLA's layout into that of `PackingPlan`.
+ffi::Error Pack(Buffer w, ffi::Result<Buffer> packed, Numbers numbers) {
+  return Guard([&] {
+    const auto plan = PackingPlan(TypeOf(w), FromNumbers(numbers.begin()));
+    if (plan->plain()) {
+      std::memcpy(packed->untyped_data(), w.untyped_data(), plan->weights_size());
+    } else {
+      plan->Reorder(w.untyped_data(), packed->untyped_data());
+    }
+  });
 }
 
 ffi::Error Forward(ffi::ThreadPool pool, Buffer x, Buffer affine, Buffer w, Buffer bias,
                    Buffer residual, ffi::Result<Buffer> y, ffi::Result<Buffer> sums,
                    Numbers numbers, bool transposed, int64_t before, int64_t after, float slope) {
   return Guard([&] {
-    const Geometry g = ReadGeometry(x, w, *y, numbers, transposed);
+    const Geometry g = ReadGeometry(x, *y, numbers, transposed);
     Call call{pool, TypeOf(x), g, transposed, {}, {nullptr, nullptr, after, slope}};
     call.before = Before(affine, call.inputs(), before, slope);
-    const ForwardBuffers buffers{x.untyped_data(),     w.untyped_data(),   Data<float>(bias),
-                                 Data<void>(residual), y->untyped_data(), Data<float>(*sums)};
+    const bool packed = w.element_type() == ffi::DataType::U8;
+    const ForwardBuffers buffers{x.untyped_data(),     w.untyped_data(),  Data<float>(bias),
+                                 Data<void>(residual), y->untyped_data(), Data<float>(*sums),
+                                 packed};
     if (!transposed && g.pointwise()) return ForwardPointwise(call, buffers);
     if (!transposed && g.depthwise()) return ForwardDepthwise(call, buffers);
     ForwardOther(call, buffers);
@@ -530,7 +657,7 @@ ffi::Error Backward(ffi::ThreadPool pool, Buffer x, Buffer affine, Buffer w, Buf
                     ffi::Result<Buffer> gw, ffi::Result<Buffer> gbias, Numbers numbers,
                     bool transposed, int64_t before, float slope) {
   return Guard([&] {
-    const Geometry g = ReadGeometry(x, w, gy, numbers, transposed);
+    const Geometry g = ReadGeometry(x, gy, numbers, transposed);
     Call call{pool, TypeOf(gy), g, transposed, {}, {}};
     call.before = Before(affine, call.inputs(), before, slope);
     const BackwardBuffers buffers{x.untyped_data(),  w.untyped_data(),   Data<void>(y),
@@ -548,18 +675,13 @@ ffi::Error Block(ffi::ThreadPool pool, Buffer x, Buffer expand, Buffer expand_bi
                  ffi::Result<Buffer> y, Numbers numbers, int64_t before, int64_t after,
                  float slope) {
   return Guard([&] {
-    const auto in = x.dimensions(), out = y->dimensions(), window = filter.dimensions();
-    if (in.size() != 4 || out.size() != 4 || window.size() != 4 || numbers.size() != 9) {
-      throw std::invalid_argument("a convolution has four axes, and nine numbers of geometry");
-    }
-    const int64_t wide = window[3];
-    const Geometry g{in[0], in[1], in[2], wide, out[1], out[2], wide, {window[0], window[1]},
-                     numbers[0], {numbers[1], numbers[2]}, {numbers[3], numbers[4]},
-                     {numbers[5], numbers[6]}, {numbers[7], numbers[8]}};
+    const auto in = x.dimensions(), out = y->dimensions();
+    Geometry g = ReadGeometry(x, *y, numbers, false);
+    g.channels = g.outputs = filter.dimensions().back();
     const Call call{pool, TypeOf(x), g, false, {nullptr, nullptr, before, slope},
                     {nullptr, nullptr, after, slope}};
     RunBlock(call, in[3],
-             {x.untyped_data(), expand.untyped_data(), Data<float>(expand_bias),
+             {x.untyped_data(), Data<void>(expand), Data<float>(expand_bias),
               Data<float>(filter), Data<float>(filter_bias), project.untyped_data(),
               Data<float>(project_bias), Data<void>(residual), y->untyped_data()},
              out[3]);
@@ -610,6 +732,17 @@ ffi::Error FinishGradient(ffi::ThreadPool pool, Buffer x, Buffer affine, Buffer 
 }  // namespace
 }  // namespace market_jax
 
+// Bytes of the weights that the handler "Pack" makes; -1 where it cannot.
+extern "C" int64_t MarketJaxPackedSize(int bfloat16, const int64_t* numbers) {
+  using market_jax::Type;
+  try {
+    const Type type = bfloat16 ? Type::kBfloat16 : Type::kFloat32;
+    return market_jax::PackingPlan(type, market_jax::FromNumbers(numbers))->weights_size();
+  } catch (const std::exception&) {
+    return -1;
+  }
+}
+
 // Whether this CPU can run the library.
 extern "C" int MarketJaxSupported() {
   try {
@@ -639,6 +772,10 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(MarketJaxForward, market_jax::Forward,
                                   .Attr<int64_t>("before")
                                   .Attr<int64_t>("after")
                                   .Attr<float>("slope"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    MarketJaxPack, market_jax::Pack,
+    Binding::Bind().Arg<AnyBuffer>().Ret<AnyBuffer>().Attr<IntegerSpan>("geometry"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(MarketJaxBlock, market_jax::Block,
                               Binding::Bind()

@@ -225,6 +225,12 @@ void Convolution::Reorder(const void* from, void* to) const {
   reorder_.execute(Stream(), source, target);
 }
 
+void Convolution::Reorder(const Convolution& other, const void* from, void* to) const {
+  StayInThread();
+  memory source = Wrap(other.w_, from), target(w_, Engine(), to);
+  dnnl::reorder(source, target).execute(Stream(), source, target);
+}
+
 void Convolution::Run(void* x, void* w, void* y, const Behind& behind) const {
   StayInThread();
   const bool forward = product_ == Product::kConvolve;

@@ -61,6 +61,9 @@ class Convolution {
   bool plain() const { return w_ == user_w_; }
   // Weights from XLA's layout into oneDNN's, or, of a weight gradient, back.
   void Reorder(const void* from, void* to) const;
+  // The same for weights that are laid out as another plan wants them.
+  void Reorder(const Convolution& other, const void* from, void* to) const;
+  bool SameLayout(const Convolution& other) const { return w_ == other.w_; }
   // The product; w is in oneDNN's layout.
   void Run(void* x, void* w, void* y, const Behind& behind = {}) const;
 
