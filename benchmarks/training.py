@@ -7,7 +7,9 @@ Every variant is a process of its own, of which one runs at a time: XLA as it co
 project's lowering ("jax"), oneDNN through jax.ffi ("onednn"), PyTorch on the CPU, eager and
 compiled, channels last. In every round each variant runs the same number of steps. Prints medians
 over the rounds: milliseconds, images/s, the ratio to the faster PyTorch variant within a round
-(below 1: faster than PyTorch), and the share of the fastest matrix product seen on this machine.
+(below 1: faster than PyTorch), the share of the fastest matrix product seen on this machine, the
+peak of the process's memory in MiB, compilation included, how far that is above what it had when
+its libraries were imported, and the faults of pages in a step. The last three need Linux.
 """
 
 import json
@@ -18,7 +20,7 @@ from pathlib import Path
 
 from absl import app, flags
 
-from benchmarks.workers import Worker
+from benchmarks.workers import Worker, alternate, memory, ratio
 from market_jax.files import write_atomically
 from market_jax.report import tables
 
@@ -29,7 +31,7 @@ CASES = {
     "resnet34": ("resnet34", (64, 128, 64, 3)),
     "resnet50": ("resnet50", (32, 256, 128, 3)),
     "efficientnet_lite": ("efficientnet_lite", (64, 128, 64, 3)),
-    "efficientnet_lite_256x128": ("efficientnet_lite", (32, 256, 128, 3)),
+    "efficientnet_lite_256x128": ("efficientnet_lite", (64, 256, 128, 3)),
 }
 OURS, PEERS = ("plain", "jax", "onednn"), ("eager", "compiled")
 
@@ -37,7 +39,7 @@ NETWORKS = flags.DEFINE_list("networks", [*CASES], "Which cases to run.")
 DTYPES = flags.DEFINE_list("dtypes", ["float32", "bfloat16"], "Which precisions.")
 VARIANTS = flags.DEFINE_list("variants", [*OURS, *PEERS], "Which variants.")
 PEER = flags.DEFINE_string("peer", None, "Python that has PyTorch; without it, ours alone.")
-ROUNDS = flags.DEFINE_integer("rounds", 7, "Rounds; the first one warms up and is left out.")
+ROUNDS = flags.DEFINE_integer("rounds", 7, "Rounds; the first one warms up and is left out.", 2)
 SECONDS = flags.DEFINE_float("seconds", 2.0, "Of each variant in a round, about.")
 JSON = flags.DEFINE_string("json", None, "Where to keep every measured time.")
 
@@ -61,12 +63,7 @@ def measure(name: str, dtype: str) -> dict:
         for variant in VARIANTS.value:
             if variant in OURS or PEER.value:
                 workers[variant] = start(case | {"variant": variant})
-        steps = {v: max(1, round(SECONDS.value / w.run(1))) for v, w in workers.items()}
-        times = {variant: [] for variant in workers}
-        for _ in range(ROUNDS.value):
-            for variant, worker in workers.items():
-                times[variant].append(worker.run(steps[variant]))
-        return {v: workers[v].ready | {"seconds": times[v][1:]} for v in workers}
+        return alternate(workers, ROUNDS.value, SECONDS.value)
     finally:
         for worker in workers.values():
             worker.close()
@@ -76,19 +73,17 @@ def rows(name: str, dtype: str, result: dict) -> list[tuple[str, ...]]:
     """The lines of the table for a case."""
     medians = {v: statistics.median(r["seconds"]) for v, r in result.items()}
     peers = [v for v in PEERS if v in result]
-    reference = result[min(peers, key=medians.get)]["seconds"] if peers else None
+    reference = result[min(peers, key=medians.get)] if peers else None
     flops = next(r["flops"] for v, r in result.items() if "flops" in r)
     peak = max(r["peak"] for r in result.values())
     lines = []
     for variant, report in result.items():
-        ratio = "-"
-        if reference:
-            pairs = zip(report["seconds"], reference, strict=True)
-            ratio = f"{statistics.median(a / b for a, b in pairs):.2f}"
         seconds = medians[variant]
         speed = f"{CASES[name][1][0] / seconds:.1f}"
         share = f"{100 * flops / seconds / peak:.0f} %"
-        lines.append((name, dtype, variant, f"{1e3 * seconds:.0f}", speed, ratio, share))
+        cells = (f"{1e3 * seconds:.0f}", speed, ratio(report, reference), share)
+        faults = f"{report['faults']:.0f}"
+        lines.append((name, dtype, variant, *cells, *memory(report), faults))
     return lines
 
 
@@ -103,7 +98,8 @@ def main(_) -> None:
             print(*("  ".join(line) for line in lines[-len(result) :]), sep="\n", flush=True)
             if JSON.value:
                 write_atomically(Path(JSON.value), json.dumps(results, indent=1) + "\n")
-    header = ("network", "dtype", "variant", "ms", "images/s", "to PyTorch", "of peak")
+    times = ("ms", "images/s", "to PyTorch", "of peak")
+    header = ("network", "dtype", "variant", *times, "peak MiB", "above libraries", "faults")
     print(tables.align(header, lines))
 
 

@@ -3,13 +3,13 @@
 import functools
 import json
 import sys
-import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from benchmarks.workers import resident_memory, serve
 from configs import common
 from market_jax import build, devices, losses
 from market_jax.kernels import convolution
@@ -85,14 +85,12 @@ def main():
     else:
         devices.keep_memory()
     devices.start()
+    jax.devices()
+    start_memory = resident_memory()
     run = make_step(case["network"], case["dtype"], case["variant"], case["shape"])
     ready = {"loss": run(), "parameters": run.parameters, "flops": run.flops}
-    print(json.dumps(ready | {"peak": profile.matrix_product_peak(case["dtype"])}), flush=True)
-    for line in sys.stdin:
-        start = time.perf_counter()
-        for _ in range(int(line)):
-            run()
-        print((time.perf_counter() - start) / int(line), flush=True)
+    peak = profile.matrix_product_peak(case["dtype"])
+    serve(run, ready | {"peak": peak, "start_memory": start_memory})
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import time
 import torch
 from torch import nn
 from torch.nn import functional
+from workers import resident_memory, serve
 
 ATTRIBUTES = (4, *[2] * 9, 9, 10)
 IDENTITIES = 751
@@ -259,14 +260,11 @@ def main():
     case = json.loads(sys.argv[1])
     torch.manual_seed(0)
     torch.set_num_threads(case["threads"])
+    start_memory = resident_memory()
     step = make_step(case["network"], case["dtype"], case["variant"], case["shape"])
     ready = {"loss": step(), "parameters": step.parameters}
-    print(json.dumps(ready | {"peak": matrix_product(case["dtype"])}), flush=True)
-    for line in sys.stdin:
-        start = time.perf_counter()
-        for _ in range(int(line)):
-            step()
-        print((time.perf_counter() - start) / int(line), flush=True)
+    peak = matrix_product(case["dtype"])
+    serve(step, ready | {"peak": peak, "start_memory": start_memory})
 
 
 if __name__ == "__main__":

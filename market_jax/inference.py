@@ -48,7 +48,6 @@ def make_forward(
         outputs = derive(apply(variables, images))
         return {name: choose(name, outputs, "output of the model") for name in names}
 
-    @jax.jit
     def forward(variables, images):
         images = transforms.to_float(images)
         outputs = outputs_of(variables, images)
@@ -57,7 +56,20 @@ def make_forward(
         mirrored = outputs_of(variables, _mirror(images))
         return {name: (value + _mirror(mirrored[name])) / 2 for name, value in outputs.items()}
 
-    return forward
+    return jax.jit(functools.partial(_in_parts, forward))
+
+
+_PART = 8  # images whose maps fit into the last cache of a CPU
+
+
+def _in_parts(forward: Callable, variables: PyTree, images: Array) -> Outputs:
+    """On one CPU the images some at a time, so that their maps stay in its cache."""
+    alone = jax.default_backend() == "cpu" and jax.device_count() == 1
+    if not alone or len(images) <= _PART or len(images) % _PART:
+        return forward(variables, images)
+    parts = images.reshape(-1, _PART, *images.shape[1:])
+    outputs = jax.lax.map(functools.partial(forward, variables), parts)
+    return jax.tree.map(lambda value: value.reshape(-1, *value.shape[2:]), outputs)
 
 
 def _own_part(size: int) -> tuple[slice, int]:

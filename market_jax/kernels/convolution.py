@@ -107,19 +107,14 @@ def has_onednn() -> bool:
     return True
 
 
-def _resolve(name: str) -> str:
-    if name != "auto":
-        return name
-    return "onednn" if has_onednn() and jax.default_backend() == "cpu" else "jax"
-
-
 def is_fused(dtype: jnp.dtype) -> bool:
     """Whether layers of this dtype are computed as a whole, by the optional package.
 
     Args:
       dtype: of the maps.
     """
-    return dtype in (jnp.float32, jnp.bfloat16) and _resolve(_implementation.get()) == "onednn"
+    wanted = _implementation.get() in ("auto", "onednn") and has_onednn()
+    return wanted and jax.default_backend() == "cpu" and dtype in (jnp.float32, jnp.bfloat16)
 
 
 def conv_general_dilated(

@@ -15,7 +15,6 @@ import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -38,9 +37,9 @@ __all__ = [
 SLOPE = 0.01  # of leaky_relu, PyTorch's default
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "": lambda x: x,
-    "relu": nn.relu,
-    "relu6": nn.relu6,
-    "leaky_relu": functools.partial(nn.leaky_relu, negative_slope=SLOPE),
+    "relu": jax.nn.relu,
+    "relu6": jax.nn.relu6,
+    "leaky_relu": functools.partial(jax.nn.leaky_relu, negative_slope=SLOPE),
 }
 
 

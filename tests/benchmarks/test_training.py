@@ -22,9 +22,11 @@ def test_every_case_is_a_network_of_both_sides():
 
 
 def test_the_ratio_is_to_the_faster_peer_of_the_same_round():
-    ours = {"seconds": [1.0, 2.0, 4.0], "flops": 4e9, "peak": 1e9}
-    eager = {"seconds": [2.0, 2.0, 2.0], "peak": 2e9}
-    compiled = {"seconds": [3.0, 3.0, 3.0], "peak": 2e9}
+    taken = {"peak_memory": 900.4, "start_memory": 300.0, "faults": 12.3}
+    ours = {"seconds": [1.0, 2.0, 4.0], "flops": 4e9, "peak": 1e9} | taken
+    eager = {"seconds": [2.0, 2.0, 2.0], "peak": 2e9} | taken
+    compiled = {"seconds": [3.0, 3.0, 3.0], "peak": 2e9} | taken
     lines = training.rows("vae", "float32", {"jax": ours, "eager": eager, "compiled": compiled})
-    assert lines[0] == ("vae", "float32", "jax", "2000", "32.0", "1.00", "100 %")
+    assert lines[0][:7] == ("vae", "float32", "jax", "2000", "32.0", "1.00", "100 %")
+    assert lines[0][7:] == ("900", "600", "12")
     assert [line[5] for line in lines] == ["1.00", "1.00", "1.50"]

@@ -1,6 +1,5 @@
 import functools
 import re
-from concurrent import futures
 
 import flax.linen as nn
 import jax
@@ -15,15 +14,7 @@ from market_jax.errors import InputError
 from market_jax.kernels import convolution
 from market_jax.models import layers
 
-WAYS = [
-    "jax",
-    pytest.param(
-        "onednn",
-        marks=pytest.mark.skipif(
-            not convolution.has_onednn(), reason="needs the extra: pip install ./onednn"
-        ),
-    ),
-]
+WAYS = ["jax", "lax"]
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
@@ -166,32 +157,14 @@ def test_accelerators_compile_xlas_own():
 
 
 @pytest.mark.skipif(not convolution.has_onednn(), reason="needs the extra: pip install ./onednn")
-def test_onednn_is_called_on_a_cpu_alone():
-    call, shape = "market_jax_convolution", (2, 4, 4, 3)
+def test_the_package_computes_layers_on_a_cpu_alone(monkeypatch):
+    call, shape = "market_jax_Forward", (2, 4, 4, 3)
     assert call in lowered("cpu", "onednn", shape)
+    assert call in lowered("cpu", "auto", shape)
+    assert call not in lowered("cpu", "jax", shape)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert call not in lowered("cuda", "auto", shape)
     assert call not in lowered("cuda", "onednn", shape)
-    assert call not in lowered("cpu", "auto", shape), "eight devices are in use"
-    assert call not in lowered("cpu", "onednn", (2, 2, 2, 3)), "XLA is faster on small maps"
-
-
-@pytest.mark.skipif(not convolution.has_onednn(), reason="needs the extra: pip install ./onednn")
-def test_onednn_computes_in_many_threads_at_once():
-    def run(way, kwargs, x, w):
-        with convolution.using(way):
-            conv = functools.partial(convolution.conv_general_dilated, **kwargs)
-            return derivatives(conv, x, w)
-
-    jobs = []
-    for *shapes, kwargs in map(special, SPECIAL):
-        arrays = tuple(draw_arrays(*shapes))
-        compiled = jax.jit(functools.partial(run, "onednn", kwargs)).lower(*arrays).compile()
-        jobs.append((compiled, arrays, jax.jit(functools.partial(run, "lax", kwargs))(*arrays)))
-    jobs *= 8
-    with futures.ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda job: job[0](*job[1]), jobs))
-    for values, (*_, expected) in zip(found, jobs, strict=True):
-        for a, b in zip(values, expected, strict=True):
-            np.testing.assert_allclose(a, b, atol=1e-4)
 
 
 def test_an_unknown_way_is_refused():
