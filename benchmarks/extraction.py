@@ -1,14 +1,14 @@
 """Pictures on disk to features in memory, beside the network alone.
 
-python -m data_prep --dataset=synthetic --identities=64 --output_dir=data
-python -m benchmarks.extraction --data_dir=data [--network=resnet] [--images=512]
+python -m data_prep --dataset=synthetic --identities=64 --output_dir=synthetic
+python -m benchmarks.extraction --data_dir=synthetic [--network=resnet] [--images=512]
 
 `Predictor` is run as an evaluation runs it, over the columns of a split: pictures are read, decoded
 and resized by tf.data beside the computation ("from disk"). The same `Predictor` is given the same
 pictures as an array ("in memory"), which is the network alone; and the pictures are read without
 a network ("decoding alone"). The cases alternate. Prints medians over the rounds: images/s, and the
-ratio to the speed in memory within a round; 1 says that decoding costs nothing. The weights are
-random.
+ratio to the speed in memory within a round; 1 says that decoding costs nothing. After the first
+round, the system has the files in its memory. The weights are random.
 """
 
 import json
@@ -30,7 +30,9 @@ from market_jax.report import tables
 from market_jax.training.state import init_variables
 from market_jax.typing import Columns
 
-DATA_DIR = flags.DEFINE_string("data_dir", "data", "Folder that data_prep has written.")
+DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "Folder that data_prep has written.", required=True
+)
 SPLIT = flags.DEFINE_string("split", "test", "Which split.")
 IMAGES = flags.DEFINE_integer("images", 512, "Its first so many pictures, or fewer.", 1)
 NETWORK = flags.DEFINE_string("network", "efficientnet_lite", "Backbone; its feature is computed.")

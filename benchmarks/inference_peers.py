@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,7 @@ def export(case):
 
     model, parameters = make_network(case["network"])
     x = torch.from_numpy(make_images(case["batch"]))
+    warnings.simplefilter("ignore", DeprecationWarning)  # the newer exporter needs onnxscript
     torch.onnx.export(model, x, case["export"], dynamo=False, input_names=["x"])
     print(parameters)
 
