@@ -89,6 +89,7 @@ def make_evaluate(
             found |= result.metrics
             if leader:
                 write_pictures(result, workdir)
+        devices.release_memory()
         return {f"val/{name}": float(value) for name, value in found.items()}
 
     return evaluate

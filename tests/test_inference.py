@@ -1,10 +1,13 @@
 import json
 
+import jax
 import numpy as np
 import pytest
 
 from market_jax import inference
 from market_jax.errors import InputError
+from market_jax.models.backbones import resnet
+from market_jax.training.state import init_variables
 
 
 def test_what_is_kept_is_used_while_the_key_is_the_same(tmp_path):
@@ -69,6 +72,40 @@ def test_a_predictor_gives_every_image_its_outputs_in_order():
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     with pytest.raises(InputError, match="unknown output of the model 'colour'; did you mean"):
         predict(columns, ["colour"])
+
+
+def test_on_one_cpu_a_batch_is_cut_into_parts(monkeypatch):
+    columns, whole = make_columns(24), Colors()
+    expected = inference.Predictor(whole.apply, {"scale": 2.0}, batch_size=24)(columns, ["color"])
+    monkeypatch.setattr(inference.jax, "device_count", lambda: 1)
+    shapes = []
+
+    def apply(variables, images):
+        shapes.append(images.shape[0])
+        return Colors().apply(variables, images)
+
+    found = inference.Predictor(apply, {"scale": 2.0}, batch_size=24)(columns, ["color", "map"])
+    assert set(shapes) == {8}
+    np.testing.assert_allclose(found["color"], expected["color"], rtol=1e-6)
+    np.testing.assert_allclose(found["map"], columns["image"].mean(axis=3) / 255, rtol=1e-5)
+
+
+def test_a_network_is_folded_once_for_each_set_of_variables():
+    model = resnet.Model(18)
+    variables = init_variables(model, (32, 32), seed=0)
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+    columns = {"image": images, "name": np.array(["a", "b", "c"])}
+    predict = inference.Predictor(model.apply, variables, model=model, batch_size=8)
+    found = predict(columns, ["feature"])["feature"]
+    folded = predict._folded
+    np.testing.assert_array_equal(predict(columns, ["feature"])["feature"], found)
+    assert predict._folded is folded
+    expected = model.apply(variables, images / np.float32(255))["feature"]
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+    doubled = jax.tree.map(lambda x: 2 * x, variables)
+    other = predict.with_variables(doubled)(columns, ["feature"])["feature"]
+    expected = model.apply(doubled, images / np.float32(255))["feature"]
+    np.testing.assert_allclose(other, expected, atol=1e-5 * np.abs(expected).max())
 
 
 def test_mirrored_outputs_are_averaged_and_maps_mirrored_back():

@@ -94,7 +94,7 @@ def applying(name: str, apply: Callable) -> Callable:
 
 @functools.cache
 def has_onednn() -> bool:
-    """Whether the optional package is installed and can be loaded."""
+    """Whether the optional package is installed, new enough, and can be loaded."""
     try:
         import market_jax_onednn
 
@@ -103,6 +103,9 @@ def has_onednn() -> bool:
         return False
     except OSError as error:
         logging.warning("oneDNN is installed but cannot be loaded, so XLA computes: %s", error)
+        return False
+    if not hasattr(market_jax_onednn, "forward"):
+        logging.warning("market_jax_onednn is too old; install it again: pip install ./onednn")
         return False
     return True
 

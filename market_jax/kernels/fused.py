@@ -369,6 +369,7 @@ def finish(
         return activate(finish(x), None, activation, residual)
     if x.affine is None:
         return activate(x.map, None, x.activation or activation, residual)
+    residual = None if residual is None else residual.astype(x.map.dtype)
     return _finish(x.activation or activation, x.map, x.affine, residual)
 
 

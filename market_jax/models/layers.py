@@ -112,6 +112,7 @@ class Conv(nn.Module):
             kernel, bias = self._fold(spec, kernel, bias, affine, fuses)
         if not fuses:
             return self._compose(spec, x, kernel, bias, residual)
+        residual = None if residual is None else residual.astype(self.dtype)
         if affine is not None:
             x = x if isinstance(x, Planned) else finish(x).astype(self.dtype)
             return fused.plan(x, spec, kernel, bias, residual)

@@ -601,6 +601,15 @@ Type TypeOf(Buffer buffer) {
   }
 }
 
+// A buffer of numbers for each channel, or of a whole map, has as many as it must, or none.
+void Check(const char* name, Buffer buffer, int64_t count, ffi::DataType type) {
+  const int64_t own = buffer.element_count();
+  if (own == 0 || (own == count && buffer.element_type() == type)) return;
+  throw std::invalid_argument(std::string(name) + " is of another size or type than its map");
+}
+
+constexpr ffi::DataType kNumbers = ffi::DataType::F32;
+
 Activation Before(Buffer affine, int64_t channels, int64_t kind, float slope) {
   const float* numbers = Data<const float>(affine);
   return {numbers, numbers ? numbers + channels : nullptr, kind, slope};
@@ -643,6 +652,12 @@ ffi::Error Forward(ffi::ThreadPool pool, Buffer x, Buffer affine, Buffer w, Buff
     Call call{pool, TypeOf(x), g, transposed, {}, {nullptr, nullptr, after, slope}};
     call.before = Before(affine, call.inputs(), before, slope);
     const bool packed = w.element_type() == ffi::DataType::U8;
+    const bool wide = g.depthwise() && !transposed;
+    Check("affine", affine, 2 * call.inputs(), kNumbers);
+    Check("bias", bias, call.outputs(), kNumbers);
+    Check("residual", residual, y->element_count(), x.element_type());
+    Check("y", *y, g.images * call.out_pixels() * call.outputs(), x.element_type());
+    if (!packed) Check("w", w, g.weights(), wide ? kNumbers : x.element_type());
     const ForwardBuffers buffers{x.untyped_data(),     w.untyped_data(),  Data<float>(bias),
                                  Data<void>(residual), y->untyped_data(), Data<float>(*sums),
                                  packed};
@@ -660,6 +675,12 @@ ffi::Error Backward(ffi::ThreadPool pool, Buffer x, Buffer affine, Buffer w, Buf
     const Geometry g = ReadGeometry(x, gy, numbers, transposed);
     Call call{pool, TypeOf(gy), g, transposed, {}, {}};
     call.before = Before(affine, call.inputs(), before, slope);
+    const bool wide = g.depthwise() && !transposed;
+    Check("affine", affine, 2 * call.inputs(), kNumbers);
+    Check("w", w, g.weights(), wide ? kNumbers : x.element_type());
+    Check("y", y, gy.element_count(), x.element_type());
+    Check("gsums", gsums, 2 * call.outputs(), kNumbers);
+    Check("gy", gy, g.images * call.out_pixels() * call.outputs(), x.element_type());
     const BackwardBuffers buffers{x.untyped_data(),  w.untyped_data(),   Data<void>(y),
                                   gy.untyped_data(), Data<float>(gsums), Data<void>(*gx),
                                   Data<float>(*gaffine), Data<float>(*gw), Data<float>(*gbias)};
@@ -680,6 +701,18 @@ ffi::Error Block(ffi::ThreadPool pool, Buffer x, Buffer expand, Buffer expand_bi
     g.channels = g.outputs = filter.dimensions().back();
     const Call call{pool, TypeOf(x), g, false, {nullptr, nullptr, before, slope},
                     {nullptr, nullptr, after, slope}};
+    const auto type = x.element_type();
+    if (!g.depthwise()) throw std::invalid_argument("the filter of a block is depthwise");
+    Check("expand", expand, in[3] * g.channels, type);
+    Check("expand_bias", expand_bias, g.channels, kNumbers);
+    Check("filter", filter, g.weights(), kNumbers);
+    Check("filter_bias", filter_bias, g.channels, kNumbers);
+    Check("project", project, g.channels * out[3], type);
+    Check("project_bias", project_bias, out[3], kNumbers);
+    Check("residual", residual, y->element_count(), type);
+    if (!expand.element_count() && in[3] != g.channels) {
+      throw std::invalid_argument("a block without an expansion is as wide as its input");
+    }
     RunBlock(call, in[3],
              {x.untyped_data(), Data<void>(expand), Data<float>(expand_bias),
               Data<float>(filter), Data<float>(filter_bias), project.untyped_data(),
@@ -695,6 +728,8 @@ ffi::Error Finish(ffi::ThreadPool pool, Buffer x, Buffer affine, Buffer residual
     const int64_t channels = x.dimensions().back(), rows = x.element_count() / channels;
     const Type type = TypeOf(x);
     const Activation activation = Before(affine, channels, kind, slope);
+    Check("affine", affine, 2 * channels, kNumbers);
+    Check("residual", residual, x.element_count(), x.element_type());
     const int64_t run = 16 * Ceil(kCache, 64 * channels), pieces = Ceil(rows, run);
     ParallelFor(pool, pieces, [&](int64_t piece) {
       const int64_t at = piece * run * channels, count = std::min(run, rows - piece * run);
@@ -712,6 +747,9 @@ ffi::Error FinishGradient(ffi::ThreadPool pool, Buffer x, Buffer affine, Buffer 
     const int64_t channels = x.dimensions().back(), rows = x.element_count() / channels;
     const Type type = TypeOf(x);
     const Activation activation = Before(affine, channels, kind, slope);
+    Check("affine", affine, 2 * channels, kNumbers);
+    Check("z", z, x.element_count(), x.element_type());
+    Check("gz", gz, x.element_count(), x.element_type());
     const int64_t run = 16 * Ceil(kCache, 64 * channels), pieces = Ceil(rows, run);
     const int64_t parts = std::min(pieces, 4 * std::max<int64_t>(pool.num_threads(), 1));
     Sums sums(Workspace::kSums, parts, 2 * channels);

@@ -1,6 +1,8 @@
 """The networks that come with the convolutions: sizes, shapes, gradients, every way to compute."""
 
+import contextlib
 import functools
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from market_jax.errors import InputError
-from market_jax.kernels import convolution
-from market_jax.models import attributes_cnn, autoencoder, vae
+from market_jax.kernels import convolution, fused
+from market_jax.models import attributes_cnn, autoencoder, layers, vae
 from market_jax.models.backbones import alexnet, densenet, efficientnet_lite, resnet
 
 NETWORKS = {  # name -> (model, image size, parameters): PyTorch's definitions have as many
@@ -77,6 +79,51 @@ def test_every_way_gives_the_same_outputs_and_gradients(name):
             scale = 1 + np.abs(b).max()
             where = f"{way}: {jax.tree_util.keystr(path)}"
             np.testing.assert_allclose(a / scale, b / scale, atol=5e-4, err_msg=where)
+
+
+FOLDED = {  # name -> convolutions that have a BatchNorm behind them
+    "residual network": (resnet.Model(18), 20),
+    "inverted residuals": (efficientnet_lite.Model(), 49),
+    "vae": (vae.Model(widths=(4, 6), latent=3), 4),
+    "autoencoder": (autoencoder.Model(widths=(4, 6)), 4),
+    "densenet": (densenet.Model(), 0),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", FOLDED)
+def test_folding_changes_no_output(name, way):
+    model, count = FOLDED[name]
+    x = images((3, 32, 32, 3))
+    variables = jax.jit(model.init)(jax.random.key(1), x)
+    rng = np.random.default_rng(0)
+    variables = jax.tree.map(lambda v: v + 0.1 * np.abs(rng.normal(size=v.shape)), variables)
+    apply = convolution.applying(way, model.apply)
+    # by lax and unfolded, in which BatchNorm stands alone
+    alone = functools.partial(apply_batch_norm_alone, model)
+    expected = jax.jit(convolution.applying("lax", alone))(variables, x)
+    folded = jax.jit(functools.partial(layers.fold, apply, image_size=(32, 32)))(variables)
+    assert len(jax.tree.leaves(folded)) == 2 * count, "weights and bias of each"
+    for name, found in jax.jit(apply)({**variables, **folded}, x).items():
+        scale = np.abs(expected[name]).max()
+        np.testing.assert_allclose(found / scale, expected[name] / scale, atol=1e-5, err_msg=name)
+    if folded:  # they are what is used
+        zero = jax.tree.map(jnp.zeros_like, folded)
+        others = jax.jit(apply)({**variables, **zero}, x)
+        assert any(
+            (others[n] != expected[n]).any() for n in ("feature", "embedding") if n in others
+        )
+
+
+def apply_batch_norm_alone(model, variables, x):
+    def unit(conv, norm, x, activation="", residual=None):
+        return fused.activate(norm(conv(x)), None, activation, residual)
+
+    modules = [m for m in (resnet, efficientnet_lite, vae, autoencoder) if hasattr(m, "unit")]
+    with contextlib.ExitStack() as stack:
+        for module in modules:
+            stack.enter_context(mock.patch.object(module, "unit", unit))
+        return model.apply(variables, x)
 
 
 @pytest.mark.parametrize(("last_stride", "rows"), [(2, 2), (1, 4)])
