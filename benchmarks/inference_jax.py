@@ -11,7 +11,7 @@ from benchmarks.workers import resident_memory, serve
 from market_jax import build, devices
 from market_jax.inference import make_forward
 from market_jax.kernels import convolution
-from market_jax.models import layers
+from market_jax.models import norms
 from market_jax.training.state import init_variables
 
 SIZE = (256, 128)
@@ -26,7 +26,7 @@ def make_run(network, variant, batch):
     model = build.model(NETWORKS[network])
     variables = init_variables(model, SIZE, seed=0)
     apply = convolution.applying(variant, model.apply)
-    fold = jax.jit(functools.partial(layers.fold, apply, image_size=SIZE))
+    fold = jax.jit(functools.partial(norms.fold, apply, image_size=SIZE))
     folded = {**variables, **fold(variables)}
     forward = make_forward(apply, ("feature",), flip=False, derive=lambda outputs: outputs)
     images = np.random.default_rng(0).integers(0, 256, (batch, *SIZE, 3), np.uint8)

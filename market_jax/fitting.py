@@ -203,6 +203,7 @@ def train(
                 settings.check_folder(workdir)
             checkpoints.clean(workdir / "checkpoints")
         training = experiment.prepare(config, workdir, defaults)
+        devices.release_memory()  # what reading the data has left
         several = devices.share()[1] > 1  # JAX has a handler of its own for them
         asked = scripts.Asked() if several else stack.enter_context(scripts.asked_to_stop())
         progress = _run(training, workdir, stack, asked, make_rounds)

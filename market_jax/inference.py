@@ -19,7 +19,7 @@ from market_jax import devices
 from market_jax.data import pipeline, samplers, transforms
 from market_jax.errors import InputError
 from market_jax.files import write_atomically
-from market_jax.models import layers
+from market_jax.models import norms
 from market_jax.registry import choose
 from market_jax.typing import Array, Columns, Outputs, PyTree
 
@@ -187,7 +187,7 @@ class Predictor:
         self._batch_size, self._cache, self._key = batch_size, cache, key
         self._memory: dict[str, dict[str, np.ndarray]] = {}
         self._forwards: dict[tuple, Callable] = {}
-        self._folded: PyTree | None = None
+        self._folded: dict[tuple, PyTree] = {}
 
     def with_variables(self, variables: PyTree) -> "Predictor":
         """The same model, compiled once, with other variables; nothing is remembered."""
@@ -240,13 +240,14 @@ class Predictor:
         """The variables, each BatchNorm in its convolution; made at the first call, then kept."""
         if self.model is None:
             return self.variables
-        if self._folded is None:
-            size = images[np.arange(1)].shape[1:3]
+        size = images[np.arange(1)].shape[1:3]  # weights may be packed for it
+        if size not in self._folded:
             if ("fold", size) not in self._forwards:
-                fold = functools.partial(layers.fold, self.apply, image_size=size)
+                fold = functools.partial(norms.fold, self.apply, image_size=size)
                 self._forwards["fold", size] = jax.jit(fold)
-            self._folded = {**self.variables, **self._forwards["fold", size](self.variables)}
-        return self._folded
+            folded = self._forwards["fold", size](self.variables)
+            self._folded = {size: {**self.variables, **folded}}  # the last size's alone
+        return self._folded[size]
 
     def output_names(self, columns: Columns) -> tuple[str, ...]:
         """The names of the model's outputs for images such as these columns have."""

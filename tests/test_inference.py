@@ -100,6 +100,10 @@ def test_a_network_is_folded_once_for_each_set_of_variables():
     folded = predict._folded
     np.testing.assert_array_equal(predict(columns, ["feature"])["feature"], found)
     assert predict._folded is folded
+    larger = {**columns, "image": np.repeat(images, 2, axis=1)}
+    expected = model.apply(variables, larger["image"] / np.float32(255))["feature"]
+    other = predict(larger, ["feature"])["feature"]
+    np.testing.assert_allclose(other, expected, atol=1e-5 * np.abs(expected).max())
     expected = model.apply(variables, images / np.float32(255))["feature"]
     np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
     doubled = jax.tree.map(lambda x: 2 * x, variables)

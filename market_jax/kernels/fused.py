@@ -28,10 +28,12 @@ __all__ = [
     "Spec",
     "activate",
     "convolve",
+    "differentiable",
     "finish",
-    "infer",
+    "is_depthwise",
     "moments",
     "plain",
+    "prepare_weights",
 ]
 
 SLOPE = 0.01  # of leaky_relu, PyTorch's default
@@ -84,15 +86,13 @@ class Spec(NamedTuple):
     moments: bool = False
 
 
-def _is_pointwise(spec: Spec) -> bool:
-    """Whether it is a matrix product of the pixels."""
-    g = spec.geometry
-    ones = g.window == g.strides == (1, 1) and g.groups == 1
-    return ones and g.padding == ((0, 0), (0, 0)) and not spec.transposed
+def is_depthwise(spec: Spec, w: Array) -> bool:
+    """Whether the package has a loop of its own for it, which takes float32 weights.
 
-
-def _is_depthwise(spec: Spec, w: Array) -> bool:
-    """Whether the package has a loop of its own for it, which takes float32 weights."""
+    Args:
+      spec: what is static.
+      w: the weights.
+    """
     if w.ndim == 1:
         return False
     g = spec.geometry
@@ -163,8 +163,12 @@ def _multiply(spec: Spec, z: Array, w: Array) -> Array:
     return xla_convolution.convolve(spec.geometry, z, w)
 
 
-def _differentiable(plainly: Callable) -> Callable:
-    """Lets an operation (spec, *arrays) of the package have the gradient of the same in JAX."""
+def differentiable(plainly: Callable) -> Callable:
+    """Lets an operation (spec, *arrays) of the package have the gradient of the same in JAX.
+
+    Args:
+      plainly: the same operation in JAX.
+    """
 
     def decorate(function: Callable) -> Callable:
         wrapped = jax.custom_vjp(function, nondiff_argnums=(0,))
@@ -178,43 +182,17 @@ def _differentiable(plainly: Callable) -> Callable:
     return decorate
 
 
-def _weights(spec: Spec, x: Array, w: Array) -> Array:
+def prepare_weights(spec: Spec, x: Array, w: Array) -> Array:
+    """The weights in the dtype that the package wants.
+
+    Args:
+      spec: what is static.
+      x: the input.
+      w: the weights, or packed ones.
+    """
     if w.ndim == 1:  # packed
         return w
-    return w.astype(jnp.float32 if _is_depthwise(spec, w) else x.dtype)
-
-
-def pack(spec: Spec, w: Array, dtype: jnp.dtype) -> Array:
-    """Weights for `infer` and `plan` as the package wants them, so that they are moved once.
-
-    Args:
-      spec: what is static.
-      w: the weights, [i, j, C/groups, K] float32.
-      dtype: of the maps.
-
-    Returns:
-      The weights, or uint8 [bytes]; those have no gradient.
-    """
-    if spec.transposed or _letter(spec, w) != "o":
-        return w
-    import market_jax_onednn as package
-
-    return package.pack(spec.geometry, w.astype(dtype))
-
-
-@_differentiable(plain)
-def infer(spec: Spec, x, affine, w, bias, residual) -> tuple[Array, Array | None]:
-    """`plain` by the optional package; made for inference: its gradient is plain JAX.
-
-    Args:
-      spec: what is static.
-      x: the input, [N, H, W, C].
-      affine: [2, C] float32, or None.
-      w: the weights.
-      bias: [K] float32, or None.
-      residual: of the output's shape and dtype, or None.
-    """
-    return batched.forward(spec, SLOPE, x, affine, _weights(spec, x, w), bias, residual)
+    return w.astype(jnp.float32 if is_depthwise(spec, w) else x.dtype)
 
 
 def _plain_backward(spec: Spec, x, affine, w, bias, y, gy, gsums):
@@ -225,7 +203,7 @@ def _plain_backward(spec: Spec, x, affine, w, bias, y, gy, gsums):
     return pull((gy, gsums))
 
 
-@_differentiable(_plain_backward)
+@differentiable(_plain_backward)
 def _backward(spec: Spec, x, affine, w, bias, y, gy, gsums):
     return _call_backward(spec, (True,) * 4, x, affine, w, bias, y, gy, gsums)
 
@@ -235,7 +213,7 @@ def _call_backward(spec: Spec, wanted, x, affine, w, bias, y, gy, gsums):
     given = [a is not None for a in (x, affine, w, bias)]
     wanted = [a and b for a, b in zip(wanted, given, strict=True)]
     wanted[0] |= wanted[1]  # they are computed together
-    inputs = (x, affine, _weights(spec, x, w), y, gy, gsums)
+    inputs = (x, affine, prepare_weights(spec, x, w), y, gy, gsums)
     gradients = batched.backward(spec, SLOPE, wanted, *inputs)
     return tuple(g if want else None for g, want in zip(gradients, wanted, strict=True))
 
@@ -254,7 +232,7 @@ def convolve(spec: Spec, x, affine, w, bias) -> tuple[Array, Array | None]:
     Returns:
       The output [N, h, w, K] in the dtype of x, and [2, K] float32 sums, or None.
     """
-    return batched.forward(spec, SLOPE, x, affine, _weights(spec, x, w), bias, None)
+    return batched.forward(spec, SLOPE, x, affine, prepare_weights(spec, x, w), bias, None)
 
 
 def _convolve_forward(spec: Spec, *primals):
@@ -283,74 +261,7 @@ def _instantiate(cotangent):
 convolve.defvjp(_convolve_forward, _convolve_backward, symbolic_zeros=True)
 
 
-@dataclasses.dataclass(frozen=True)
-class Planned:
-    """Convolutions in inference that are not computed yet, since one behind them may join them.
-
-    Attributes:
-      map: the first one's input, [N, H, W, C].
-      steps: (spec, weights, bias) of each.
-    """
-
-    map: Array
-    steps: tuple[tuple[Spec, Array, Array], ...]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of the last one's output."""
-        spec, w, _ = self.steps[-1]
-        return (self.map.shape[0], *spec.geometry.output, w.shape[-1])
-
-
-def plan(x: Array | Planned, spec: Spec, w: Array, bias: Array, residual: Array | None):
-    """A convolution in inference, computed together with those before it, if they make a block.
-
-    Args:
-      x: the input.
-      spec: what is static.
-      w: the weights.
-      bias: [K] float32.
-      residual: of the output's shape, or None.
-
-    Returns:
-      The output, or what is planned: the beginning of an inverted residual.
-    """
-    steps = x.steps if isinstance(x, Planned) else ()
-    start = x.map if isinstance(x, Planned) else x
-    here = (*steps, (spec, w, bias))
-    kinds = "".join(_letter(spec, w) for spec, w, _ in here)
-    if kinds in ("pdp", "dp") and not spec.after:
-        specs, weights = tuple(s for s, *_ in here), [a for _, *pair in here for a in pair]
-        return _block(specs, start, *weights, residual)
-    if kinds in ("p", "pd", "d") and residual is None:
-        return Planned(start, here)
-    return infer(spec, finish(x), None, w, bias, residual)[0]
-
-
-def _letter(spec: Spec, w: Array) -> str:
-    return "p" if _is_pointwise(spec) else "d" if _is_depthwise(spec, w) else "o"
-
-
-def _plain_block(specs, x, *arrays):
-    *weights, residual = arrays
-    for i, spec in enumerate(specs):
-        last = i == len(specs) - 1
-        x, _ = plain(spec, x, None, *weights[2 * i : 2 * i + 2], residual if last else None)
-    return x
-
-
-@_differentiable(_plain_block)
-def _block(specs, x, *arrays):
-    *weights, residual = arrays
-    weights = [
-        array if i % 2 else _weights(specs[i // 2], x, array) for i, array in enumerate(weights)
-    ]
-    return batched.block(specs, SLOPE, x, weights, residual)
-
-
-def finish(
-    x: Array | Pending | Planned, residual: Array | None = None, activation: str = ""
-) -> Array:
+def finish(x: Array | Pending, residual: Array | None = None, activation: str = "") -> Array:
     """The map as an array, with all that is pending, and a residual and an activation behind it.
 
     Args:
@@ -358,11 +269,8 @@ def finish(
       residual: what is added, of its shape, or None.
       activation: a name in `ACTIVATIONS`, what is applied last.
     """
-    if isinstance(x, Planned):
-        value = x.map
-        for spec, w, bias in x.steps:
-            value, _ = infer(spec, value, None, w, bias, None)
-        return activate(value, None, activation, residual)
+    if hasattr(x, "compute"):  # a `planned.Planned`
+        x = x.compute()
     if not isinstance(x, Pending):
         return activate(x, None, activation, residual)
     if x.activation and (residual is not None or activation):
@@ -385,7 +293,7 @@ def _plain_finish_gradient(spec, x, affine, z, gz):
     return pull(gz)
 
 
-@_differentiable(_plain_finish_gradient)
+@differentiable(_plain_finish_gradient)
 def _finish_gradient(spec, x, affine, z, gz):
     activation, residual = spec
     gx, gaffine, gresidual = batched.finish_gradient(activation, SLOPE, residual, x, affine, z, gz)

@@ -4,7 +4,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from market_jax.models.layers import batch_norm, conv, conv_transpose, max_pool
+from market_jax.models.layers import conv, conv_transpose, max_pool
+from market_jax.models.norms import batch_norm
 from market_jax.registry import choose
 from market_jax.typing import Array
 

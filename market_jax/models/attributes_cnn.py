@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from market_jax.errors import InputError
 from market_jax.models.checks import check_divides
 from market_jax.models.heads import DenseHead
-from market_jax.models.layers import batch_norm, conv, max_pool, mean_pool, normalized
+from market_jax.models.layers import conv, max_pool, mean_pool
+from market_jax.models.norms import batch_norm, normalized
 from market_jax.typing import Array, Classes, FractionBelow1, PositiveInt, Width
 
 

@@ -6,16 +6,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from market_jax.models.checks import check_halvings, check_widths
-from market_jax.models.layers import (
-    batch_norm,
-    conv,
-    conv_transpose,
-    finish,
-    max_pool_with_indices,
-    max_unpool,
-    normalized,
-    unit,
-)
+from market_jax.models.layers import conv, conv_transpose, finish, max_pool_with_indices, max_unpool
+from market_jax.models.norms import batch_norm, normalized, unit
 from market_jax.typing import Array, Width, WidthOrNone
 
 

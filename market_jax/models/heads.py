@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import flax.linen as nn
 import jax.numpy as jnp
 
-from market_jax.models.layers import batch_norm
+from market_jax.models.norms import batch_norm
 from market_jax.registry import choose
 from market_jax.typing import Array, FractionBelow1, Outputs, PositiveInt, Width
 

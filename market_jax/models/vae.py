@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from market_jax.models.checks import check_halvings, check_widths
-from market_jax.models.layers import Pending, batch_norm, conv, conv_transpose, finish, unit
+from market_jax.models.layers import Pending, conv, conv_transpose, finish
+from market_jax.models.norms import batch_norm, unit
 from market_jax.typing import Array, Classes, Width
 
 _CHANNELS = 3

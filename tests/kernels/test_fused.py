@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from jax.sharding import PartitionSpec
 
 from market_jax import devices
-from market_jax.kernels import convolution, fused
-from market_jax.kernels.fused import Pending, Planned, Spec
+from market_jax.kernels import convolution, fused, planned
+from market_jax.kernels.fused import Pending, Spec
+from market_jax.kernels.planned import Planned
 from market_jax.kernels.xla_convolution import Geometry
 
 pytestmark = pytest.mark.skipif(
@@ -124,7 +125,7 @@ def test_every_activation_is_applied_before_and_behind(kind, activation):
     residual = jax.random.normal(jax.random.key(0), shape)
     expected = fused.plain(spec, *arrays, residual)
     assert_close(
-        jax.jit(fused.infer, static_argnums=0)(spec, *arrays, residual), expected, jnp.float32
+        jax.jit(planned.infer, static_argnums=0)(spec, *arrays, residual), expected, jnp.float32
     )
 
 
@@ -270,9 +271,9 @@ def test_packed_weights(kind, images, dtype):
     (x, _, w, bias), shape = draw(kind, dtype, images)
     spec = Spec(*KINDS[kind][:2], after="relu")
     residual = jnp.ones(shape, dtype)
-    packed = fused.pack(spec, w, dtype)
+    packed = planned.pack(spec, w, dtype)
     assert packed.dtype == jnp.uint8
-    found = fused.infer(spec, x, None, packed, bias, residual)
+    found = planned.infer(spec, x, None, packed, bias, residual)
     expected = fused.plain(spec, x, None, w, bias, residual)
     assert_close(found, expected, dtype)
 
@@ -285,7 +286,7 @@ BLOCKS = {  # map, window, stride, channels in, wide, out
 }
 
 
-def planned(block, dtype, images, residual):
+def run_planned(block, dtype, images, residual):
     """The same block planned step by step, and in plain JAX."""
     shape, window, stride, narrow, wide, slim = BLOCKS[block]
     rng = np.random.default_rng(0)
@@ -302,7 +303,7 @@ def planned(block, dtype, images, residual):
         w = jnp.asarray(rng.normal(size=size), dtype).astype(jnp.float32) / size[2] ** 0.5
         bias = jnp.asarray(rng.normal(size=size[-1]), jnp.float32)
         last = i == len(steps) - 1
-        found = fused.plan(found, spec, w, bias, more if last else None)
+        found = planned.plan(found, spec, w, bias, more if last else None)
         assert isinstance(found, Planned) != last
         expected, _ = fused.plain(spec, expected, None, w, bias, more if last else None)
     return found, expected
@@ -313,20 +314,20 @@ def planned(block, dtype, images, residual):
 @pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize("block", BLOCKS)
 def test_an_inverted_residual_as_a_whole(block, residual, images, dtype, counted):
-    found, expected = planned(block, dtype, images, residual)
+    found, expected = run_planned(block, dtype, images, residual)
     assert_close(found, expected, dtype)
 
 
 def test_what_makes_no_block_is_computed_step_by_step():
     (x, _, w, bias), _ = draw("1x1", jnp.float32)
     spec = Spec(KINDS["1x1"][0], after="relu")
-    found = fused.plan(x, spec, w, bias, None)
+    found = planned.plan(x, spec, w, bias, None)
     assert found.shape == (3, 9, 7, 33)
     expected, _ = fused.plain(spec, x, None, w, bias, None)
     assert_close(fused.finish(found), expected, jnp.float32)
     other = Spec(geometry((9, 7), 3), after="relu")
     weights = jnp.ones((3, 3, 33, 4)) / 99
-    found = fused.plan(found, other, weights, jnp.zeros(4), None)
+    found = planned.plan(found, other, weights, jnp.zeros(4), None)
     assert_close(
         found, fused.plain(other, expected, None, weights, jnp.zeros(4), None)[0], jnp.float32
     )

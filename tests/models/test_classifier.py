@@ -20,7 +20,8 @@ from market_jax.losses.classification import cross_entropy, uncertain_cross_entr
 from market_jax.models import classifier, heads
 from market_jax.models.attention import MASKS, ResidualAttention, StageAttention
 from market_jax.models.backbones import alexnet, efficientnet_lite, resnet
-from market_jax.models.layers import batch_norm, conv
+from market_jax.models.layers import conv
+from market_jax.models.norms import batch_norm
 from market_jax.weights import pretrained
 from tests.weights.test_pretrained import safetensors
 

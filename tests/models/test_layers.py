@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from market_jax.models import layers
+from market_jax.models import layers, norms
 
 
 @pytest.mark.parametrize("shape", [(2, 4, 6, 3), (1, 5, 7, 2)])
@@ -21,7 +21,7 @@ def test_mean_pool_is_flaxs(shape, window):
 
 
 def test_batch_norm_has_pytorch_defaults():
-    norm = layers.batch_norm(train=True)
+    norm = norms.batch_norm(train=True)
     x = jax.random.normal(jax.random.key(0), (64, 3)) * 3 + 1
     y, updates = norm.apply(norm.init(jax.random.key(1), x), x, mutable=["batch_stats"])
     np.testing.assert_allclose(y.mean(axis=0), 0, atol=1e-5)
@@ -33,7 +33,7 @@ def test_batch_norm_has_pytorch_defaults():
 @pytest.mark.parametrize("train", [True, False])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_batch_norm_is_flaxs(shape, train, dtype):
-    ours = layers.batch_norm(train, epsilon=1e-3, dtype=dtype)
+    ours = norms.batch_norm(train, epsilon=1e-3, dtype=dtype)
     theirs = nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-3, dtype=dtype)
     x = (2 * jax.random.normal(jax.random.key(0), shape) + 1).astype(dtype)
     variables = theirs.init(jax.random.key(1), x)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from market_jax.errors import InputError
 from market_jax.kernels import convolution, fused
-from market_jax.models import attributes_cnn, autoencoder, layers, vae
+from market_jax.models import attributes_cnn, autoencoder, norms, vae
 from market_jax.models.backbones import alexnet, densenet, efficientnet_lite, resnet
 
 NETWORKS = {  # name -> (model, image size, parameters): PyTorch's definitions have as many
@@ -102,7 +102,7 @@ def test_folding_changes_no_output(name, way):
     # by lax and unfolded, in which BatchNorm stands alone
     alone = functools.partial(apply_batch_norm_alone, model)
     expected = jax.jit(convolution.applying("lax", alone))(variables, x)
-    folded = jax.jit(functools.partial(layers.fold, apply, image_size=(32, 32)))(variables)
+    folded = jax.jit(functools.partial(norms.fold, apply, image_size=(32, 32)))(variables)
     assert len(jax.tree.leaves(folded)) == 2 * count, "weights and bias of each"
     for name, found in jax.jit(apply)({**variables, **folded}, x).items():
         scale = np.abs(expected[name]).max()

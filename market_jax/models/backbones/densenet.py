@@ -9,14 +9,8 @@ import jax.numpy as jnp
 from market_jax.models.attention import attend
 from market_jax.models.checks import check_smallest
 from market_jax.models.heads import pool_and_classify
-from market_jax.models.layers import (
-    batch_norm,
-    conv,
-    max_pool,
-    mean_pool,
-    normalize,
-    normalized,
-)
+from market_jax.models.layers import conv, max_pool, mean_pool, normalize
+from market_jax.models.norms import batch_norm, normalized
 from market_jax.typing import Array, Classes, Range
 
 _LAYERS = (6, 12, 24, 16)  # of each stage

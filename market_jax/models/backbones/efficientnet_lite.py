@@ -13,7 +13,8 @@ import jax.numpy as jnp
 
 from market_jax.models.attention import attend
 from market_jax.models.heads import pool_and_classify
-from market_jax.models.layers import Pending, batch_norm, conv, finish, unit
+from market_jax.models.layers import Pending, conv, finish
+from market_jax.models.norms import batch_norm, unit
 from market_jax.typing import Array, Classes, PyTree, Range
 from market_jax.weights import pretrained
 

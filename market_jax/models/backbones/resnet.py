@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 from market_jax.models.attention import attend
 from market_jax.models.heads import pool_and_classify
-from market_jax.models.layers import batch_norm, conv, finish, max_pool, normalize, unit
+from market_jax.models.layers import conv, finish, max_pool, normalize
+from market_jax.models.norms import batch_norm, unit
 from market_jax.typing import Array, Classes, Range
 
 # depth -> (blocks of each stage, whether they have bottlenecks)
