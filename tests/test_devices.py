@@ -70,7 +70,7 @@ kept = resident() - before
 devices.release_memory()
 devices.start()
 import jax
-print(kept, resident() - before, jax.config.jax_cpu_enable_async_dispatch)
+print(kept, resident() - before, jax.config.read("jax_cpu_enable_async_dispatch"))
 """
 
 
