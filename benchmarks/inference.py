@@ -24,7 +24,7 @@ from pathlib import Path
 
 from absl import app, flags
 
-from benchmarks.workers import Worker, alternate, memory, ratio
+from benchmarks.workers import Worker, compare, memory, ratio
 from market_jax.files import write_atomically
 from market_jax.report import tables
 
@@ -47,17 +47,12 @@ def start(case: dict) -> Worker:
 
 
 def measure(network: str, batch: int) -> dict[str, dict]:
-    """All variants of a case, as `workers.alternate` returns them."""
+    """All variants of a case, as `workers.compare` returns them."""
     case = {"network": network, "batch": batch, "threads": os.cpu_count()}
-    workers = {}
-    try:
-        for variant in VARIANTS.value:
-            if variant in OURS or PEER.value:
-                workers[variant] = start(case | {"variant": variant})
-        return alternate(workers, ROUNDS.value, SECONDS.value)
-    finally:
-        for worker in workers.values():
-            worker.close()
+    variants = [v for v in VARIANTS.value if v in OURS or PEER.value]
+    return compare(
+        lambda variant: start(case | {"variant": variant}), variants, ROUNDS.value, SECONDS.value
+    )
 
 
 def rows(network: str, batch: int, result: dict[str, dict]) -> list[tuple[str, ...]]:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from absl import app, flags
 
-from benchmarks.workers import Worker, alternate, memory, ratio
+from benchmarks.workers import Worker, compare, memory, ratio
 from market_jax.files import write_atomically
 from market_jax.report import tables
 
@@ -58,15 +58,10 @@ def measure(name: str, dtype: str) -> dict:
     """All variants of a case: variant -> its worker's report, and "seconds", one for each round."""
     network, shape = CASES[name]
     case = {"network": network, "shape": shape, "dtype": dtype, "threads": os.cpu_count()}
-    workers = {}
-    try:
-        for variant in VARIANTS.value:
-            if variant in OURS or PEER.value:
-                workers[variant] = start(case | {"variant": variant})
-        return alternate(workers, ROUNDS.value, SECONDS.value)
-    finally:
-        for worker in workers.values():
-            worker.close()
+    variants = [v for v in VARIANTS.value if v in OURS or PEER.value]
+    return compare(
+        lambda variant: start(case | {"variant": variant}), variants, ROUNDS.value, SECONDS.value
+    )
 
 
 def rows(name: str, dtype: str, result: dict) -> list[tuple[str, ...]]:

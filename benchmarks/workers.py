@@ -118,6 +118,30 @@ def alternate(workers: Mapping[str, Worker], rounds: int, seconds: float) -> dic
     }
 
 
+def compare(
+    start: Callable[[str], Worker], variants: Sequence[str], rounds: int, seconds: float
+) -> dict[str, dict]:
+    """Starts the variants of a case, alternates them, and ends them, whatever happens.
+
+    Args:
+      start: variant -> its process.
+      variants: their names.
+      rounds: as for `alternate`.
+      seconds: as for `alternate`.
+
+    Returns:
+      As `alternate`.
+    """
+    workers: dict[str, Worker] = {}
+    try:
+        for variant in variants:
+            workers[variant] = start(variant)
+        return alternate(workers, rounds, seconds)
+    finally:
+        for worker in workers.values():
+            worker.close()
+
+
 def ratio(result: Mapping, reference: Mapping | None) -> str:
     """The median over rounds of the times to another variant's, or "-" without one.
 

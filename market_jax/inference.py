@@ -1,4 +1,4 @@
-"""A model over images: every output that is asked for, in one pass; and outputs kept in files.
+"""A model over images: every output that is asked for, in one pass.
 
 `Predictor` is what evaluators are handed. Called twice for the same outputs of the same images it
 computes them once.
@@ -6,19 +6,16 @@ computes them once.
 
 import functools
 import hashlib
-import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
-from absl import logging
 
 from market_jax import devices
-from market_jax.data import pipeline, samplers, transforms
+from market_jax.data import cached, pipeline, samplers, transforms
 from market_jax.errors import InputError
-from market_jax.files import write_atomically
 from market_jax.models import norms
 from market_jax.registry import choose
 from market_jax.typing import Array, Columns, Outputs, PyTree
@@ -233,7 +230,7 @@ class Predictor:
             return compute()
         if key not in self._memory:
             path = self._path(key)
-            self._memory[key] = cached(path, key, compute) if path else compute()
+            self._memory[key] = cached.cached(path, key, compute) if path else compute()
         return self._memory[key]
 
     def _fold(self, images) -> PyTree:
@@ -300,42 +297,6 @@ class Descriptor:
             value = self._function(chunk)
             parts.append((value + self._function(_mirror(chunk))) / 2 if flip else value)
         return {names[0]: np.concatenate(parts)}
-
-
-def cached(path: Path, key: str, make: Callable[[], Columns]) -> Columns:
-    """The columns in a file, if it was written for the same key; else made anew, and written.
-
-    Args:
-      path: the .npz file, which appears whole, by a rename.
-      key: what the columns follow from: the checkpoint, the data, the settings.
-      make: () -> columns.
-    """
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            if str(stored["key"]) == key:
-                names = [name for name in stored.files if name not in ("key", "digest")]
-                columns = {name: stored[name] for name in names}
-                if str(stored["digest"]) == _digest(columns):
-                    return columns
-    except Exception:  # missing, or broken in whatever way: it can be made again
-        logging.debug("%s is made anew", path, exc_info=True)
-    columns = make()
-    buffer = io.BytesIO()
-    np.savez(buffer, key=key, digest=_digest(columns), **columns)
-    try:
-        write_atomically(path, buffer.getvalue())
-    except InputError as error:  # a full disk: it is made again the next time
-        logging.warning("%s", error)
-    return columns
-
-
-def _digest(columns: Columns) -> str:
-    """A digest of the names, dtypes, shapes and values of columns."""
-    digest = hashlib.sha256()
-    for name, value in sorted(columns.items()):
-        digest.update(f"{name} {value.dtype} {value.shape}".encode())
-        digest.update(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()
 
 
 def features(

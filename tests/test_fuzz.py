@@ -19,8 +19,8 @@ from PIL import Image
 
 import data_prep
 from configs import source_b, vae
-from market_jax import experiment, inference, registry, runs, settings
-from market_jax.data import attributes, columns, decoding, folders
+from market_jax import experiment, registry, runs, settings
+from market_jax.data import attributes, cached, columns, decoding, folders
 from market_jax.errors import InputError
 from market_jax.retrieval import chain
 from market_jax.tasks import inputs
@@ -209,7 +209,7 @@ def test_prepared_data_sets(often, synthetic, tmp_path):
 def test_files_that_can_be_made_again(often, tmp_path):
     """Cached features and logs are read as they were, made anew, or their lines left out."""
     path, truth = tmp_path / "outputs.npz", {"embedding": np.arange(12.0).reshape(4, 3)}
-    inference.cached(path, "key", lambda: truth)
+    cached.cached(path, "key", lambda: truth)
     content = path.read_bytes()
     log = tmp_path / writers.METRICS_FILE
     lines = b"".join(b'{"step": %d, "val/loss": 0.5}\n' % step for step in range(1, 9))
@@ -218,7 +218,7 @@ def test_files_that_can_be_made_again(often, tmp_path):
     @given(CHANGES)
     def run(changes):
         path.write_bytes(damage(content, changes))
-        found = inference.cached(path, "key", lambda: truth)
+        found = cached.cached(path, "key", lambda: truth)
         np.testing.assert_array_equal(found["embedding"], truth["embedding"])
         log.write_bytes(damage(lines, changes))
         for line in writers.read_metrics(tmp_path):
