@@ -4,7 +4,7 @@ python -m data_prep --dataset=synthetic --identities=64 --output_dir=synthetic
 python -m benchmarks.extraction --data_dir=synthetic [--network=resnet] [--images=512]
 
 `Predictor` is run as an evaluation runs it, over the columns of a split: pictures are read, decoded
-and resized by tf.data beside the computation ("from disk"). The same `Predictor` is given the same
+and resized on the way ("from disk"). The same `Predictor` is given the same
 pictures as an array ("in memory"), which is the network alone; and the pictures are read without
 a network ("decoding alone"). The cases alternate. Prints medians over the rounds: images/s, and the
 ratio to the speed in memory within a round; 1 says that decoding costs nothing. After the first
@@ -20,11 +20,10 @@ from pathlib import Path
 import numpy as np
 from absl import app, flags
 
-from market_jax import build, devices
+from market_jax import build, devices, inference
 from market_jax.data import columns as columns_
-from market_jax.data import datasets, pipeline, samplers
+from market_jax.data import datasets, samplers
 from market_jax.files import write_atomically
-from market_jax.inference import Predictor
 from market_jax.kernels import convolution
 from market_jax.report import tables
 from market_jax.training.state import init_variables
@@ -64,13 +63,12 @@ def cases(columns: Columns, image_size: tuple[int, int]) -> dict[str, Callable[[
     model = build.model({"name": NETWORK.value})
     variables = init_variables(model, image_size, seed=0)
     apply = convolution.applying(CONVOLUTION.value, model.apply)
-    predict = Predictor(apply, variables, model=model, batch_size=BATCH_SIZE.value)
+    predict = inference.Predictor(apply, variables, model=model, batch_size=BATCH_SIZE.value)
     loaded = columns_.in_memory(columns)
 
     def decode():
         order = samplers.sequential(len(columns["name"]), BATCH_SIZE.value)
-        images = {"image": columns["image"]}
-        return [None for _ in pipeline.batches(images, order, last=order.steps)]
+        return [None for _ in inference.batches(columns["image"], order)]
 
     return {
         "in memory": lambda: predict(loaded, ("feature",)),

@@ -7,6 +7,7 @@ computes them once.
 import functools
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -120,9 +121,15 @@ def run(
     if several:
         variables = devices.replicate(mesh, _local(variables))
     batch_size = -(-batch_size // mesh.size) * mesh.size
-    order = samplers.sequential(max(own.stop - own.start, 1), batch_size)
+    first = min(own.start, size - 1)  # without a share of its own, a process repeats the last one
+    last = max(own.stop, first + 1)
+    own_images = (
+        images[first:last]
+        if isinstance(images, np.ndarray)
+        else images.take(np.arange(first, last))
+    )
     parts: list[dict[str, np.ndarray]] = []
-    for batch in _batches(_Window(images, own.start), order):
+    for batch in batches(own_images, samplers.sequential(last - first, batch_size)):
         placed = devices.place_batch(mesh, {"image": batch})
         parts.append(jax.device_get(forward(variables, placed["image"])))
     count = own.stop - own.start
@@ -130,28 +137,26 @@ def run(
     return _gather(found, most, size) if several else found
 
 
-def _batches(images: "_Window", order: samplers.Sampler) -> Iterator[np.ndarray]:
-    """Batches of images; those on disk are decoded beside the computation, by tf.data."""
-    if images.in_memory:
+_FEW_CORES = 4  # measured with two, see docs/performance.md
+
+
+def batches(images, order: samplers.Sampler) -> Iterator[np.ndarray]:
+    """Yields the batches of a pass over images; those on disk are decoded on the way.
+
+    With few cores and no other device they are decoded between the computations: beside them, each
+    takes the cores from the other, whose threads wait for each other. Else tf.data decodes ahead.
+
+    Args:
+      images: [M, H, W, 3] uint8, indexed by arrays of positions.
+      order: the positions of each batch; padding repeats the first image.
+    """
+    few_cores = jax.default_backend() == "cpu" and (os.cpu_count() or 1) <= _FEW_CORES
+    if isinstance(images, np.ndarray) or few_cores:
         for step in range(order.steps):
             yield images[np.maximum(order.indices(step), 0)]
     else:
         for batch in pipeline.batches({"image": images}, order, last=order.steps):
             yield batch["image"]
-
-
-class _Window:
-    """Images from a position on."""
-
-    def __init__(self, images, start: int):
-        self._images, self._start = images, start
-        self.in_memory = isinstance(images, np.ndarray)
-
-    def __len__(self) -> int:
-        return len(self._images) - self._start
-
-    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-        return self._images[np.minimum(rows + self._start, len(self._images) - 1)]
 
 
 def _identity(outputs: Outputs) -> Outputs:

@@ -35,12 +35,9 @@ class StoredImages:
         return len(self.rows)
 
     def __getitem__(self, indices: np.ndarray) -> np.ndarray:
-        images = np.empty((len(indices), *self.image_size, 3), np.uint8)
         records = self.source.__getitems__([int(i) for i in self.rows[indices]])
-        for i, record in enumerate(records):
-            where = record["name"]
-            images[i] = decoding.resize(decoding.decode(record["image"], where), self.image_size)
-        return images
+        images = (decoding.decode(record["image"], record["name"]) for record in records)
+        return decoding.resize_all(images, self.image_size, len(records))
 
     def take(self, indices: np.ndarray) -> "StoredImages":
         """The pictures at `indices`, not decoded yet."""
@@ -65,10 +62,8 @@ class ImageFiles:
         return len(self.paths)
 
     def __getitem__(self, indices: np.ndarray) -> np.ndarray:
-        images = np.empty((len(indices), *self.image_size, 3), np.uint8)
-        for i, path in enumerate(self.paths[indices]):
-            images[i] = decoding.resize(decoding.read(path), self.image_size)
-        return images
+        paths = self.paths[indices]
+        return decoding.resize_all(map(decoding.read, paths), self.image_size, len(paths))
 
     def take(self, indices: np.ndarray) -> "ImageFiles":
         """The pictures at `indices`, not decoded yet."""

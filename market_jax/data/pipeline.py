@@ -1,7 +1,7 @@
 """Batches through tf.data, assembled off the training thread.
 
-This is the only module of the package that imports TensorFlow, which feeds data and does not use
-the accelerator.
+TensorFlow feeds data here and does not use the accelerator; nothing else imports it, but for the
+records of `prepared`.
 """
 
 import os

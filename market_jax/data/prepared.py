@@ -176,6 +176,12 @@ def _count(value) -> int:
     return value
 
 
+def _only(values) -> Any:
+    """The one value of a field of a record; another number of values is refused."""
+    (value,) = values.value
+    return value
+
+
 class Records:
     """The records of a split, read by random access; pictures stay encoded.
 
@@ -190,8 +196,8 @@ class Records:
     def __init__(self, manifest: Manifest, split: str):
         from array_record.python.array_record_data_source import ArrayRecordDataSource
 
-        self._directory, self._features = manifest.directory, None
-        self._labels = manifest.schema.labels
+        self._directory, self._labels = manifest.directory, manifest.schema.labels
+        self._numbers = (*METADATA, *(f"attributes/{label}" for label in self._labels))
         paths, self._size = [], 0
         for file, (digest, count) in manifest.splits[split].items():
             path = manifest.directory / file
@@ -238,17 +244,18 @@ class Records:
         Raises:
           InputError: the record is damaged.
         """
-        import tensorflow_datasets as tfds
+        from tensorflow.core.example.example_pb2 import Example  # slow to import
 
-        if self._features is None:
-            self._features = features(self._labels)
         try:
-            record = self._features.deserialize_example_np(
-                raw, decoders={"image": tfds.decode.SkipDecoding()}
-            )
-            record["name"] = record["name"].decode()
-            if None in record.get("attributes", {}).values():
-                raise ValueError("a label is missing")
+            fields = Example.FromString(raw).features.feature
+            number = {key: _only(fields[key].int64_list) for key in self._numbers}
+            record = {
+                "image": _only(fields["image"].bytes_list),
+                "name": _only(fields["name"].bytes_list).decode(),
+                **{key: number[key] for key in METADATA},
+            }
+            if self._labels:
+                record["attributes"] = {key: number[f"attributes/{key}"] for key in self._labels}
             return record
         except Exception as error:  # whatever the parser makes of it
             raise InputError(f"{self._directory}: a record is damaged ({error})") from None

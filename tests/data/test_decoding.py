@@ -186,3 +186,20 @@ def test_the_first_picture_of_a_phone_s_file_is_taken():
     content = encoded(first, "MPO", save_all=True, append_images=[second], quality=95)
     assert Image.open(io.BytesIO(content)).n_frames == 2
     assert np.abs(decoding.decode(content, "a").astype(int) - COLORED).mean() < 8
+
+
+@pytest.mark.parametrize("size", [(16, 10), (8, 5), (7, 9), (2, 2)])
+@pytest.mark.parametrize("count", [0, 1, 8, 11])
+def test_many_are_resized_as_one_is(size, count):
+    """Twice the size has a way of its own."""
+    images = np.random.default_rng(0).integers(0, 256, (count, 8, 5, 3), np.uint8)
+    images[:1], images[1:2] = 0, 255
+    images = list(images)
+    if count > 8:
+        images[9] = images[9][:7, :4]  # one of another size among them
+    resized = decoding.resize_all(iter(images), size, count)
+    assert resized.shape == (count, *size, 3)
+    assert resized.dtype == np.uint8
+    for image, found in zip(images, resized, strict=True):
+        expected = Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR)
+        np.testing.assert_array_equal(found, np.asarray(expected))
