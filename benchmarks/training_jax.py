@@ -11,7 +11,7 @@ import optax
 
 from benchmarks.workers import resident_memory, serve
 from configs import common
-from market_jax import build, devices, losses
+from market_jax import build, devices, fitting, losses
 from market_jax.kernels import convolution
 from market_jax.training import profile, step
 from market_jax.training.state import init_state, init_variables
@@ -64,7 +64,7 @@ def make_step(network, dtype, variant, shape):
         return step.make_train_step(apply, objective, lambda key, images: images, tx)
 
     state = init_state(init_variables(model, shape[1:3], seed=0), tx, seed=0)
-    train = make("lax" if variant == "plain" else variant)
+    train = fitting.settle(make("lax" if variant == "plain" else variant))
     holder = {"state": state}
 
     def run():
@@ -72,7 +72,7 @@ def make_step(network, dtype, variant, shape):
         return float(metrics["loss"])
 
     run.parameters = sum(p.size for p in jax.tree.leaves(state.params))
-    run.flops = profile.count_flops(make("lax"), state, batch)
+    run.count = lambda: profile.count_flops(make("lax"), holder["state"], batch)
     return run
 
 
@@ -88,9 +88,12 @@ def main():
     jax.devices()
     start_memory = resident_memory()
     run = make_step(case["network"], case["dtype"], case["variant"], case["shape"])
-    ready = {"loss": run(), "parameters": run.parameters, "flops": run.flops}
-    peak = profile.matrix_product_peak(case["dtype"])
-    serve(run, ready | {"peak": peak, "start_memory": start_memory})
+    ready = {"loss": run(), "parameters": run.parameters, "start_memory": start_memory}
+
+    def last():
+        return {"flops": run.count(), "peak": profile.matrix_product_peak(case["dtype"])}
+
+    serve(run, ready, last)
 
 
 if __name__ == "__main__":

@@ -262,9 +262,8 @@ def main():
     torch.set_num_threads(case["threads"])
     start_memory = resident_memory()
     step = make_step(case["network"], case["dtype"], case["variant"], case["shape"])
-    ready = {"loss": step(), "parameters": step.parameters}
-    peak = matrix_product(case["dtype"])
-    serve(step, ready | {"peak": peak, "start_memory": start_memory})
+    ready = {"loss": step(), "parameters": step.parameters, "start_memory": start_memory}
+    serve(step, ready, lambda: {"peak": matrix_product(case["dtype"])})
 
 
 if __name__ == "__main__":

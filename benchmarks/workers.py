@@ -27,15 +27,21 @@ def resident_memory() -> float:
     return _memory("self", "VmRSS")
 
 
-def serve(run: Callable[[], object], ready: Mapping) -> None:
+def serve(
+    run: Callable[[], object], ready: Mapping, last: Callable[[], Mapping] | None = None
+) -> None:
     """A worker's side: says that it is ready, then runs as many steps as each line asks for.
 
     Args:
       run: one step; returns when it is computed.
       ready: what is reported first, as JSON.
+      last: what else is reported, computed when an empty line asks for it, after all is measured.
     """
     print(json.dumps(dict(ready)), flush=True)
     for line in sys.stdin:
+        if not line.strip():
+            print(json.dumps(dict(last() if last else {})), flush=True)
+            continue
         start = time.perf_counter()
         for _ in range(int(line)):
             run()
@@ -66,7 +72,14 @@ class Worker:
 
     def run(self, steps: int = 1) -> float:
         """Seconds for one of so many steps."""
-        self._process.stdin.write(f"{steps}\n")
+        return self._ask(f"{steps}\n")
+
+    def last(self) -> dict:
+        """What the worker reports when all is measured."""
+        return self._ask("\n")
+
+    def _ask(self, line: str):
+        self._process.stdin.write(line)
         self._process.stdin.flush()
         return self._read()
 
@@ -114,6 +127,7 @@ def alternate(workers: Mapping[str, Worker], rounds: int, seconds: float) -> dic
             "faults": statistics.mean(faults[name][1:]),
             "peak_memory": worker.peak_memory(),
         }
+        | worker.last()
         for name, worker in workers.items()
     }
 

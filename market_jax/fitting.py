@@ -156,6 +156,28 @@ def make_step(training: Training, workdir: Path, stack, leader: bool) -> Callabl
     )
 
 
+def settle(train_step: Callable) -> Callable:
+    """A step that gives back what the first one, and its compilation, have left free.
+
+    The buffers of later steps do not always fit into that: the process would have both.
+
+    Args:
+      train_step: (state, batch) -> (state, metrics).
+    """
+    settled = False
+
+    def run(state, batch):
+        nonlocal settled
+        result = train_step(state, batch)
+        if not settled:
+            settled = True
+            jax.block_until_ready(result)
+            devices.release_memory()
+        return result
+
+    return run
+
+
 def explain(error: loop.NotFiniteError, directory: Path) -> InputError:
     """What a user needs to look into a value that is not finite.
 
@@ -296,7 +318,7 @@ def _actions(
                 curves.draw(writers.read_metrics(workdir), workdir / "curves.png")
 
     return loop.Actions(
-        step=make_step(training, workdir, stack, leader),
+        step=settle(make_step(training, workdir, stack, leader)),
         evaluate=evaluate_or_stop,
         adjust=functools.partial(lower_on_plateau, config),
         save=save,

@@ -63,12 +63,15 @@ void RunBlock(const Call& call, int64_t narrow, const BlockBuffers& b, int64_t s
   const Geometry& g = call.g;  // of the filter
   const Type type = call.type;
   const int64_t wide = g.channels, k = g.window[0], s = g.strides[0];
-  const int64_t map = g.images * g.height * g.width * wide * sizeof(float) / call.threads();
-  if (b.expand && g.images < call.threads() && type == Type::kFloat32 && map <= 2 * kCache) {
+  const int64_t pixels = g.images * g.height * g.width;
+  if (b.expand && g.images < call.threads() && type == Type::kFloat32 && pixels < narrow + slim) {
     return RunBlockByChannels(call, narrow, b, slim);
   }
   const int64_t fit = std::max<int64_t>(kCache / (Size(type) * g.width * wide * s), 4);
-  const int64_t pieces_of_image = std::max(Ceil(g.rows, fit), Ceil(call.threads(), g.images));
+  int64_t pieces_of_image = Ceil(g.rows, fit);
+  if (g.images < call.threads()) {  // as many for each thread
+    pieces_of_image = Ceil(pieces_of_image, call.threads()) * call.threads();
+  }
   const int64_t strip = std::max<int64_t>(Ceil(g.rows, pieces_of_image), 1);
   const int64_t count = Ceil(g.rows, strip), seen = (strip - 1) * s + k;
   Strips strips(call, g.rows);
