@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from market_jax import devices
 from market_jax.data import cached, pipeline, samplers, transforms
 from market_jax.errors import InputError
+from market_jax.kernels import convolution
 from market_jax.models import norms
 from market_jax.registry import choose
 from market_jax.typing import Array, Columns, Outputs, PyTree
@@ -54,18 +56,21 @@ def make_forward(
         mirrored = outputs_of(variables, _mirror(images))
         return {name: (value + _mirror(mirrored[name])) / 2 for name, value in outputs.items()}
 
-    return jax.jit(functools.partial(_in_parts, forward))
+    return jax.jit(functools.partial(_in_parts, forward, _images_at_once(apply)))
 
 
-_PART = 8  # images whose maps fit into the last cache of a CPU
+def _images_at_once(apply: Callable) -> int:
+    """Images whose maps fit into the last cache of a CPU; the package writes fewer maps."""
+    with convolution.using(getattr(apply, "implementation", "auto")):
+        return 8 if convolution.is_fused(jnp.float32) else 4
 
 
-def _in_parts(forward: Callable, variables: PyTree, images: Array) -> Outputs:
+def _in_parts(forward: Callable, size: int, variables: PyTree, images: Array) -> Outputs:
     """On one CPU the images some at a time, so that their maps stay in its cache."""
     alone = jax.default_backend() == "cpu" and jax.device_count() == 1
-    if not alone or len(images) <= _PART or len(images) % _PART:
+    if not alone or len(images) <= size or len(images) % size:
         return forward(variables, images)
-    parts = images.reshape(-1, _PART, *images.shape[1:])
+    parts = images.reshape(-1, size, *images.shape[1:])
     outputs = jax.lax.map(functools.partial(forward, variables), parts)
     return jax.tree.map(lambda value: value.reshape(-1, *value.shape[2:]), outputs)
 

@@ -14,6 +14,7 @@ computes a layer as a whole (`market_jax.kernels.fused`); what stands alone is t
 
 import contextlib
 import contextvars
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
 
@@ -31,6 +32,7 @@ from market_jax.typing import Array
 
 __all__ = [
     "IMPLEMENTATIONS",
+    "Applied",
     "applying",
     "conv_general_dilated",
     "describe",
@@ -73,7 +75,24 @@ def using(name: str) -> Iterator[None]:
         _implementation.reset(token)
 
 
-def applying(name: str, apply: Callable) -> Callable:
+@dataclasses.dataclass(frozen=True)
+class Applied:
+    """A function whose convolutions are computed by a named implementation.
+
+    Attributes:
+      implementation: one of `IMPLEMENTATIONS`.
+      apply: the function.
+    """
+
+    implementation: str
+    apply: Callable
+
+    def __call__(self, *args, **kwargs):
+        with using(self.implementation):
+            return self.apply(*args, **kwargs)
+
+
+def applying(name: str, apply: Callable) -> Applied:
     """Wraps a function so that its convolutions are computed by the named implementation.
 
     Args:
@@ -84,12 +103,7 @@ def applying(name: str, apply: Callable) -> Callable:
       InputError: as for `using`.
     """
     _check(name)
-
-    def applied(*args, **kwargs):
-        with using(name):
-            return apply(*args, **kwargs)
-
-    return applied
+    return Applied(name, apply)
 
 
 @functools.cache
