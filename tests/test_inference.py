@@ -1,9 +1,12 @@
+import threading
+
 import jax
 import numpy as np
 import pytest
 
 from market_jax import inference
 from market_jax.errors import InputError
+from market_jax.kernels import convolution
 from market_jax.models.backbones import resnet
 from market_jax.training.state import init_variables
 
@@ -45,9 +48,47 @@ def test_on_one_cpu_a_batch_is_cut_into_parts(monkeypatch):
         return Colors().apply(variables, images)
 
     found = inference.Predictor(apply, {"scale": 2.0}, batch_size=24)(columns, ["color", "map"])
-    assert set(shapes) == {8}
+    assert set(shapes) == {inference._images_at_once(apply)}
     np.testing.assert_allclose(found["color"], expected["color"], rtol=1e-6)
     np.testing.assert_allclose(found["map"], columns["image"].mean(axis=3) / 255, rtol=1e-5)
+
+
+def test_images_at_once_follow_the_implementation():
+    fused = convolution.has_onednn()
+    sizes = {way: inference._images_at_once(convolution.applying(way, None))
+             for way in ("auto", "jax", "lax")}  # fmt: skip
+    assert sizes == {"auto": 8 if fused else 4, "jax": 4, "lax": 4}
+
+
+class OnDisk:
+    """Pictures that are decoded when they are indexed, and where that happens."""
+
+    def __init__(self, images):
+        self.images, self.threads = images, set()
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, rows):
+        self.threads.add(threading.get_ident())
+        return self.images[rows]
+
+    def take(self, rows):
+        other = OnDisk(self.images[rows])
+        other.threads = self.threads
+        return other
+
+
+@pytest.mark.parametrize("cores", [2, 64])
+def test_pictures_on_disk_are_decoded_between_computations_or_ahead(monkeypatch, cores):
+    monkeypatch.setattr(inference.os, "cpu_count", lambda: cores)
+    columns = make_columns()
+    expected = inference.Predictor(Colors().apply, {"scale": 2.0})(columns, ["color"])["color"]
+    stored = OnDisk(columns["image"])
+    predict = inference.Predictor(Colors().apply, {"scale": 2.0}, batch_size=8)
+    found = predict(columns | {"image": stored}, ["color"])["color"]
+    np.testing.assert_array_equal(found, expected)
+    assert (stored.threads == {threading.get_ident()}) == (cores == 2)
 
 
 def test_a_network_is_folded_once_for_each_set_of_variables():
