@@ -5,7 +5,8 @@ python train.py --config=configs/attributes_cnn.py --config.data.name=unitn --co
 python train.py --config=configs/attributes_cnn.py --config.model.residual=False
 
 On the course release 12 epochs take an hour on two cores; expect 83 % as the multi-class mean of 12
-attributes on held-out identities (majority 71 %). See docs/results.md.
+attributes on held-out identities (majority 71 %), with 1.8 GiB of memory at the most. See
+docs/results.md.
 """
 
 from ml_collections import ConfigDict

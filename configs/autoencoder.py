@@ -3,6 +3,8 @@
 python train.py --config=configs/autoencoder.py --config.data.name=unitn --config.data.dir=DIR
 python train.py --config=configs/autoencoder.py --config.model.switches=False
 python train.py --config=configs/autoencoder.py --config.model.bottleneck=64
+
+On the course release it takes 2.8 GiB of memory at the most.
 """
 
 from ml_collections import ConfigDict

@@ -24,7 +24,8 @@ identity     four heads, and the identities are learned too, by a linear layer a
 
 On the course release 10 epochs take 14 to 29 minutes on one core and end at 81 to 82 % of the 12
 attributes (multi-class) on new identities; identity, 14 epochs in 84 minutes, at 85 % and a market
-mAP of 67, 83 re-ranked.
+mAP of 67, 83 re-ranked. On a CPU it takes 2.5 GiB of memory at the most, identity 3.9 (3.7 in
+bfloat16), of which one is the pictures.
 """
 
 from ml_collections import ConfigDict

