@@ -102,14 +102,21 @@ def resize_all(images: Iterable[np.ndarray], image_size: tuple[int, int], size: 
       size: how many there are.
     """
     resized = np.empty((size, *image_size, 3), np.uint8)
-    images = iter(images)
-    for start in range(0, size, _GROUP):
-        group = [next(images) for _ in range(start, min(start + _GROUP, size))]
-        if all((2 * image.shape[0], 2 * image.shape[1]) == image_size for image in group):
-            resized[start : start + len(group)] = _double(np.stack(group))
-        else:
-            for i, image in enumerate(group, start):
-                resized[i] = resize(image, image_size)
+    halves: dict[int, np.ndarray] = {}
+
+    def double() -> None:
+        if halves:
+            resized[list(halves)] = _double(np.stack([*halves.values()]))
+            halves.clear()
+
+    for i, image in enumerate(images):
+        if (2 * image.shape[0], 2 * image.shape[1]) != tuple(image_size):
+            resized[i] = resize(image, image_size)
+            continue
+        halves[i] = image
+        if len(halves) == _GROUP:
+            double()
+    double()
     return resized
 
 
