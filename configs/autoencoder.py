@@ -4,7 +4,7 @@ python train.py --config=configs/autoencoder.py --config.data.name=unitn --confi
 python train.py --config=configs/autoencoder.py --config.model.switches=False
 python train.py --config=configs/autoencoder.py --config.model.bottleneck=64
 
-On the course release it takes 2.8 GiB of memory at the most.
+On the course release it takes 2.8 GiB of memory in training.
 """
 
 from ml_collections import ConfigDict
