@@ -1,16 +1,30 @@
-"""Hardest triplets of a batch (Hermans, Beyer & Leibe 2017)."""
+"""Pairs of a batch, and its hardest triplets (Hermans, Beyer & Leibe 2017)."""
 
 import jax.numpy as jnp
 
 from market_jax.typing import Array
 
-__all__ = ["hardest", "squared_distances"]
+__all__ = ["hardest", "pairs", "squared_distances"]
 
 
 def squared_distances(features: Array) -> Array:
     """[N, D] -> squared Euclidean distances of all pairs [N, N]."""
     squares = jnp.sum(jnp.square(features), axis=1)
     return jnp.maximum(squares[:, None] + squares - 2 * features @ features.T, 0)
+
+
+def pairs(pids: Array) -> tuple[Array, Array]:
+    """Which images show the same person, and which another one: two bool [N, N].
+
+    Args:
+      pids: int [N]; 0 and below are nobody, who is in no pair.
+
+    Returns:
+      Where two different images are of the same person; and where they are of two persons.
+    """
+    somebody = (pids > 0)[:, None] & (pids > 0)
+    same = (pids[:, None] == pids) & somebody
+    return same & ~jnp.eye(len(pids), dtype=bool), somebody & ~same
 
 
 def hardest(distances: Array, pids: Array) -> tuple[Array, Array]:
@@ -23,9 +37,7 @@ def hardest(distances: Array, pids: Array) -> tuple[Array, Array]:
     Returns:
       Distances; where there is no such image the first is -inf and the second inf.
     """
-    itself = jnp.eye(len(pids), dtype=bool)
-    somebody = (pids > 0)[:, None] & (pids > 0)
-    same = (pids[:, None] == pids) & somebody
-    farthest = jnp.max(jnp.where(same & ~itself, distances, -jnp.inf), axis=1)
-    nearest = jnp.min(jnp.where(somebody & ~same, distances, jnp.inf), axis=1)
+    same, other = pairs(pids)
+    farthest = jnp.max(jnp.where(same, distances, -jnp.inf), axis=1)
+    nearest = jnp.min(jnp.where(other, distances, jnp.inf), axis=1)
     return farthest, nearest

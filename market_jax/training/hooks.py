@@ -9,13 +9,15 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from market_jax import kinds
+from market_jax.errors import InputError
 from market_jax.losses import Context
 from market_jax.training.state import TrainState
-from market_jax.typing import FractionBelow1
+from market_jax.typing import Array, FractionBelow1, PositiveFraction, PyTree
 
-__all__ = ["ema"]
+__all__ = ["centers", "ema"]
 
 
 class Hook(NamedTuple):
@@ -48,11 +50,75 @@ def ema(*, decay: FractionBelow1 = 0.999) -> Hook:
         return state.replace(ema=jax.tree.map(lambda p: p + 0, state.params))
 
     def update(state: TrainState, context: Context) -> TrainState:
-        share = jax.numpy.minimum(decay, (1 + state.step) / (10 + state.step))
+        share = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
         mean = jax.tree.map(lambda a, p: share * a + (1 - share) * p, state.ema, state.params)
         return state.replace(ema=mean)
 
     return Hook(init, update)
+
+
+def centers(
+    *,
+    features: str = "feature",
+    labels: str = "identity",
+    classifier: str = "head_identity",
+    rate: PositiveFraction = 0.5,
+) -> Hook:
+    """Keeps the centre of each class's features for the loss `center` (Wen et al. 2016).
+
+    The centres [P, D] are in the collection "centers" under the name of the features, and begin at
+    0. After a step the centre c of a class with n images x in the batch moves by
+    -rate * sum(c - x) / (1 + n).
+
+    Args:
+      features: the name of the model's output [N, D].
+      labels: the name of the column with the classes int [N]; unknown ones are below 0.
+      classifier: the name of the layer that classifies the features; its kernel [D, P] says how
+        large the centres are.
+      rate: how far a centre moves, above 0 and at most 1.
+
+    Raises:
+      InputError: the rate is out of range; or, in `init`, the model has no such layer or several.
+    """
+    rate = kinds.check("centers: rate", rate, PositiveFraction)
+
+    def replace(state: TrainState, array: Array) -> TrainState:
+        kept = state.collections.get("centers", {}) | {features: array}
+        return state.replace(collections=state.collections | {"centers": kept})
+
+    def init(state: TrainState) -> TrainState:
+        *_, width, count = _kernel(state.params, classifier).shape
+        return replace(state, jnp.zeros((count, width)))
+
+    def update(state: TrainState, context: Context) -> TrainState:
+        old, classes = state.collections["centers"][features], context.batch[labels]
+        classes = jnp.where(context.batch["mask"], classes, -1)
+        return replace(state, _moved(old, context.outputs[features], classes, rate))
+
+    return Hook(init, update)
+
+
+def _moved(old: Array, vectors: Array, classes: Array, rate: float) -> Array:
+    """Centres [P, D] after a batch of vectors [N, D] of classes int [N]; below 0 is none."""
+    known = (classes >= 0)[:, None]
+    vectors = jnp.where(known, vectors.astype(jnp.float32), 0.0)  # padding may hold anything
+    own = (classes[:, None] == jnp.arange(len(old))).astype(jnp.float32)
+    counts = jnp.sum(own, axis=0)[:, None]
+    sums = jnp.matmul(own.T, vectors, precision="highest")
+    return old - rate * (counts * old - sums) / (1 + counts)
+
+
+def _kernel(params: PyTree, layer: str) -> Array:
+    """The kernel of the one layer of that name, at any depth."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(params)
+    paths = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+    found = {path: x for path, x in paths.items() if f"/{path}".endswith(f"/{layer}/kernel")}
+    if len(found) != 1:
+        raise InputError(
+            f"centers: the model has {len(found)} layers {layer!r} with a kernel "
+            f"({', '.join(found) or 'none'}); it must be one"
+        )
+    return next(iter(found.values()))
 
 
 def init_all(state: TrainState, hooks: Sequence[Hook]) -> TrainState:

@@ -123,6 +123,13 @@ KEYWORDS = {
     "cross_entropies": {"logits": ("x", "x")},
     "uncertain_cross_entropies": {"logits": ("x", "x"), "group": "x"},
     "triplet": {"features": "x"},
+    "weighted_triplet": {"features": "x"},
+    "multi_similarity": {"features": "x"},
+    "center": {"features": "x", "labels": "x"},
+    "circle_softmax": {"logits": "x"},
+    "cosine_softmax": {"logits": "x", "scale": 1.0},
+    "focal_cross_entropies": {"logits": ("x", "x")},
+    "weighted_cross_entropies": {"logits": ("x", "x"), "ratios": {"x": (0.2, 0.3, 0.5)}},
     "accuracy": {"logits": ("x",)},
     "squared_error": {"reduce": "sum"},
 }
@@ -135,7 +142,8 @@ def test_every_term_gives_a_value_per_image_eager_and_jitted(name):
     images = {k: rng.random((2, 4, 3, 3), np.float32) for k in ("reconstruction", "target")}
     latent = {k: rng.normal(size=(2, 5)).astype(np.float32) for k in ("mean", "logvar")}
     outputs = {"x": LOGITS, "log_variance_x": jnp.ones(2)} | images | latent
-    made = context(outputs, {"x": jnp.array([1, 2]), "pid": jnp.array([1, 2])})
+    batch = {"x": jnp.array([1, 2]), "pid": jnp.array([1, 2])}
+    made = context(outputs, batch, collections={"centers": {"x": jnp.zeros((3, 3))}})
     eager, jitted = term(made), jax.jit(term)(made)
     for a, b in zip(eager, jitted, strict=True):
         assert a.shape == (2,)
