@@ -11,6 +11,7 @@ import optax
 from market_jax import kinds
 from market_jax.errors import InputError
 from market_jax.typing import (
+    Fraction,
     FractionBelow1,
     NonNegative,
     NonNegativeInt,
@@ -19,66 +20,128 @@ from market_jax.typing import (
     PyTree,
 )
 
-__all__ = ["constant", "cosine", "exponential"]
+__all__ = ["constant", "cosine", "exponential", "multistep"]
 
 
-def constant(learning_rate: float, total_steps: int, /) -> optax.Schedule:
+def constant(learning_rate: float, total_steps: int, warmup_steps: int = 0, /) -> optax.Schedule:
     """The same rate at every step.
 
     Args:
       learning_rate: the learning rate.
       total_steps: not used.
+      warmup_steps: not used.
     """
     return optax.constant_schedule(learning_rate)
 
 
-def cosine(learning_rate: float, total_steps: int, /) -> optax.Schedule:
-    """Half a cosine from the rate to zero at `total_steps`.
+def cosine(
+    learning_rate: float,
+    total_steps: int,
+    warmup_steps: int = 0,
+    /,
+    *,
+    flat: Fraction = 0.0,
+    end: Fraction = 0.0,
+) -> optax.Schedule:
+    """Half a cosine from the rate to `end` times the rate, after a flat part (SBS, He et al. 2020).
+
+    FastReID's strong baseline, 60 epochs long, has `flat` of 0.5 and `end` of 0.002.
 
     Args:
-      learning_rate: the learning rate at step 0.
-      total_steps: the step at which the rate reaches 0.
+      learning_rate: the learning rate where the cosine begins, and before.
+      total_steps: the step at which the rate is `end` times the first one.
+      warmup_steps: steps in the warm-up, after which the cosine begins at the earliest.
+      flat: the share of the whole training, its warm-up included, after which the cosine begins,
+        0 to 1.
+      end: the last rate over the first one, 0 to 1.
     """
-    return optax.cosine_decay_schedule(learning_rate, max(total_steps, 1))
+    begin = max(round(flat * total_steps), warmup_steps)
+    down = optax.cosine_decay_schedule(learning_rate, max(total_steps - begin, 1), end)
+    return optax.join_schedules([optax.constant_schedule(learning_rate), down], [begin])
 
 
 def exponential(
-    learning_rate: float, total_steps: int, /, *, end: PositiveFraction = 0.01
+    learning_rate: float,
+    total_steps: int,
+    warmup_steps: int = 0,
+    /,
+    *,
+    end: PositiveFraction = 0.01,
 ) -> optax.Schedule:
     """Decays by the same factor at every step, to `end` times the rate at `total_steps`.
 
     Args:
-      learning_rate: the learning rate at step 0.
+      learning_rate: the learning rate after the warm-up.
       total_steps: the step at which the rate is `end` times the first one.
+      warmup_steps: steps in the warm-up, after which the rate begins to decay.
       end: the last rate over the first one, above 0 and at most 1.
     """
-    return optax.exponential_decay(learning_rate, max(total_steps, 1), end)
+    steps = max(total_steps - warmup_steps, 1)
+    return optax.exponential_decay(learning_rate, steps, end, transition_begin=warmup_steps)
 
 
-SCHEDULES = {"constant": constant, "cosine": cosine, "exponential": exponential}
+def multistep(
+    learning_rate: float,
+    total_steps: int,
+    warmup_steps: int = 0,
+    /,
+    *,
+    at: tuple[Fraction, ...] = (1 / 3, 7 / 12),
+    factor: PositiveFraction = 0.1,
+) -> optax.Schedule:
+    """Multiplies the rate by a factor at some places, as the strong baseline does (BoT).
+
+    The default is its training: lower after epochs 40 and 70 of 120 (Luo et al. 2019).
+
+    Args:
+      learning_rate: the learning rate before the first place.
+      total_steps: steps in the whole training.
+      warmup_steps: not used: a warm-up does not move the places.
+      at: the places, each a share of the whole training, its warm-up included, 0 to 1.
+      factor: the rate after a place over the one before, above 0 and at most 1.
+    """
+    places = [round(share * total_steps) for share in at]
+    return lambda step: learning_rate * factor ** sum(step >= place for place in places)
+
+
+SCHEDULES = {
+    "constant": constant,
+    "cosine": cosine,
+    "exponential": exponential,
+    "multistep": multistep,
+}
 
 
 def make_schedule(
-    schedule: Callable, *, learning_rate: float, total_steps: int, warmup_steps: int = 0
+    schedule: Callable,
+    *,
+    learning_rate: float,
+    total_steps: int,
+    warmup_steps: int = 0,
+    warmup_from: float = 0.0,
 ) -> optax.Schedule:
-    """A linear warm-up from zero, then a schedule: step -> learning rate.
+    """A schedule whose first steps are a linear warm-up: step -> learning rate.
 
     Args:
-      schedule: (learning rate, number of steps) -> optax schedule.
+      schedule: (learning rate, steps in the whole training, steps in its warm-up) -> optax
+        schedule, which counts steps from the beginning of the warm-up.
       learning_rate: the learning rate at the end of the warm-up.
       total_steps: steps in the whole training, with the warm-up.
       warmup_steps: steps in the warm-up.
+      warmup_from: the learning rate at the beginning of the warm-up over that at its end, 0 to 1.
 
     Raises:
-      InputError: the rate is not a number above 0, or the warm-up has a negative length.
+      InputError: the rate is not a number above 0, the warm-up has a negative length, or its
+        first rate is out of range.
     """
     learning_rate = kinds.check("optimizer.learning_rate", learning_rate, Positive)
+    warmup_from = kinds.check("optimizer.warmup_from", warmup_from, Fraction)
     kinds.check("steps of optimizer.warmup_epochs", warmup_steps, NonNegativeInt)
-    after = schedule(learning_rate, total_steps - warmup_steps)
+    after = schedule(learning_rate, total_steps, warmup_steps)
     if warmup_steps == 0:
         return after
-    warmup = optax.linear_schedule(0.0, learning_rate, warmup_steps)
-    return optax.join_schedules([warmup, after], [warmup_steps])
+    warmup = optax.linear_schedule(warmup_from * learning_rate, learning_rate, warmup_steps)
+    return lambda step: jnp.where(step < warmup_steps, warmup(step), after(step))
 
 
 def _kernels(params: PyTree) -> PyTree:
@@ -150,16 +213,90 @@ def _scale_by_pattern(multipliers: Sequence[tuple[str, float]]) -> optax.Gradien
     return optax.GradientTransformation(init, update)
 
 
-def adam(
-    schedule: optax.Schedule, *, weight_decay: NonNegative = 0.0
+class Frozen(NamedTuple):
+    """Optimizer state where some parameters are frozen in the first steps.
+
+    Attributes:
+      count: int32, the number of steps done.
+      inner: states of two optimizers: "late", of those parameters, and "free", of all others.
+    """
+
+    count: jax.Array
+    inner: PyTree
+
+
+def _hold(held: jax.Array, old: PyTree, new: PyTree) -> PyTree:
+    """The old state of an optimizer where it is held, else the new; schedules are counted on."""
+
+    def is_schedule(node):
+        return isinstance(node, optax.ScaleByScheduleState)
+
+    def choose(old, new):
+        return new if is_schedule(new) else jnp.where(held, old, new)
+
+    return jax.tree.map(choose, old, new, is_leaf=is_schedule)
+
+
+def _freeze_first(
+    clip: optax.GradientTransformation,
+    optimizer: optax.GradientTransformation,
+    steps: int,
+    pattern: str,
 ) -> optax.GradientTransformation:
-    """Adam with decoupled weight decay on kernels (AdamW).
+    """Clips and optimizes, but leaves the parameters with a pattern in their path for some steps.
+
+    They have a state of their own, which begins when they do: with one count of steps for all, Adam
+    would take their young moments for old ones and move by several times the learning rate.
+    """
+
+    def labels(tree):
+        def label(path, _):
+            return "late" if re.search(pattern, _path_name(path)) else "free"
+
+        return jax.tree_util.tree_map_with_path(label, tree)
+
+    both = optax.partition({"late": optimizer, "free": optimizer}, labels)
+
+    def init(params):
+        if "late" not in jax.tree.leaves(labels(params)):
+            raise InputError(f"optimizer.freeze_epochs: {pattern!r} finds no parameter")
+        return Frozen(jnp.zeros((), jnp.int32), both.init(params).inner_states)
+
+    def update(updates, state, params=None):
+        held = state.count < steps
+
+        def leave(tree):
+            return jax.tree.map(
+                lambda label, x: jnp.where(held, 0, x) if label == "late" else x, labels(tree), tree
+            )
+
+        clipped, _ = clip.update(leave(updates), optax.EmptyState())
+        updates, new = both.update(clipped, optax.PartitionState(state.inner), params)
+        late = _hold(held, state.inner["late"], new.inner_states["late"])
+        inner = new.inner_states | {"late": late}
+        return leave(updates), Frozen(optax.safe_increment(state.count), inner)
+
+    return optax.GradientTransformation(init, update)
+
+
+def adam(
+    schedule: optax.Schedule, *, weight_decay: NonNegative = 0.0, coupled: bool = False
+) -> optax.GradientTransformation:
+    """Adam with weight decay on kernels: decoupled (AdamW), or coupled as in PyTorch's `Adam`.
+
+    PyTorch's decays biases and BatchNorm's parameters too, and so does BoT, with 5e-4; here they
+    are left.
 
     Args:
       schedule: step -> learning rate.
       weight_decay: at each step, kernels shrink by this share times the learning rate,
         0 or more.
+      coupled: whether the kernels times `weight_decay` are instead added to their gradients,
+        before Adam's moments.
     """
+    if coupled:
+        decay = optax.add_decayed_weights(weight_decay, mask=_kernels)
+        return optax.chain(decay, optax.adam(1.0), optax.scale_by_schedule(schedule))
     decay = optax.add_decayed_weights(-weight_decay, mask=_kernels)
     return optax.chain(optax.adam(1.0), decay, optax.scale_by_schedule(schedule))
 
@@ -188,6 +325,8 @@ def make_optimizer(
     clip_norm: float = 0.0,
     plateau: bool = False,
     lr_multipliers: Sequence[tuple[str, float]] = (),
+    freeze_steps: int = 0,
+    freeze_pattern: str = "^backbone/",
 ) -> optax.GradientTransformation:
     """Adds gradient clipping before an optimizer, and learning-rate changes after it.
 
@@ -198,11 +337,15 @@ def make_optimizer(
       lr_multipliers: pairs of a regular expression and a factor of the learning rate, for the
         parameters with that pattern in their path, such as "backbone/stem/conv/kernel". The first
         pattern that fits counts. A factor of 0 freezes parameters; weight decay leaves them too.
+      freeze_steps: for so many first steps (FastReID: 1,000 to 2,000) the parameters with
+        `freeze_pattern` in their path and their moments stay; BatchNorm's averages go on.
+      freeze_pattern: a regular expression.
 
     Raises:
-      InputError: a norm or factor is negative, or a pattern is broken or (when the state is made)
-        finds no parameter.
+      InputError: a norm, factor or number is negative, or a pattern is broken or (when the state
+        is made) finds no parameter.
     """
+    kinds.check("steps of optimizer.freeze_epochs", freeze_steps, NonNegativeInt)
     clip_norm = kinds.check("optimizer.clip_norm", clip_norm, NonNegative)
     for pattern, factor in lr_multipliers:
         try:
@@ -213,4 +356,6 @@ def make_optimizer(
     clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
     last = [_scale_by_plateau()] if plateau else []
     last += [_scale_by_pattern(lr_multipliers)] if lr_multipliers else []
+    if freeze_steps:
+        return optax.chain(_freeze_first(clip, optimizer, freeze_steps, freeze_pattern), *last)
     return optax.chain(clip, optimizer, *last)
