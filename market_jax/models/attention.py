@@ -1,13 +1,16 @@
-"""Attention masks, which weigh a map: x * (1 + mask)."""
+"""Attention: masks, which weigh a map, x * (1 + mask); and non-local blocks, which add to it."""
+
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from market_jax.errors import InputError
 from market_jax.models.layers import conv, conv_transpose, max_pool
-from market_jax.models.norms import batch_norm
+from market_jax.models.norms import batch_norm, unit
 from market_jax.registry import choose
-from market_jax.typing import Array
+from market_jax.typing import Array, WidthOrNone
 
 MASKS = {
     # the authors' own: one sum over all cells, which leaves each mask near 0
@@ -111,3 +114,62 @@ def attend(x: Array, stage: int, attention: tuple[int, ...], train: bool, dtype)
     if stage not in attention:
         return x
     return StageAttention(dtype=dtype, name=f"attention{stage}")(x, train)
+
+
+class NonLocal(nn.Module):
+    """Adds to each place of a map what all places say to it (Wang et al. 2018, the dot product).
+
+    With three 1x1 convolutions theta, phi and g, a place p gets the mean over all places q of
+    theta(p) . phi(q) * g(q), through a 1x1 convolution and a BatchNorm whose scale begins at 0, so
+    that the block begins as the identity.
+
+    Attributes:
+      inner: channels of theta, phi and g; 0 has half of the map's, at least 1. AGW (Ye et al. 2021)
+        means half too, but its public code has 1.
+      dtype: dtype of the computation; parameters are float32.
+    """
+
+    inner: WidthOrNone = 0
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        """Applies the block.
+
+        Args:
+          x: the map, [N, H, W, C].
+          train: whether BatchNorm uses the batch's statistics, as in training.
+
+        Returns:
+          [N, H, W, C].
+        """
+        n, h, w, channels = x.shape
+        inner = self.inner or max(channels // 2, 1)
+        theta, phi, g = (
+            conv(inner, 1, dtype=self.dtype, name=name)(x).reshape(n, h * w, inner)
+            for name in ("theta", "phi", "g")
+        )
+        # the order of the products is free, for no softmax stands between them
+        y = jnp.einsum("npi,nqi,nqj->npj", theta, phi, g / (h * w)).reshape(n, h, w, inner)
+        norm = batch_norm(train, scale_init=nn.initializers.zeros, dtype=self.dtype, name="bn")
+        return unit(conv(channels, 1, dtype=self.dtype, name="out"), norm, y, residual=x)
+
+
+def check_non_local(non_local: Sequence[int], blocks: Sequence[int]) -> Sequence[int]:
+    """The number of non-local blocks of each stage, checked.
+
+    Args:
+      non_local: of each stage, how many of its last blocks a non-local block follows; () for none.
+      blocks: how many blocks each stage has.
+
+    Raises:
+      InputError: there are more stages or fewer, or a stage has not so many blocks.
+    """
+    counts = tuple(non_local) or (0,) * len(blocks)
+    fits = len(counts) == len(blocks) and all(a <= b for a, b in zip(counts, blocks, strict=True))
+    if not fits:
+        raise InputError(
+            f"non_local is {tuple(non_local)}; it must be () or a number for each stage, at most "
+            f"its blocks: {tuple(blocks)}"
+        )
+    return counts

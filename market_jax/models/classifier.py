@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from market_jax.models.attention import ResidualAttention
-from market_jax.models.heads import LinearHead, bnneck, pool
+from market_jax.models.heads import Classifier, LinearHead, bnneck, pool
 from market_jax.registry import choose
-from market_jax.typing import Array, Classes, FractionBelow1, NonNegativeInt
+from market_jax.typing import Array, Classes, FractionBelow1, NonNegativeInt, Outputs
 
 BINARIES = "binaries"  # the group of the attributes with two classes
 
@@ -46,8 +46,9 @@ class Model(nn.Module):
         Farina.
       frozen: whether the backbone, with its running statistics, is left untrained.
       uncertainty: whether a weight of each group's loss is learned (Kendall, Gal & Cipolla 2018).
-      identities: the number of persons that a linear layer on the embedding classifies (BNNeck,
-        Luo et al. 2019); 0 has no such layer.
+      identities: the number of persons that a layer on the embedding classifies, see
+        `heads.bnneck`; 0 has no such layer.
+      classifier: that layer, "linear" or "cosine".
       dtype: dtype of the computation; parameters are float32.
     """
 
@@ -60,6 +61,7 @@ class Model(nn.Module):
     frozen: bool = False
     uncertainty: bool = False
     identities: NonNegativeInt = 0
+    classifier: Classifier = "linear"
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -88,9 +90,7 @@ class Model(nn.Module):
         if self.frozen:
             seen = jax.lax.stop_gradient(seen)
         feature, predictions = seen["feature"], []
-        outputs = {"feature": feature, "embedding": feature}
-        if self.identities:
-            outputs = bnneck(feature, self.identities, train, self.dtype)
+        outputs = dict(self.identify(seen, train))
         for name, members in groups.items():
             read = feature
             if attention.get(name):
@@ -110,6 +110,22 @@ class Model(nn.Module):
         if predictions:
             outputs["predictions"] = jnp.concatenate(predictions, axis=-1)
         return outputs
+
+    def identify(self, seen: Outputs, train: bool) -> Outputs:
+        """Makes the outputs for re-identification; called within `__call__`.
+
+        Args:
+          seen: the backbone's outputs.
+          train: whether BatchNorm uses the batch's statistics, as in training.
+
+        Returns:
+          {"feature": [N, D], "embedding": [N, D], with identities "identity"}, float32.
+        """
+        feature = seen["feature"]
+        if not self.identities:
+            return {"feature": feature, "embedding": feature}
+        settings = {"classifier": self.classifier}
+        return bnneck(feature, self.identities, train, self.dtype, **settings)
 
     def frozen_parameters(self) -> tuple[str, ...]:
         """Regular expressions for the paths of parameters that are never trained."""

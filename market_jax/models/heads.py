@@ -1,13 +1,18 @@
 """Pooling and heads: a backbone's map [N, H, W, D] -> features [N, D] -> logits."""
 
+import functools
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
 
+from market_jax.models.layers import unit_length
 from market_jax.models.norms import batch_norm
 from market_jax.registry import choose
 from market_jax.typing import Array, FractionBelow1, Outputs, PositiveInt, Width
+
+Classifier = Literal["linear", "cosine"]  # of persons, see `bnneck`
 
 
 class GeM(nn.Module):
@@ -140,32 +145,64 @@ class NormalizedHead(nn.Module):
         return nn.Dense(self.classes, dtype=self.dtype)(x).astype(jnp.float32)
 
 
-def bnneck(x: Array, identities: int, train: bool, dtype: jnp.dtype = jnp.float32) -> Outputs:
+class Cosines(nn.Module):
+    """The cosines of vectors with a learned vector of each class: [N, D] -> [N, classes].
+
+    They are computed in float32, for losses multiply them by 30 and more.
+
+    Attributes:
+      classes: the number of classes.
+    """
+
+    classes: PositiveInt
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        shape = (x.shape[-1], self.classes)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+        return unit_length(x) @ unit_length(kernel, axis=0)
+
+
+def bnneck(
+    x: Array,
+    identities: int,
+    train: bool,
+    dtype: jnp.dtype = jnp.float32,
+    *,
+    classifier: Classifier = "linear",
+    suffix: str = "",
+) -> Outputs:
     """Makes the outputs for re-identification of a feature; called within a `__call__`.
 
     Distances are learned before BatchNorm, on the feature, and persons are classified after it, on
-    the embedding (BNNeck, Luo et al. 2019). The classifier has no bias and begins near 0;
-    BatchNorm keeps its shift, which stays near 0 in training.
+    the embedding (BNNeck, Luo et al. 2019). BatchNorm learns no shift; the linear classifier has no
+    bias and begins near 0.
 
     Args:
       x: pooled features, [N, D].
       identities: the number of persons in the training split.
       train: whether BatchNorm uses the batch's statistics, as in training.
-      dtype: dtype of the computation.
+      dtype: dtype of the linear classifier's computation.
+      classifier: "linear" for logits, "cosine" for the cosines of the embedding with a vector of
+        each person, for the losses `cosine_softmax` and `circle_softmax`.
+      suffix: what is added to the names of the outputs and the modules: "_part1".
 
     Returns:
-      {"feature": x, "embedding": [N, D], "identity": [N, identities] logits}, float32.
+      {"feature": x, "embedding": [N, D], "identity": [N, identities] logits or cosines}, float32.
+
+    Raises:
+      InputError: there is no such classifier.
     """
-    embedding = batch_norm(train, name="bnneck")(x)
-    layer = nn.Dense(
-        identities,
-        use_bias=False,
-        dtype=dtype,
-        kernel_init=nn.initializers.normal(1e-3),
-        name="head_identity",
-    )
+    embedding = batch_norm(train, use_bias=False, name=f"bnneck{suffix}")(x)
+    settings = {"use_bias": False, "kernel_init": nn.initializers.normal(1e-3), "dtype": dtype}
+    kinds = {
+        "cosine": functools.partial(Cosines, identities),
+        "linear": functools.partial(nn.Dense, identities, **settings),
+    }
+    layer = choose(classifier, kinds, "classifier")(name=f"head_identity{suffix}")
     logits = layer(embedding).astype(jnp.float32)
-    return {"feature": x, "embedding": embedding, "identity": logits}
+    outputs = {"feature": x, "embedding": embedding, "identity": logits}
+    return {f"{key}{suffix}": value for key, value in outputs.items()}
 
 
 HEADS = {"linear": LinearHead, "dense": DenseHead, "normalized": NormalizedHead}

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 
 from market_jax.kernels import convolution, fused, planned
 from market_jax.kernels.fused import Pending, Spec, finish
@@ -27,6 +29,8 @@ __all__ = [
     "max_unpool",
     "mean_pool",
     "normalize",
+    "shares_of_cells",
+    "unit_length",
 ]
 
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and deviation of its channels
@@ -198,3 +202,31 @@ def mean_pool(x: Array, window: tuple[int, int]) -> Array:
     p, q = window
     x = x[:, : h // p * p, : w // q * q]
     return jnp.mean(x.reshape(n, h // p, p, w // q, q, c), axis=(2, 4))
+
+
+def shares_of_cells(size: int, cells: int) -> np.ndarray:
+    """PyTorch's adaptive average pooling of one axis, as a matrix: [cells, size].
+
+    Where the size is no multiple of the number of cells, neighbours overlap.
+
+    Args:
+      size: of the axis.
+      cells: how many averages are taken, which together see the whole axis.
+    """
+    starts = np.arange(cells) * size // cells
+    ends = -(-np.arange(1, cells + 1) * size // cells)
+    at = np.arange(size)
+    inside = (at >= starts[:, None]) & (at < ends[:, None])
+    return inside / inside.sum(axis=1, keepdims=True)
+
+
+def unit_length(x: Array, axis: int = -1) -> Array:
+    """Vectors divided by their length, float32; one of zeros stays so, with a finite gradient.
+
+    Args:
+      x: the vectors, [..., D].
+      axis: the axis along which they lie.
+    """
+    x = x.astype(jnp.float32)
+    squares = jnp.sum(jnp.square(x), axis=axis, keepdims=True)
+    return x * lax.rsqrt(jnp.maximum(squares, 1e-12))

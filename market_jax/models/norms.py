@@ -44,20 +44,26 @@ class BatchNorm(nn.Module):
       momentum: the share of the old value in an update of the running statistics.
       epsilon: a number that is added to the variance.
       dtype: dtype of the output; the statistics are float32.
+      use_bias: whether a shift is learned; otherwise it is 0, and no parameter.
+      scale_init: the initializer of the scale.
     """
 
     use_running_average: bool
     momentum: float = 0.9
     epsilon: float = 1e-5
     dtype: jnp.dtype = jnp.float32
+    use_bias: bool = True
+    scale_init: Callable = nn.initializers.ones
 
     @nn.compact
     def _variables(self, channels: int):
         """Scale, bias, and the running mean and variance."""
         mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
         var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
-        scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
+        scale = self.param("scale", self.scale_init, (channels,), jnp.float32)
+        bias = jnp.zeros((channels,), jnp.float32)
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
         return scale, bias, (mean, var)
 
     def _update(self, running, moments: tuple[Array, Array]) -> None:

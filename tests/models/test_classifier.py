@@ -187,6 +187,7 @@ def spec(name, **arguments):
         ({"dropout": {"age": 1.5}}, "dropout.age is 1.5; it must be 0 or more and below 1"),
         ({"classes": {"age": 1}}, "classes.age is 1; it must be 2 or more"),
         ({"identities": -3}, "identities is -3; it must be 0 or more"),
+        ({"classifier": "round"}, "classifier is 'round'; it must be linear or cosine"),
         ({"dropuot": {}}, "unknown argument of model 'classifier': 'dropuot'; did you mean"),
         ({"name": "layers"}, "unknown model 'layers'"),
     ],
@@ -263,7 +264,8 @@ def with_weights(backbone, source, variables):
 
 
 def test_published_weights_reach_the_backbone_and_nothing_else():
-    backbone = spec("efficientnet_lite", same_padding=True, pooling="gem", attention=(3,))
+    added = {"pooling": "gem", "attention": (3,), "non_local": (0, 1, 0, 0, 0, 0, 0)}
+    backbone = spec("efficientnet_lite", same_padding=True, **added)
     model = build_.model(spec("classifier", classes=CLASSES, backbone=backbone))
     x = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
     variables = jax.tree.map(
@@ -273,7 +275,7 @@ def test_published_weights_reach_the_backbone_and_nothing_else():
     _, expected = efficientnet_lite.make_pretrained()
     for kind in ("params", "batch_stats"):
         loaded = dict(found[kind]["backbone"])
-        for name in {"attention3", "gem"} & loaded.keys():  # which the file has not
+        for name in {"attention3", "gem", "non_local2_1"} & loaded.keys():  # which the file has not
             pair = loaded.pop(name), variables[kind]["backbone"][name]
             assert jax.tree.all(jax.tree.map(lambda a, b: a is b, *pair))
         assert jax.tree.all(jax.tree.map(np.array_equal, loaded, expected[kind]))

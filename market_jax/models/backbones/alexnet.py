@@ -5,12 +5,11 @@ from typing import Annotated
 
 import flax.linen as nn
 import jax.numpy as jnp
-import numpy as np
 
 from market_jax.models.attention import attend
 from market_jax.models.checks import check_smallest
 from market_jax.models.heads import pool_and_classify
-from market_jax.models.layers import conv, max_pool, normalize
+from market_jax.models.layers import conv, max_pool, normalize, shares_of_cells
 from market_jax.typing import Array, Classes, FractionBelow1, Range
 
 # kernel, stride, padding, channels, whether a maximum is taken after it
@@ -33,15 +32,6 @@ TORCH_NAMES = {
         (r"^head_imagenet", "classifier.6"),
     ),
 }
-
-
-def _means(size: int) -> np.ndarray:
-    """[6, size]: PyTorch's adaptive average pooling of one axis to six cells."""
-    starts = np.arange(_CELLS) * size // _CELLS
-    ends = -(-np.arange(1, _CELLS + 1) * size // _CELLS)
-    at = np.arange(size)
-    inside = (at >= starts[:, None]) & (at < ends[:, None])
-    return inside / inside.sum(axis=1, keepdims=True)
 
 
 def convolve(
@@ -133,7 +123,7 @@ class Model(nn.Module):
         if not self.dense:
             return pool_and_classify([*maps, x], classes, self.pooling)
         outputs = pool_and_classify([*maps, x], {}, self.pooling)
-        rows, columns = _means(x.shape[1]), _means(x.shape[2])
+        rows, columns = (shares_of_cells(size, _CELLS) for size in x.shape[1:3])
         # channels first, as the published weights have them
         y = jnp.einsum("nhwc,ph,qw->ncpq", x, rows, columns).reshape(len(x), -1)
         for i in (1, 2):

@@ -6,11 +6,11 @@ from typing import Annotated, Literal
 import flax.linen as nn
 import jax.numpy as jnp
 
-from market_jax.models.attention import attend
+from market_jax.models.attention import NonLocal, attend, check_non_local
 from market_jax.models.heads import pool_and_classify
 from market_jax.models.layers import conv, finish, max_pool, normalize
 from market_jax.models.norms import batch_norm, unit
-from market_jax.typing import Array, Classes, Range
+from market_jax.typing import Array, Classes, NonNegativeInt, Range
 
 # depth -> (blocks of each stage, whether they have bottlenecks)
 _DEPTHS = {
@@ -72,7 +72,15 @@ class Block(nn.Module):
         return y
 
 
-def stage(x: Array, number: int, depth: int, strides: int, train: bool, dtype: jnp.dtype) -> Array:
+def stage(
+    x: Array,
+    number: int,
+    depth: int,
+    strides: int,
+    train: bool,
+    dtype: jnp.dtype,
+    non_local: int = 0,
+) -> Array:
     """Applies the blocks of a stage, named "layer4_0", ...; called within a `__call__`.
 
     `LastStage` calls it again for another copy of the last stage.
@@ -84,11 +92,14 @@ def stage(x: Array, number: int, depth: int, strides: int, train: bool, dtype: j
       strides: the strides of the stage's first block, 1 or 2.
       train: whether BatchNorm uses the batch's statistics, as in training.
       dtype: dtype of the computation.
+      non_local: how many of the last blocks a non-local block follows, "non_local2_3".
     """
-    blocks, bottleneck = _DEPTHS[depth]
-    for i in range(blocks[number - 1]):
+    blocks, bottleneck = _DEPTHS[depth][0][number - 1], _DEPTHS[depth][1]
+    for i in range(blocks):
         settings = (64 * 2 ** (number - 1), strides if i == 0 else 1, bottleneck, dtype)
         x = Block(*settings, name=f"layer{number}_{i}")(x, train)
+        if i >= blocks - non_local:
+            x = NonLocal(dtype=dtype, name=f"non_local{number}_{i}")(x, train)
     return x
 
 
@@ -130,6 +141,8 @@ class Model(nn.Module):
         head "imagenet" with 1000 classes.
       pooling: how the map is pooled, "average", "max" or "gem".
       attention: the stages, 1 to 4, after which a mask weighs the map.
+      non_local: of each of the four stages, how many of its last blocks a non-local block follows:
+        (0, 2, 3, 0) in AGW; () has none.
       dtype: dtype of the computation; parameters are float32.
     """
 
@@ -138,6 +151,7 @@ class Model(nn.Module):
     classes: Mapping[str, Classes] | None = None
     pooling: str = "average"
     attention: tuple[Annotated[int, Range(1, 4)], ...] = ()
+    non_local: tuple[NonNegativeInt, ...] = ()
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -152,15 +166,17 @@ class Model(nn.Module):
           See `heads.pool_and_classify`; the map is [N, H/32, W/32, 512 or 2048].
 
         Raises:
-          InputError: there is no such pooling.
+          InputError: there is no such pooling, or `non_local` does not fit the stages.
         """
+        non_local = check_non_local(self.non_local, _DEPTHS[self.depth][0])
         x = normalize(image).astype(self.dtype)
         convolve = conv(64, 7, 2, bias=False, dtype=self.dtype, name="conv1")
         x = finish(unit(convolve, batch_norm(train, dtype=self.dtype, name="bn1"), x, "relu"))
         x = max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         maps = []
         for number, strides in enumerate((1, 2, 2, self.last_stride), start=1):
-            x = stage(x, number, self.depth, strides, train, self.dtype)
+            blocks = non_local[number - 1]
+            x = stage(x, number, self.depth, strides, train, self.dtype, blocks)
             x = attend(x, number, self.attention, train, self.dtype)
             maps.append(x)
         return pool_and_classify([*maps, x], self.classes or {}, self.pooling)
@@ -170,7 +186,7 @@ class Model(nn.Module):
         """Makes another copy of the last stage, for a part model's `__call__`.
 
         It takes the output "stage3" and returns a map like "map". Its layers have the same names as
-        the backbone's, but parameters of their own, and no mask follows it.
+        the backbone's, but parameters of their own, and no mask or non-local block follows it.
 
         Args:
           name: the copy's name, under which its parameters are kept.
