@@ -9,7 +9,7 @@ from market_jax import files
 from market_jax.errors import InputError
 
 FILE = "config.json"
-FORMAT = 3  # of what a run keeps: config, checkpoints, who was trained on; 1 was version 0.1.0's
+FORMAT = 4  # of what a run keeps: config, checkpoints, who was trained on; 1 was version 0.1.0's
 # of a run that goes on: how long, how loud, where the data lie, what computes the same to rounding
 MAY_CHANGE = (
     *("epochs", "patience", "log_every", "convolution", "remat", "profile", "tasks"),

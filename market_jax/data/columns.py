@@ -7,6 +7,7 @@ uint8 [n, H, W, 3]; `in_memory` decodes all of them once.
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -116,26 +117,40 @@ def number_identities(columns: Columns) -> Columns:
     return columns | {"identity": number.astype(np.int32)}
 
 
-def divide(columns: Columns, *, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Divides the identities: a share of them is held out, with all their images.
+def divide(columns: Columns, *, fractions: Mapping[str, float], seed: int) -> dict[str, np.ndarray]:
+    """Divides the identities into sides, each identity with all its images.
 
     Args:
-      columns: columns with "pid"; junk and distractors (pid below 1) are on neither side.
-      fraction: the share of the identities to hold out, 0 or more and below 1. Above 0 at least
-        one is.
+      columns: columns with "pid"; junk and distractors (pid below 1) are on no side.
+      fractions: side -> its share of the identities, 0 or more; together they stay below 1. Above 0
+        a side has at least one identity. The sides are drawn in this order, so that the first ones
+        do not depend on the later ones.
       seed: seeds the choice of identities.
 
     Returns:
-      The pids to train on, and those held out, ascending.
+      Side -> its pids, ascending; "train" has the identities of no other side, one at least.
 
     Raises:
-      InputError: there are fewer than two identities, or the fraction is out of range.
+      InputError: there are too few identities, or the fractions are out of range.
     """
-    if not 0 <= fraction < 1:
-        raise InputError(f"data.val_fraction is {fraction}; it must be 0 or more and below 1")
-    identities = np.unique(columns["pid"][columns["pid"] > 0])
-    if len(identities) < (2 if fraction else 1):
-        raise InputError(f"{len(identities)} identity cannot be split; at least 2 are needed")
-    order = np.random.default_rng(seed).permutation(identities)
-    count = min(max(round(fraction * len(identities)), 1), len(identities) - 1) if fraction else 0
-    return np.sort(order[count:]), np.sort(order[:count])
+    for side, fraction in fractions.items():
+        if not 0 <= fraction < 1:
+            raise InputError(
+                f"data.{side}_fraction is {fraction}; it must be 0 or more and below 1"
+            )
+    if sum(fractions.values()) >= 1:
+        listed = ", ".join(f"data.{side}_fraction {value}" for side, value in fractions.items())
+        raise InputError(f"{listed}: together they must stay below 1, or nobody is trained on")
+    order = np.unique(columns["pid"][columns["pid"] > 0])
+    number, needed = len(order), 1 + sum(value > 0 for value in fractions.values())
+    if number < needed:
+        raise InputError(f"{number} identities cannot be split; at least {needed} are needed")
+    order = np.random.default_rng(seed).permutation(order)
+    found, start = {}, 0
+    for side, fraction in fractions.items():
+        needed -= fraction > 0  # identities that the sides after this one need
+        most = number - start - needed
+        count = min(max(round(fraction * number), 1), most) if fraction else 0
+        found[side] = np.sort(order[start : start + count])
+        start += count
+    return {"train": np.sort(order[start:])} | found

@@ -1,13 +1,14 @@
 """A data set as trainings and evaluations see it: a schema, and columns of each split.
 
-The training identities are divided: most are trained on ("train"), some are held out ("val").
+The training identities are divided: most are trained on ("train"), some are held out to choose
+checkpoints and settings by ("val"), and some to judge the choice in the end ("holdout").
 "test" and "query" are as they were prepared. Several data sets can be joined into one: their
 persons and cameras get different numbers, a label that a data set does not have is unknown (-1) in
 its rows, and the column "dataset" says which one a row is from.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +20,12 @@ from market_jax.data import images, prepared
 from market_jax.data.schema import Schema, merge
 from market_jax.errors import InputError
 from market_jax.typing import Columns
+
+SIDES = {  # of the training identities, and what a run does with them
+    "train": "trained on",
+    "val": "held out",
+    "holdout": "kept to be judged in the end",
+}
 
 
 class Dataset(NamedTuple):
@@ -36,21 +43,17 @@ class Dataset(NamedTuple):
 
 
 class Division(NamedTuple):
-    """Who of a data set is trained on and who is held out; a run keeps it, and a restart uses it.
+    """Who of a data set is on which side; a run keeps it, and a restart uses it.
 
     Attributes:
       name: the name of the data set.
-      train: the pids that are trained on.
-      val: the pids that are held out.
-      train_digest: of the pictures and labels of those that are trained on.
-      val_digest: of those that are held out.
+      pids: side, see `SIDES` -> its pids.
+      digests: side -> digest of its pictures and labels.
     """
 
     name: str
-    train: Sequence[int]
-    val: Sequence[int]
-    train_digest: str
-    val_digest: str
+    pids: Mapping[str, Sequence[int]]
+    digests: Mapping[str, str]
 
 
 class Part(NamedTuple):
@@ -134,46 +137,55 @@ def concatenate(sides: Sequence[Columns], parts: Sequence[Part]) -> Columns:
 
 
 def divide(
-    directory: Path, rows: Columns, kept: Division | None, *, fraction: float, seed: int
-) -> tuple[Columns, Columns, Division]:
-    """Divides the training images of a data set into those to train on and those held out.
+    directory: Path,
+    rows: Columns,
+    kept: Division | None,
+    *,
+    fractions: Mapping[str, float],
+    seed: int,
+) -> tuple[dict[str, Columns], Division]:
+    """Divides the training images of a data set.
 
     Args:
       directory: the folder of the data set, for messages.
       rows: columns of its split "train".
       kept: the division that a run has kept, which is used again; None draws one.
-      fraction: the share of the identities to hold out.
+      fractions: as in `columns.divide`.
       seed: seeds the choice of identities.
 
     Returns:
-      Columns to train on, columns held out, and the division.
+      Side, see `SIDES` -> its columns; and the division.
 
     Raises:
       InputError: as `columns.divide`; or the images of the kept identities are not the same ones.
     """
     name = prepared.read(directory).schema.name
-    if kept is None:
-        train, val = columns_.divide(rows, fraction=fraction, seed=seed)
-    else:
-        train, val = kept.train, kept.val
-    sides = [columns_.select(rows, np.isin(rows["pid"], pids)) for pids in (train, val)]
-    digests = [columns_.fingerprint(side) for side in sides]
+    pids = kept.pids if kept else columns_.divide(rows, fractions=fractions, seed=seed)
+    sides = {
+        side: columns_.select(rows, np.isin(rows["pid"], pids.get(side, ()))) for side in SIDES
+    }
+    digests = {side: columns_.fingerprint(found) for side, found in sides.items()}
     if kept is not None:
-        for what, old, new in zip(("trained on", "held out"), kept[3:], digests, strict=True):
-            if old != new:
-                raise InputError(
-                    f"{directory}: the pictures or labels of the identities that this run has "
-                    f"{what} are not the ones they were; give the data it began with (--data_dir, "
-                    "--config.data.dir), or train anew in another --workdir"
-                )
-        known = np.isin(rows["pid"], [*train, *val]) | (rows["pid"] < 1)
-        if not known.all():
-            logging.warning(
-                "%s: %d pictures of %d identities came after this run began; it leaves them out",
-                *(directory, (~known).sum(), len(np.unique(rows["pid"][~known]))),
+        _check_kept(directory, rows, kept, digests)
+    lists = {side: np.asarray(pids.get(side, ()), int).tolist() for side in SIDES}
+    return sides, Division(name, lists, digests)
+
+
+def _check_kept(directory: Path, rows: Columns, kept: Division, digests: Mapping) -> None:
+    """Refuses images that are not the ones they were, and names those that came later."""
+    for side, what in SIDES.items():
+        if kept.digests[side] != digests[side]:
+            raise InputError(
+                f"{directory}: the pictures or labels of the identities that this run has "
+                f"{what} are not the ones they were; give the data it began with (--data_dir, "
+                "--config.data.dir), or train anew in another --workdir"
             )
-    lists = [np.asarray(pids).tolist() for pids in (train, val)]
-    return *sides, Division(name, *lists, *digests)
+    known = np.isin(rows["pid"], np.concatenate([*kept.pids.values()])) | (rows["pid"] < 1)
+    if not known.all():
+        logging.warning(
+            "%s: %d pictures of %d identities came after this run began; it leaves them out",
+            *(directory, (~known).sum(), len(np.unique(rows["pid"][~known]))),
+        )
 
 
 def open_dataset(
@@ -181,17 +193,21 @@ def open_dataset(
     *,
     image_size: tuple[int, int],
     val_fraction: float = 0.2,
+    holdout_fraction: float = 0.0,
     split_seed: int = 0,
     kept: Sequence[Division] | None = None,
 ) -> Dataset:
     """Opens one or several prepared folders as one data set.
 
     Args:
-      directories: folders that `data_prep` has written. Each is divided into "train" and "val" on
-        its own, so that its held-out identities do not depend on the other folders.
+      directories: folders that `data_prep` has written. Each is divided on its own, so that its
+        held-out identities do not depend on the other folders.
       image_size: (height, width); pictures of another size are resized.
-      val_fraction: the share of the training identities to hold out, 0 or more and below 1.
-      split_seed: seeds the choice of held-out identities.
+      val_fraction: the share of the training identities to hold out as "val", 0 or more and below
+        1.
+      holdout_fraction: the share to keep as "holdout", 0 or more and below 1. It is drawn first, so
+        that `holdout_fraction=0.2` keeps those that `val_fraction=0.2` alone would hold out.
+      split_seed: seeds the choice of identities.
       kept: the divisions of a run, one for each folder, which are used again; None draws them.
 
     Raises:
@@ -205,28 +221,29 @@ def open_dataset(
         return concatenate(sides, owners) if several else sides[0]
 
     @functools.cache
-    def divided() -> tuple[tuple, tuple, list[Division]]:
+    def divided() -> tuple[list[dict[str, Columns]], list[Division]]:
         found = []
         for directory, division in zip(directories, kept or [None] * len(directories), strict=True):
             rows = columns_.open_split(directory, "train", image_size=image_size)
-            how = {"fraction": val_fraction, "seed": split_seed}
-            found.append(divide(directory, rows, division, **how))
-        train, val, divisions = zip(*found, strict=True)
-        return train, val, list(divisions)
+            fractions = {"holdout": holdout_fraction, "val": val_fraction}
+            found.append(divide(directory, rows, division, fractions=fractions, seed=split_seed))
+        sides, divisions = zip(*found, strict=True)
+        return list(sides), list(divisions)
 
     @functools.cache
     def open_split(split: str) -> Columns:
-        if split == "train":
-            return columns_.number_identities(joined(divided()[0], parts))
-        if split == "val":  # whose identities are unknown to a network
-            val = joined(divided()[1], parts)
-            return val | {"identity": np.full(len(val["pid"]), -1, np.int32)}
+        if split in SIDES:
+            rows = joined([sides[split] for sides in divided()[0]], parts)
+            if split == "train":
+                return columns_.number_identities(rows)
+            # whose identities are unknown to a network
+            return rows | {"identity": np.full(len(rows["pid"]), -1, np.int32)}
         splits = [list(prepared.read(directory).splits) for directory in directories]
         having = [i for i, names in enumerate(splits) if split in names]
         if not having:
-            known = ", ".join(sorted({"val"}.union(*splits)))
+            known = ", ".join(sorted({*SIDES}.union(*splits)))
             raise InputError(f"{schema.name}: there is no split {split!r}; known: {known}")
         sides = [columns_.open_split(directories[i], split, image_size=image_size) for i in having]
         return joined(sides, [parts[i] for i in having])
 
-    return Dataset(schema, open_split, lambda: divided()[2])
+    return Dataset(schema, open_split, lambda: divided()[1])

@@ -14,7 +14,7 @@ from market_jax.evaluators.result import Result
 from market_jax.report import tables
 from market_jax.typing import Columns
 
-SPLITS = ("train", "val", "test", "query")
+SPLITS = ("train", "val", "holdout", "test", "query")
 
 
 class Judged(NamedTuple):

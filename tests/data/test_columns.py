@@ -13,7 +13,8 @@ PIDS = st.lists(st.integers(-1, 30), min_size=1, max_size=80).filter(
 
 @given(PIDS, st.floats(0.01, 0.99), st.integers(0, 5))
 def test_no_identity_is_on_both_sides(pids, fraction, seed):
-    rest, held_out = columns.divide({"pid": np.array(pids)}, fraction=fraction, seed=seed)
+    sides = columns.divide({"pid": np.array(pids)}, fractions={"val": fraction}, seed=seed)
+    rest, held_out = sides["train"], sides["val"]
     assert len(rest)
     assert len(held_out)
     assert sorted([*rest, *held_out]) == sorted({p for p in pids if p > 0})
@@ -23,18 +24,17 @@ def test_no_identity_is_on_both_sides(pids, fraction, seed):
 
 def test_split_is_80_20_of_identities_and_seeded():
     table = {"pid": np.repeat(np.arange(1, 101), 3)}
-    first = columns.divide(table, fraction=0.2, seed=0)
-    assert [len(side) for side in first] == [80, 20]
-    again = columns.divide(table, fraction=0.2, seed=0)
-    other = columns.divide(table, fraction=0.2, seed=1)
-    np.testing.assert_array_equal(first[1], again[1])
-    assert set(first[1]) != set(other[1])
+    first, again, other = (
+        columns.divide(table, fractions={"val": 0.2}, seed=seed) for seed in (0, 0, 1)
+    )
+    assert {side: len(pids) for side, pids in first.items()} == {"train": 80, "val": 20}
+    np.testing.assert_array_equal(first["val"], again["val"])
+    assert set(first["val"]) != set(other["val"])
 
 
 def test_fraction_0_holds_nobody_out():
-    train, held_out = columns.divide({"pid": np.array([5, -1, 5])}, fraction=0.0, seed=0)
-    assert train.tolist() == [5]
-    assert held_out.tolist() == []
+    sides = columns.divide({"pid": np.array([5, -1, 5])}, fractions={"val": 0.0}, seed=0)
+    assert {side: pids.tolist() for side, pids in sides.items()} == {"train": [5], "val": []}
 
 
 def test_identities_are_counted_from_0_and_nobody_is_none():
@@ -47,12 +47,12 @@ def test_split_refuses_the_fraction(fraction):
     with pytest.raises(
         InputError, match=f"val_fraction is {fraction}; it must be 0 or more and below 1"
     ):
-        columns.divide({"pid": np.array([1, 2])}, fraction=fraction, seed=0)
+        columns.divide({"pid": np.array([1, 2])}, fractions={"val": fraction}, seed=0)
 
 
 def test_split_refuses_one_identity():
     with pytest.raises(InputError, match="at least 2 are needed"):
-        columns.divide({"pid": np.array([1, 1, 0, -1])}, fraction=0.2, seed=0)
+        columns.divide({"pid": np.array([1, 1, 0, -1])}, fractions={"val": 0.2}, seed=0)
 
 
 def test_stored_images_equal_those_in_memory(synthetic):
@@ -102,3 +102,26 @@ def test_dataset_is_found_from_above(synthetic):
     assert prepared.find(synthetic) == synthetic
     assert prepared.find(synthetic.parent) == synthetic
     assert prepared.find(synthetic.parents[1]) == synthetic
+
+
+def test_the_holdout_side_is_the_one_that_val_alone_would_be():
+    rows = {"pid": np.repeat(np.arange(1, 51), 2)}
+    two = columns.divide(rows, fractions={"val": 0.2}, seed=3)
+    three = columns.divide(rows, fractions={"holdout": 0.2, "val": 0.2}, seed=3)
+    assert three["holdout"].tolist() == two["val"].tolist()
+    assert [len(three[side]) for side in ("train", "val", "holdout")] == [30, 10, 10]
+    assert sorted(np.concatenate([*three.values()]).tolist()) == list(range(1, 51))
+
+
+def test_every_side_has_somebody():
+    rows = {"pid": np.array([1, 2, 3])}
+    sides = columns.divide(rows, fractions={"holdout": 0.9, "val": 0.01}, seed=0)
+    assert [len(sides[side]) for side in ("train", "holdout", "val")] == [1, 1, 1]
+
+
+def test_sides_that_leave_nobody_to_train_on_are_refused():
+    rows = {"pid": np.arange(1, 9)}
+    with pytest.raises(InputError, match="together they must stay below 1"):
+        columns.divide(rows, fractions={"holdout": 0.5, "val": 0.5}, seed=0)
+    with pytest.raises(InputError, match="2 identities cannot be split; at least 3"):
+        columns.divide({"pid": np.array([4, 9])}, fractions={"holdout": 0.1, "val": 0.1}, seed=0)

@@ -63,7 +63,9 @@ def test_one_data_set_is_as_it_was(synthetic):
     assert set(val["identity"]) == {-1}
     assert sorted(set(train["identity"])) == list(range(len(set(train["pid"]))))
     assert dataset.open("train") is train
-    with pytest.raises(InputError, match="there is no split 'gallery'; known: query, test, train"):
+    with pytest.raises(
+        InputError, match="there is no split 'gallery'; known: holdout, query, test, train"
+    ):
         dataset.open("gallery")
 
 

@@ -92,13 +92,13 @@ def another(raw, pid):
 
 
 @pytest.mark.parametrize("how", [picture, label, camera, another])
-@pytest.mark.parametrize("side", ["train", "val"])
+@pytest.mark.parametrize("side", datasets.SIDES)
 def test_a_changed_identity_is_refused(raw, tmp_path, how, side):
-    first = opened(raw, tmp_path, val_fraction=0.4)
+    first = opened(raw, tmp_path, val_fraction=0.4, holdout_fraction=0.2)
     [kept] = first.divisions()
-    how(raw, getattr(kept, side)[0])
+    how(raw, kept.pids[side][0])
     changed = opened(raw, tmp_path, [kept])
-    what = {"train": "trained on", "val": "held out"}[side]
+    what = datasets.SIDES[side]
     with pytest.raises(InputError, match=f"identities that this run has {what} are not the ones"):
         changed.open("train")
 
@@ -117,7 +117,7 @@ def test_fraction_0_holds_nobody_out(raw, tmp_path):
     first = opened(raw, tmp_path, val_fraction=0)
     assert [len(rows) for rows in names(first).values()] == [10, 0]
     kept = first.divisions()
-    assert kept[0].val == []
+    assert kept[0].pids["val"] == []
     val = first.open("val")
     assert val["image"][np.arange(0)].shape == (0, *SIZE, 3)
     assert len(val["identity"]) == 0
