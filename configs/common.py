@@ -25,6 +25,84 @@ ATTRIBUTES = {
 }
 
 
+BACKBONES = {  # name -> its arguments, so that each is a flag
+    "alexnet": {"dense": True, "dropout": 0.5},
+    "densenet": {},
+    "efficientnet_lite": {"variant": 0, "same_padding": True, "last_stride": 2, "non_local": ()},
+    "resnet": {"depth": 50, "last_stride": 2, "non_local": ()},
+}
+
+
+def backbone(name: str, values: dict) -> dict:
+    """The spec of a backbone.
+
+    Args:
+      name: a file of market_jax/models/backbones.
+      values: its arguments, where they differ from the usual ones.
+    """
+    usual = {"name": name, "pooling": "average"}  # or max, gem
+    return usual | BACKBONES.get(name, {}) | values
+
+
+def learn_persons(config: ConfigDict) -> None:
+    """Person re-identification as BoT trains it (Luo et al. 2019), but for the optimizer.
+
+    256x128, four pictures of each person in a batch; cross-entropy after the BNNeck, with label
+    smoothing, and batch-hard triplets before it; mirrored, cropped and erased at random.
+
+    Args:
+      config: of the experiment, which is changed.
+    """
+    config.data.image_size = (256, 128)
+    config.num_instances = 4
+    config.evaluators.reid = {"name": "reid"}
+    config.losses = {
+        "identity": {
+            "name": "cross_entropy",
+            "logits": "identity",
+            "weight": 1.0,
+            "label_smoothing": 0.1,
+        },
+        "triplet": {"name": "triplet", "weight": 1.0, "margin": 0.3},
+    }
+    config.augmentation = {
+        "flip": {"probability": 0.5},
+        "crop": {"padding": 10},
+        "erase": {"probability": 0.5, "area": (0.02, 0.4), "aspect": 0.3},
+    }
+
+
+def persons_only(arguments: str, **usual) -> ConfigDict:
+    """The experiment that bot.py and those after it begin with: a classifier of persons.
+
+    Checkpoints are chosen by the market mAP of new persons, never by the loss.
+
+    Args:
+      arguments: the backbone and its arguments, "efficientnet_lite,variant=1"; without a name
+        EfficientNet-Lite0.
+      **usual: arguments of the backbone that the arguments may still change.
+    """
+    words, values = read_arguments(arguments)
+    if len(words) > 1:
+        raise ValueError(f"{words[1]!r} is more than a backbone and its arguments: {arguments!r}")
+    (name,) = words or ("efficientnet_lite",)
+    config = get_config()
+    config.tasks = ("reid",)
+    config.model = {
+        "name": "classifier",
+        "classes": {},  # attribute -> number of classes, to learn attributes too
+        "backbone": backbone(name, usual | values),
+        "pretrained": "auto" if name == "efficientnet_lite" else "",
+        "identities": -1,  # those of the training split
+        "classifier": "linear",
+    }
+    learn_persons(config)
+    config.select = {"metric": "val/market/mAP", "mode": "max"}
+    config.patience = 0
+    config.evaluate_every = 5
+    return config
+
+
 def read_arguments(text: str) -> tuple[list[str], dict]:
     """The arguments of a config file: "heads,depth=50" -> (["heads"], {"depth": 50}).
 
@@ -59,10 +137,14 @@ def get_config() -> ConfigDict:
                 "name": "synthetic",
                 "dir": "",  # a prepared data set or the raw folder; "" draws the synthetic one
                 "image_size": (128, 64),  # height, width
-                "val_fraction": 0.2,  # of the training identities
+                "val_fraction": 0.2,  # of the training identities, to choose checkpoints by
+                "holdout_fraction": 0.0,  # and to judge in the end, by --split=holdout
                 "split_seed": 0,
                 "in_memory": True,
             },
+            # training in stages: {"small": {"until": 0.5, "image_size": (192, 96)}} trains on
+            # smaller pictures for the first half; "last_stride" is the other field
+            "stages": {},
             "batch_size": 64,
             "num_instances": 0,  # images of each identity in a batch; 0 draws images alone
             "grad_accum_steps": 1,  # parts of a batch whose gradients are averaged
@@ -80,9 +162,11 @@ def get_config() -> ConfigDict:
                 "learning_rate": 1e-3,
                 "schedule": {"name": "cosine"},
                 "warmup_epochs": 1.0,
+                "warmup_from": 0.0,  # the first rate of the warm-up over the full one
                 "weight_decay": 5e-4,
                 "clip_norm": 0.0,
                 "lr_multipliers": (),  # ((regular expression, factor of the rate), ...)
+                "freeze_epochs": 0.0,  # first epochs in which the backbone is not changed
                 "plateau_factor": 1.0,  # below 1: of the rate, after so many evaluations
                 "plateau_every": 8,  # without a better value of select
             },

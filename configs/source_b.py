@@ -46,14 +46,6 @@ WEIGHTS = {"age": 0.167, "binaries": 0.041, "up_color": 0.375, "down_color": 0.4
 VARIANTS = ("plain", "heads", *ATTENTION, "stacked", "weighted", "uncertain", "frozen", "identity")
 
 
-BACKBONES = {  # name -> its arguments, so that each is a flag
-    "alexnet": {"dense": True, "dropout": 0.5},
-    "densenet": {},
-    "efficientnet_lite": {"same_padding": True, "last_stride": 2},
-    "resnet": {"depth": 50, "last_stride": 2},
-}
-
-
 def get_config(arguments: str = "heads") -> ConfigDict:
     """The experiment.
 
@@ -75,13 +67,7 @@ def get_config(arguments: str = "heads") -> ConfigDict:
     config.model = {
         "name": "classifier",
         "classes": common.ATTRIBUTES,
-        "backbone": {
-            "name": backbone,
-            "pooling": "average",  # max or gem
-            **BACKBONES.get(backbone, {}),
-            **(masks if variant == "stacked" else {}),
-            **values,
-        },
+        "backbone": common.backbone(backbone, values | (masks if variant == "stacked" else {})),
         "pretrained": "auto" if backbone == "efficientnet_lite" else "",
         "frozen": variant == "frozen",
         "head": {"name": "linear"} if variant == "plain" else {"name": "normalized", "width": 256},
@@ -116,18 +102,6 @@ def get_config(arguments: str = "heads") -> ConfigDict:
 
 def learn_identities(config: ConfigDict) -> None:
     """Adds identities as labels, and trains as the strong baseline does (BoT, Luo et al. 2019)."""
-    config.data.image_size = (256, 128)
-    config.num_instances = 4
-    config.evaluators.reid = {"name": "reid"}
-    config.losses.identity = {
-        "name": "cross_entropy",
-        "logits": "identity",
-        "weight": 1.0,
-        "label_smoothing": 0.1,
-    }
-    config.losses.triplet = {"name": "triplet", "weight": 1.0, "margin": 0.3}
-    config.augmentation = {
-        "flip": {"probability": 0.5},
-        "crop": {"padding": 10},
-        "erase": {"probability": 0.5, "area": (0.02, 0.4), "aspect": 0.3},
-    }
+    attributes = config.losses.to_dict()
+    common.learn_persons(config)
+    config.losses.update(attributes)

@@ -6,6 +6,7 @@ Only the recipes and this module read a config; the modules below take plain arg
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Annotated
 
 import jax.numpy as jnp
 import numpy as np
@@ -27,7 +28,7 @@ from market_jax.training import optimizer as optimizer_
 from market_jax.training import transfer
 from market_jax.training.loop import Plan, Select
 from market_jax.training.step import Objective
-from market_jax.typing import Columns, PyTree
+from market_jax.typing import Columns, PyTree, Range
 from market_jax.weights import pretrained
 
 CACHE_DIR = Path("data")  # where raw folders are prepared
@@ -55,9 +56,9 @@ def _make(spec: Mapping, known: Mapping, what: str, **given):
     return registry.complete(registry.bind(spec, known, what, **given), what)()
 
 
-def _bind_term(spec: Mapping, known: Mapping, what: str) -> Callable:
+def _bind_term(spec: Mapping, known: Mapping, what: str, **given) -> Callable:
     """A function of a context, its other arguments bound."""
-    return registry.complete(registry.bind(spec, known, what), what, None)
+    return registry.complete(registry.bind(spec, known, what, **given), what, None)
 
 
 def model(fields: Mapping, dtype: str = "float32"):
@@ -96,7 +97,8 @@ def apply(config: ConfigDict, module) -> Callable:
 def pretrained_variables(config: ConfigDict, variables: PyTree) -> PyTree:
     """Puts the weights that `config.model.pretrained` names into the backbone's variables.
 
-    The folder of a run brings what it has under the same names, see `transfer.begin`.
+    Copies of its last stage begin with the same, see `transfer.copy_layers`. The folder of a run
+    brings what it has under the same names, see `transfer.begin`.
 
     Args:
       config: the experiment's config.
@@ -114,10 +116,14 @@ def pretrained_variables(config: ConfigDict, variables: PyTree) -> PyTree:
     name = config.model.backbone.name
     make = registry.find(name, _defining("Model", backbones), "backbone")
     namings = getattr(importlib.import_module(make.__module__), "TORCH_NAMES", None)
-    return pretrained.begin(variables, source, name, namings)
+    variant = config.model.backbone.get("variant", 0)
+    variables = pretrained.begin(variables, source, name, namings, variant)
+    return transfer.copy_layers(variables)
 
 
-def objective(config: ConfigDict, total_steps: int = 1) -> Objective:
+def objective(
+    config: ConfigDict, total_steps: int = 1, ratios: Mapping[str, tuple[float, ...]] | None = None
+) -> Objective:
     """Makes what is minimised and reported, from `config.losses` and `config.metrics`.
 
     A loss is a spec with "weight" and, where the weight grows in training, "schedule", a spec of
@@ -126,6 +132,8 @@ def objective(config: ConfigDict, total_steps: int = 1) -> Objective:
     Args:
       config: the experiment's config.
       total_steps: steps in the whole training, for the schedules of weights.
+      ratios: label -> share of each class among the training images, for terms that answer rarity
+        and have none in the config.
 
     Raises:
       InputError: a name or an argument is unknown, or a value is of another kind.
@@ -133,7 +141,8 @@ def objective(config: ConfigDict, total_steps: int = 1) -> Objective:
     terms = {}
     for key, spec in config.losses.to_dict().items():
         weight, schedule = spec.pop("weight", 1.0), spec.pop("schedule", None)
-        function = _bind_term(spec, losses.TERMS, f"loss (losses.{key})")
+        counted = {} if "ratios" in spec else {"ratios": ratios}
+        function = _bind_term(spec, losses.TERMS, f"loss (losses.{key})", **counted)
         if schedule:
             what, known = f"schedule (losses.{key})", annealing.SCHEDULES
             schedule = _make(schedule, known, what, total_steps=total_steps)
@@ -146,7 +155,13 @@ def objective(config: ConfigDict, total_steps: int = 1) -> Objective:
 
 
 def augment(config: ConfigDict) -> Callable:
-    """Makes the augmentation of `config.augmentation`: (key, uint8 images) -> float32 images."""
+    """Makes the augmentation of `config.augmentation`: (key, uint8 images) -> float32 images.
+
+    The images are first brought to `config.data.image_size`, where they have another one.
+
+    Args:
+      config: the experiment's config, or that of a stage.
+    """
     known = registry.names_of(transforms)
     bound = {
         name: registry.bind({"name": name} | fields, known, f"transform (augmentation.{name})")
@@ -154,9 +169,34 @@ def augment(config: ConfigDict) -> Callable:
     }
 
     def run(key, images):
-        return transforms.augment(key, transforms.to_float(images), bound)
+        images = transforms.resize(transforms.to_float(images), config.data.image_size)
+        return transforms.augment(key, images, bound)
 
     return run
+
+
+def stages(config: ConfigDict) -> list[tuple[float, ConfigDict]]:
+    """The stages of a training, in order: (share of the training where it ends, its config).
+
+    Args:
+      config: the experiment's config; the last stage's, which ends at 1.
+
+    Raises:
+      InputError: two stages end at the same place.
+    """
+    found = []
+    for name, fields in sorted(config.stages.items(), key=lambda item: item[1].until):
+        stage = config.copy_and_resolve_references()
+        if "image_size" in fields:
+            stage.data.image_size = fields.image_size
+        if "last_stride" in fields:
+            if "backbone" not in stage.model:
+                raise InputError(f"stages.{name}.last_stride: the model has no backbone")
+            stage.model.backbone.last_stride = fields.last_stride
+        if found and found[-1][0] == fields.until:
+            raise InputError(f"stages.{name}.until is {fields.until}; another stage ends there")
+        found.append((fields.until, stage))
+    return [*found, (1.0, config)]
 
 
 def dataset(config: ConfigDict, kept: Sequence[datasets.Division] | None = None) -> Dataset:
@@ -190,6 +230,7 @@ def dataset(config: ConfigDict, kept: Sequence[datasets.Division] | None = None)
         image_size=limits.image_size(_plain(config)),
         kept=kept,
         val_fraction=fields.val_fraction,
+        holdout_fraction=fields.holdout_fraction,
         split_seed=fields.split_seed,
     )
 
@@ -254,14 +295,17 @@ def optimizer(config: ConfigDict, module, steps_per_epoch: int):
     Raises:
       InputError: a name is unknown, or a setting is out of range.
     """
-    fields = config.optimizer.to_dict()
-    warmup = fields.pop("warmup_epochs")
-    if warmup > config.epochs:
-        raise InputError(f"optimizer.warmup_epochs is {warmup}; it must be 0 to {config.epochs}")
+    fields, epochs = config.optimizer.to_dict(), Annotated[float, Range(0, config.epochs)]
+    warmup_steps, freeze_steps = (
+        round(kinds.check(f"optimizer.{key}", fields.pop(key), epochs) * steps_per_epoch)
+        for key in ("warmup_epochs", "freeze_epochs")
+    )
+    after = registry.bind(fields.pop("schedule"), optimizer_.SCHEDULES, "schedule")
     schedule = optimizer_.make_schedule(
-        registry.bind(fields.pop("schedule"), optimizer_.SCHEDULES, "schedule"),
+        registry.complete(after, "schedule", "rate", "steps", "steps of the warm-up"),
         learning_rate=fields.pop("learning_rate"),
-        warmup_steps=round(warmup * steps_per_epoch),
+        warmup_from=fields.pop("warmup_from"),
+        warmup_steps=warmup_steps,
         total_steps=config.epochs * steps_per_epoch,
     )
     factor, _ = fields.pop("plateau_factor"), fields.pop("plateau_every")
@@ -273,6 +317,7 @@ def optimizer(config: ConfigDict, module, steps_per_epoch: int):
         clip_norm=clip_norm,
         plateau=factor < 1,
         lr_multipliers=[(pattern, 0.0) for pattern in frozen] + _pairs(multipliers),
+        freeze_steps=freeze_steps,
     )
 
 

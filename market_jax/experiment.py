@@ -1,5 +1,6 @@
 """From a config to all that a training needs: what is built before the first step."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from market_jax.data.datasets import Dataset, Division
 from market_jax.data.schema import Schema, merge
 from market_jax.errors import InputError
 from market_jax.losses import Context
+from market_jax.losses.classification import class_ratios
 from market_jax.training import checkpoints, hooks, loop, step
 from market_jax.training.state import TrainState, init_state, init_variables
 from market_jax.typing import Columns
@@ -89,12 +91,13 @@ def check(config: ConfigDict) -> None:
     if counted.model.get("identities", 0) == -1:
         counted.model.identities = 2
     model = build.model(counted.model, counted.dtype)
-    apply = build.apply(config, model)
-    objective, augment = build.objective(config), build.augment(config)
+    objective = build.objective(config)
     optimizer, after = build.optimizer(config, model, 1), build.hooks(config)
     build.evaluators_of(config)
 
-    def trace(key):
+    def trace(key, stage):
+        augment = build.augment(stage)
+        apply = build.apply(stage, build.model(stage.model, stage.dtype))
         images = jnp.zeros((2, *config.data.image_size, 3), jnp.uint8)
         batch = _AnyColumn(mask=jnp.ones(2, bool), image=augment(key, images))
         variables = init_variables(model, config.data.image_size, seed=0)
@@ -109,14 +112,15 @@ def check(config: ConfigDict) -> None:
             losses.evaluate_terms(objective.terms, objective.metrics, context)
 
     try:
-        jax.eval_shape(trace, jax.random.key(0))
+        for _, stage in build.stages(counted):
+            jax.eval_shape(functools.partial(trace, stage=stage), jax.random.key(0))
     except InputError:
         raise
     except Exception as error:  # of Flax and JAX, about shapes
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise InputError(
             f"model {config.model.name!r}, the losses and data.image_size "
-            f"{tuple(config.data.image_size)} do not fit together: {reason}"
+            f"{tuple(stage.data.image_size)} do not fit together: {reason}"
         ) from error
 
 
@@ -184,7 +188,9 @@ def prepare(config: ConfigDict, workdir: Path, defaults: ConfigDict | None) -> T
         val=val,
         model=model,
         apply=build.apply(config, model),
-        objective=build.objective(config, plan.total_steps),
+        objective=build.objective(
+            config, plan.total_steps, class_ratios(train, config.model.get("classes") or {})
+        ),
         optimizer=build.optimizer(config, model, steps_per_epoch),
         hooks=build.hooks(config),
         plan=plan,

@@ -122,6 +122,25 @@ def lower_on_plateau(config: ConfigDict, state: TrainState, progress: Progress) 
     return state
 
 
+def plain_step(training: Training, module_apply: Callable | None = None) -> Callable:
+    """The jitted training step, not traced.
+
+    Args:
+      training: what is trained.
+      module_apply: the model's apply; None is the training's.
+    """
+    config = training.config
+    return step.make_train_step(
+        module_apply or training.apply,
+        objective=training.objective,
+        augment=build.augment(config),
+        optimizer=training.optimizer,
+        hooks=training.hooks,
+        grad_accum_steps=config.grad_accum_steps,
+        remat=config.remat,
+    )
+
+
 def make_step(training: Training, workdir: Path, stack, leader: bool) -> Callable:
     """The training step, traced into the run's folder with `config.profile`.
 
@@ -132,19 +151,10 @@ def make_step(training: Training, workdir: Path, stack, leader: bool) -> Callabl
       leader: whether this process writes.
     """
     config = training.config
-    make = functools.partial(
-        step.make_train_step,
-        objective=training.objective,
-        augment=build.augment(config),
-        optimizer=training.optimizer,
-        hooks=training.hooks,
-        grad_accum_steps=config.grad_accum_steps,
-        remat=config.remat,
-    )
-    train_step = make(training.apply)
+    train_step = plain_step(training)
     if not (config.profile and leader):
         return train_step
-    by_xla = make(convolution.applying("lax", training.model.apply))
+    by_xla = plain_step(training, convolution.applying("lax", training.model.apply))
     return stack.enter_context(
         profile.traced(
             train_step,

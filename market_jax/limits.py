@@ -1,12 +1,12 @@
 """The numbers and texts of a config that belong to no object, and what each may be."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from market_jax import kinds
 from market_jax.errors import InputError
 from market_jax.registry import choose
-from market_jax.typing import FractionBelow1, NonNegative, PositiveFraction, Range
+from market_jax.typing import Fraction, FractionBelow1, NonNegative, PositiveFraction, Range
 
 _Side = Annotated[int, Range(1, 4096)]  # pixels
 _Count = Annotated[int, Range(1, 2**31 - 1)]
@@ -20,16 +20,23 @@ _KINDS = {
         _Count,
     ),
     **dict.fromkeys(("patience", "num_instances", "seed", "data.split_seed"), _CountOrNone),
-    **dict.fromkeys(("ema_decay", "data.val_fraction"), FractionBelow1),
+    **dict.fromkeys(("ema_decay", "data.val_fraction", "data.holdout_fraction"), FractionBelow1),
     **dict.fromkeys(("remat", "profile", "data.in_memory"), bool),
     **dict.fromkeys(("dtype", "convolution", "select.metric", "select.mode"), str),
     "optimizer.plateau_factor": PositiveFraction,
-    "optimizer.warmup_epochs": NonNegative,
+    **dict.fromkeys(("optimizer.warmup_epochs", "optimizer.freeze_epochs"), NonNegative),
+    "optimizer.warmup_from": Fraction,
+}
+_STAGE = {  # the settings of a stage of training, see configs/common.py
+    "until": Annotated[float, Range(0, 1, above=True, below=True)],
+    "image_size": tuple[_Side, _Side],
+    "last_stride": Literal[1, 2],
 }
 _PARTS = {
     **dict.fromkeys(("data", "model", "optimizer", "select"), dict[str, Any]),
     **dict.fromkeys(
-        ("losses", "metrics", "evaluators", "hooks", "augmentation"), dict[str, dict[str, Any]]
+        ("losses", "metrics", "evaluators", "hooks", "augmentation", "stages"),
+        dict[str, dict[str, Any]],
     ),
     **dict.fromkeys(("model.name", "optimizer.name"), str),
     **dict.fromkeys(("optimizer.schedule",), dict[str, Any]),
@@ -68,4 +75,13 @@ def check(config: Mapping[str, Any]) -> None:
             raise InputError(f"the config has no {key}")
         kinds.check(key, fields[name], kind)
     image_size(config)
+    for name, fields in config["stages"].items():
+        _check_stage(f"stages.{name}", fields)
     choose(config["select"]["mode"], {"min": 1, "max": 1}, "select.mode")
+
+
+def _check_stage(key: str, fields: Mapping[str, Any]) -> None:
+    if "until" not in fields:
+        raise InputError(f"{key} has no field 'until': the share of the training where it ends")
+    for name, value in fields.items():
+        kinds.check(f"{key}.{name}", value, choose(name, _STAGE, f"field of {key}"))

@@ -1,4 +1,4 @@
-"""Supervised training: a single round over the labelled images, which never ends."""
+"""Supervised training: one round over the labelled images, or one for each stage."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,24 +6,38 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from market_jax import build, experiment, fitting
+from market_jax.data.samplers import Sampler
 from market_jax.training.loop import Round
 from market_jax.training.state import TrainState
 
 
 def make_rounds(training: experiment.Training) -> Callable[[TrainState, int], Round]:
-    """Makes the single round.
+    """Makes the rounds: one for each stage of `build.stages`.
 
     Args:
       training: the data, the model and what else `experiment.prepare` has built.
 
     Returns:
-      A function (state, number) -> round, which always returns the same round.
+      A function (state, number) -> round; the last round never ends.
 
     Raises:
       InputError: see `build.sampler`.
     """
-    this = Round(training.train, build.sampler(training.config, training.train))
-    return lambda state, number: this
+    sampler = build.sampler(training.config, training.train)
+    *before, _ = build.stages(training.config)
+    ends = [max(round(until * training.plan.total_steps), 1) for until, _ in before]
+
+    def make_round(state: TrainState, number: int) -> Round:
+        first = ends[number - 1] if number else 0
+        shuffled = Sampler(sampler.steps, lambda step: sampler.indices(first + step))
+        if number >= len(before):
+            return Round(training.train, shuffled)
+        config = before[number][1]
+        apply = build.apply(config, build.model(config.model, config.dtype))
+        step = fitting.plain_step(training._replace(config=config, apply=apply))
+        return Round(training.train, shuffled, ends[number] - first, step=fitting.settle(step))
+
+    return make_round
 
 
 def fit(config: ConfigDict, workdir: Path, defaults: ConfigDict | None = None) -> None:

@@ -125,12 +125,14 @@ class Round(NamedTuple):
       sampler: the rows of each step's batch; steps count from the round's beginning.
       steps: the number of steps; None never ends.
       reset: state -> state, called when the round begins; it can fill a memory bank.
+      step: as in `Actions`, for this round; None is the step of the actions.
     """
 
     columns: Columns
     sampler: Sampler
     steps: int | None = None
     reset: Callable[[TrainState], TrainState] = lambda state: state
+    step: Callable[[TrainState, Batch], tuple[TrainState, Mapping]] | None = None
 
 
 class Plan(NamedTuple):
@@ -337,7 +339,8 @@ def run(
         if first == 0:
             state = this.reset(state)
         try:
-            state = run_round(state, feed(this, first), progress, plan, actions, steps=this.steps)
+            own = actions._replace(step=this.step) if this.step else actions
+            state = run_round(state, feed(this, first), progress, plan, own, steps=this.steps)
         except NotFiniteError as error:
             if error.name == "loss":
                 rows = this.sampler.indices(error.step - progress.round_start)

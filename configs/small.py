@@ -1,0 +1,45 @@
+"""A small network for a CPU that knows persons and what they wear: the one to start from.
+
+python train.py --config=configs/small.py --config.data.name=unitn --config.data.dir=DIR
+python train.py --config=configs/small.py:efficientnet_lite,variant=1 --config.data.name=unitn \
+    --config.data.dir=DIR
+
+After the colon stand the backbone and its arguments; without, EfficientNet-Lite0 begins with
+ImageNet's weights. Persons are learned as in configs/bot.py, but with half a cosine for the rate;
+attributes by a head for each, and rare classes count more.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(arguments: str = "") -> ConfigDict:
+    """The experiment.
+
+    Args:
+      arguments: the backbone and its arguments: "efficientnet_lite,variant=1".
+    """
+    config = common.persons_only(arguments, last_stride=1)
+    config.tasks = ("reid", "attributes")
+    config.epochs = 60
+    config.optimizer.update(
+        learning_rate=7e-4,
+        weight_decay=5e-4,
+        coupled=True,
+        schedule={"name": "cosine", "flat": 0.0, "end": 0.002},
+        warmup_epochs=5.0,
+        warmup_from=0.01,
+    )
+    config.model.update(
+        classes=common.ATTRIBUTES, head={"name": "normalized", "width": 256}, dropout={}
+    )
+    config.losses.attributes = {
+        "name": "weighted_cross_entropies",
+        "logits": (*common.ATTRIBUTES,),
+        "weight": 0.3,
+        "sigma": 1.0,
+    }
+    config.evaluators.attributes = {"name": "attributes"}
+    config.metrics.accuracy = {"name": "accuracy", "logits": (*common.ATTRIBUTES,)}
+    return config
