@@ -11,11 +11,25 @@ from typing import Annotated
 import jax
 import jax.numpy as jnp
 
+from market_jax.data import colors
 from market_jax.errors import InputError
 from market_jax.registry import choose
 from market_jax.typing import Array, Fraction, PositiveFraction, Range
 
-__all__ = ["flip", "crop", "rotate", "jitter", "noise", "erase"]
+__all__ = [
+    "flip",
+    "crop",
+    "rotate",
+    "jitter",
+    "color_policy",
+    "grayscale",
+    "gray_patch",
+    "noise",
+    "erase",
+]
+# A transform's place here makes its key, so a new one goes to the end: the others draw as before.
+_KEYS = ["flip", "crop", "rotate", "jitter", "noise", "erase"]
+_KEYS += ["color_policy", "grayscale", "gray_patch"]
 
 Amount = Annotated[float, Range(0, 10)]
 
@@ -100,13 +114,87 @@ def jitter(
         jax.random.uniform(k, minval=max(1 - a, 0), maxval=1 + a)
         for k, a in zip(keys, amounts, strict=True)
     )
-    luma = jnp.array([0.299, 0.587, 0.114], image.dtype)
     changed = image * b
-    mean = jnp.mean(changed @ luma)
+    mean = jnp.mean(colors.luma(changed))
     changed = (changed - mean) * c + mean
-    gray = (changed @ luma)[..., None]
+    gray = colors.luma(changed)
     changed = jnp.clip((changed - gray) * s + gray, 0.0, 1.0)
     return jnp.where(jax.random.bernoulli(key_apply, probability), changed, image)
+
+
+def color_policy(
+    key: Array,
+    image: Array,
+    *,
+    probability: Fraction = 0.1,
+    count: Annotated[int, Range(0, 100)] = 2,
+    magnitude: Fraction = 1.0,
+) -> Array:
+    """AutoAugment-like colour policies (Cubuk et al., 2019): a few operations drawn at random.
+
+    They are brightness, contrast, color (saturation), sharpness, posterize, solarize, equalize,
+    autocontrast and invert, on 8-bit levels as in Pillow, each as likely as the others and with a
+    strength of its own. The learned policies are not used, and the geometric operations are left
+    out: `crop`, `rotate` and `flip` do that.
+
+    Args:
+      key: random key for this image.
+      image: [H, W, 3] float32 in [0, 1].
+      probability: the chance of a change, 0 to 1.
+      count: the number of operations, 0 to 100, one after the other; one may be drawn twice.
+      magnitude: the strength is uniform up to this share of the paper's range, 0 to 1. The last
+        three operations have no strength.
+    """
+    key_apply, key_choice, key_strength = jax.random.split(key, 3)
+    choices = jax.random.randint(key_choice, (count,), 0, len(colors.OPERATIONS))
+    strengths = jax.random.uniform(key_strength, (count,), minval=-magnitude, maxval=magnitude)
+
+    @jax.custom_batching.sequential_vmap  # image by image only what was drawn is computed
+    def change(is_changed, *arguments):
+        return jax.lax.cond(is_changed, colors.apply, lambda image, *_: image, *arguments)
+
+    return change(jax.random.bernoulli(key_apply, probability), image, choices, strengths)
+
+
+def grayscale(key: Array, image: Array, *, probability: Fraction = 0.05) -> Array:
+    """Makes the whole picture gray: global grayscale transformation (Gong et al., 2021).
+
+    Args:
+      key: random key for this image.
+      image: [H, W, 3] float32 in [0, 1].
+      probability: the chance of a gray picture, 0 to 1.
+    """
+    return jnp.where(jax.random.bernoulli(key, probability), _gray(image), image)
+
+
+def gray_patch(
+    key: Array,
+    image: Array,
+    *,
+    probability: Fraction = 0.4,
+    area: tuple[Fraction, Fraction] = (0.02, 0.4),
+    aspect: PositiveFraction = 0.3,
+) -> Array:
+    """Makes a rectangle gray: local grayscale transformation (Gong et al., 2021).
+
+    Args:
+      key: random key for this image.
+      image: [H, W, 3] float32 in [0, 1].
+      probability: the chance of a gray rectangle, 0 to 1.
+      area: the smallest and the largest share of the image, each 0 to 1.
+      aspect: height over width is log-uniform in [aspect, 1 / aspect]; above 0, at most 1.
+
+    Raises:
+      InputError: the smallest share is above the largest.
+    """
+    _check_area("gray_patch", area)
+    inside = _rectangle(key, image.shape, probability, area, aspect)
+    return jnp.where(inside, _gray(image), image)
+
+
+def _gray(image) -> Array:
+    """[H, W, 1] in [0, 1], which the rounding of the luma could leave."""
+    return jnp.clip(colors.luma(image), 0.0, 1.0)
 
 
 def noise(key: Array, image: Array, *, std: Fraction, probability: Fraction = 1.0) -> Array:
@@ -147,14 +235,18 @@ def erase(
     Raises:
       InputError: the smallest share is above the largest.
     """
-    if area[0] > area[1]:
-        raise InputError(
-            f"augmentation.erase.area is {area}; the first must not be above the second"
-        )
+    _check_area("erase", area)
     for i in range(times):
         own = key if i == 0 else jax.random.fold_in(key, i)
         image = jnp.where(_rectangle(own, image.shape, probability, area, aspect), fill, image)
     return image
+
+
+def _check_area(name, area) -> None:
+    if area[0] > area[1]:
+        raise InputError(
+            f"augmentation.{name}.area is {area}; the first must not be above the second"
+        )
 
 
 def _rectangle(key, shape, probability, area, aspect) -> Array:
@@ -176,6 +268,19 @@ def _rectangle(key, shape, probability, area, aspect) -> Array:
 def to_float(images: Array) -> Array:
     """uint8 [N, H, W, C] -> float32 in [0, 1]."""
     return images.astype(jnp.float32) / 255.0
+
+
+def resize(images: Array, image_size: tuple[int, int]) -> Array:
+    """Brings images to a size, bilinearly; smaller ones are averaged over the pixels they cover.
+
+    Args:
+      images: [N, H, W, C] float32.
+      image_size: (height, width); images of that size are returned as they are.
+    """
+    number, *size, channels = images.shape
+    if tuple(size) == tuple(image_size):
+        return images
+    return jax.image.resize(images, (number, *image_size, channels), "linear")
 
 
 def augment(key: Array, images: Array, transforms: Mapping[str, Callable]) -> Array:
@@ -204,7 +309,7 @@ def augment(key: Array, images: Array, transforms: Mapping[str, Callable]) -> Ar
     def one(index, image):
         image_key = jax.random.fold_in(key, index)
         for name in used:
-            transform_key = jax.random.fold_in(image_key, __all__.index(name))
+            transform_key = jax.random.fold_in(image_key, _KEYS.index(name))
             image = transforms[name](transform_key, image)
         return image
 

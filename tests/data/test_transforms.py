@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from market_jax import registry
+from market_jax import devices, registry
 from market_jax.data import transforms
 from market_jax.errors import InputError
 
@@ -14,6 +14,9 @@ SETTINGS = {
     "crop": {"padding": 3},
     "rotate": {"degrees": 15.0},
     "jitter": {"brightness": 0.3},
+    "color_policy": {"probability": 0.8},
+    "grayscale": {"probability": 0.5},
+    "gray_patch": {"probability": 0.8},
     "noise": {"std": 0.05},
     "erase": {"probability": 0.8},
 }
@@ -59,6 +62,9 @@ def test_every_transform_does_something(name):
         ("rotate", {"degrees": 90.0, "probability": 0.0}),
         ("jitter", {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0}),
         ("jitter", {"probability": 0.0}),
+        ("color_policy", {"probability": 0.0}),
+        ("grayscale", {"probability": 0.0}),
+        ("gray_patch", {"probability": 0.0}),
         ("noise", {"std": 0.0}),
         ("erase", {"probability": 0.0}),
     ],
@@ -113,6 +119,72 @@ def test_a_large_jitter_never_has_a_negative_factor():
     assert max(means) > 0.55
 
 
+def changed_by(name, images, **settings):
+    """[N, H, W] bool: the pixels that a transform changes, and the changed images."""
+    bound = bind({name: settings})
+    out = jax.jit(lambda key, x: transforms.augment(key, x, bound))(KEY, images)
+    return np.asarray((out != images).any(-1)), np.asarray(out)
+
+
+IMAGES = jax.random.uniform(jax.random.key(2), (400, 16, 8, 3))
+
+
+@pytest.mark.parametrize(
+    ("name", "probability"), [("color_policy", 0.1), ("grayscale", 0.05), ("gray_patch", 0.4)]
+)
+def test_the_share_of_changed_pictures_is_the_probability(name, probability):
+    changed, _ = changed_by(name, IMAGES)
+    share = changed.any((1, 2)).mean()
+    assert abs(share - probability) < 3 * np.sqrt(probability * (1 - probability) / len(IMAGES))
+
+
+def test_a_gray_picture_is_gray_all_over():
+    changed, out = changed_by("grayscale", IMAGES[:20], probability=1.0)
+    assert changed.all()
+    assert (out == out[..., :1]).all()
+    weights = np.array([0.299, 0.587, 0.114])
+    np.testing.assert_allclose(out[..., 0], np.asarray(IMAGES[:20]) @ weights, atol=1e-5)
+
+
+def test_gray_stays_in_range():
+    white = transforms.grayscale(KEY, jnp.ones((4, 4, 3)), probability=1.0)
+    assert white.max() <= 1
+    np.testing.assert_allclose(white, 1.0, rtol=1e-6)
+
+
+def test_a_gray_patch_is_a_gray_rectangle():
+    changed, out = changed_by("gray_patch", IMAGES[:40], probability=1.0, area=(0.1, 0.3))
+    assert 0 < changed.mean() < 0.35
+    for inside, image in zip(changed, out, strict=True):
+        rows, columns = inside.any(1), inside.any(0)
+        np.testing.assert_array_equal(inside, rows[:, None] & columns[None, :])
+        assert all(
+            np.abs(np.diff(side.astype(int), prepend=0, append=0)).sum() == 2
+            for side in (rows, columns)
+        ), "in one piece"
+        assert (image[inside] == image[inside][:, :1]).all()
+
+
+def test_colors_are_drawn_for_each_image_and_as_far_as_asked():
+    images = jnp.stack([IMAGE] * 60)
+    _, out = changed_by("color_policy", images, probability=1.0, count=1)
+    assert 20 < len({image.tobytes() for image in out}) <= 60
+    _, weak = changed_by("color_policy", images, probability=1.0, count=1, magnitude=0.0)
+    kinds = {image.tobytes() for image in weak}
+    assert 2 <= len(kinds) <= 4, "as it was, equalized, stretched or inverted"
+    none = transforms.color_policy(KEY, IMAGE, probability=1.0, count=0)
+    np.testing.assert_allclose(none, IMAGE, atol=0.5 / 255 + 1e-6)
+
+
+def test_colors_do_not_depend_on_the_devices():
+    bound = bind({"color_policy": {"probability": 0.5}})
+    augment = jax.jit(lambda key, images: transforms.augment(key, images, bound))
+    images = IMAGES[:16]
+    there = augment(KEY, images)
+    spread = devices.place_batch(devices.make_mesh(), {"image": np.asarray(images)})["image"]
+    np.testing.assert_array_equal(augment(KEY, spread), there)
+
+
 def test_noise_has_the_given_deviation():
     noisy = transforms.noise(KEY, jnp.full((64, 64, 3), 0.5), std=0.05)
     assert abs(float(jnp.std(noisy)) - 0.05) < 0.002
@@ -139,16 +211,39 @@ def test_a_probability_of_zero_leaves_a_transform_out_and_the_others_as_they_wer
     )
 
 
+def test_a_new_transform_leaves_the_draws_of_the_others():
+    """A key comes from a place in a list, to whose end new names go."""
+    first = ["flip", "crop", "rotate", "jitter", "noise", "erase"]
+    assert transforms._KEYS[: len(first)] == first
+    assert sorted(transforms._KEYS) == sorted(transforms.__all__)
+
+
 def test_unknown_transform():
     with pytest.raises(InputError, match="unknown transform 'flop'; did you mean 'flip'"):
         transforms.augment(KEY, IMAGE[None], {"flop": {}})
 
 
-def test_an_area_that_falls_is_refused():
+@pytest.mark.parametrize("name", ["erase", "gray_patch"])
+def test_an_area_that_falls_is_refused(name):
     with pytest.raises(
-        InputError, match=r"erase.area is \(0.5, 0.1\); the first must not be above"
+        InputError, match=name + r".area is \(0.5, 0.1\); the first must not be above"
     ):
-        transforms.erase(KEY, IMAGE, area=(0.5, 0.1))
+        getattr(transforms, name)(KEY, IMAGE, area=(0.5, 0.1))
+
+
+def test_resizing_to_the_same_size_changes_nothing():
+    assert transforms.resize(IMAGES, (16, 8)) is IMAGES
+
+
+def test_halving_averages():
+    images = IMAGES[:3, :2, :2]
+    halved = transforms.resize(images, (1, 1))
+    np.testing.assert_allclose(halved, images.mean((1, 2), keepdims=True), atol=1e-6)
+    stripes = jnp.zeros((1, 8, 8, 3)).at[:, :, ::2].set(1.0)
+    halved = transforms.resize(stripes, (4, 4))
+    assert halved.shape == (1, 4, 4, 3)
+    assert halved.dtype == jnp.float32
+    np.testing.assert_allclose(halved[:, :, 1:-1], 0.5, atol=1e-6)
 
 
 def test_to_float():
