@@ -34,6 +34,7 @@ class Ranking:
       mINP: mean of matches / rank of the last match (Ye et al. 2021).
       cmc: [max_rank], the share of queries with a match among the first 1, 2, ... of the gallery.
       average_precision: [Q], the average precision of each query; NaN without a match.
+      inverse_penalty: [Q], matches / rank of the last match of each query; NaN without a match.
       first_rank: [Q], the rank of each query's first match, from 1; 0 without a match.
       queries: the number of queries with a match; the others are left out of the means.
       without_match: the number of queries without a match.
@@ -44,6 +45,7 @@ class Ranking:
     mINP: float
     cmc: np.ndarray
     average_precision: np.ndarray
+    inverse_penalty: np.ndarray
     first_rank: np.ndarray
     queries: int
     without_match: int
@@ -154,16 +156,21 @@ def summarize(ranks: np.ndarray, max_rank: int = 50) -> Ranking:
         np.sum(np.where(present, p, 0.0), axis=1) / count
         for p in (precision, (precision + before) / 2)
     )
-    of_query, first_rank = np.full(len(judged), np.nan), np.zeros(len(judged), np.int64)
-    of_query[judged], first_rank[judged] = average, ranks[:, 0]
     last = np.take_along_axis(ranks, count[:, None] - 1, axis=1)[:, 0]
+
+    def of_queries(values, otherwise):
+        found = np.full(len(judged), otherwise)
+        found[judged] = values
+        return found
+
     return Ranking(
         mAP=float(np.mean(average)),
         mAP_trapezoid=float(np.mean(trapezoid)),
         mINP=float(np.mean(count / last)),
         cmc=np.mean(ranks[:, :1] <= np.arange(1, max_rank + 1), axis=0),
-        average_precision=of_query,
-        first_rank=first_rank,
+        average_precision=of_queries(average, np.nan),
+        inverse_penalty=of_queries(count / last, np.nan),
+        first_rank=of_queries(ranks[:, 0], 0),
         queries=int(judged.sum()),
         without_match=int((~judged).sum()),
     )

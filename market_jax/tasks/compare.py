@@ -1,0 +1,121 @@
+"""--task=compare: how runs differ on the same queries, with paired intervals over identities."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from market_jax import registry, runs
+from market_jax.errors import InputError
+from market_jax.evaluators import reid as evaluator
+from market_jax.evaluators.protocols import NAMES, Protocol
+from market_jax.evaluators.reid import Retrieval
+from market_jax.evaluators.result import Result, Table
+from market_jax.files import write_atomically
+from market_jax.metrics import confidence
+from market_jax.report import tables
+from market_jax.runs import Run
+from market_jax.tasks import inputs
+
+FILE = "compare.json"
+METRICS = ("mAP", "rank 1", "mINP")
+HEADER = ("run", *(cell for name in METRICS for cell in (name, "difference, 95 %", "p")))
+
+
+def judge(run: Run, split: str, protocol: str, *, flip: bool) -> tuple[dict, Protocol]:
+    """Judges a run by plain ranking: metric -> a value of each query [Q], NaN without a match.
+
+    Args:
+      run: the run.
+      split: the split that is judged.
+      protocol: the name of the protocol.
+      flip: average the features of an image and its mirror image.
+
+    Returns:
+      The values, and the protocol with its queries.
+    """
+    sides = evaluator.read_features(run.predict, run.dataset(), split, flip=flip)
+    made = evaluator.make_protocols(*sides, (protocol,))[protocol]
+    found = Retrieval().rank(made)
+    hit = np.where(found.first_rank > 0, found.first_rank == 1, np.nan)
+    values = (found.average_precision, hit, found.inverse_penalty)
+    return dict(zip(METRICS, values, strict=True)), made
+
+
+def _judge_seeds(group: Sequence[Run], split: str, protocol: str, *, flip: bool):
+    """The mean of several runs' values for each query, and the queries' names and pids."""
+    judged = [judge(run, split, protocol, flip=flip) for run in group]
+    names = [made.query["name"].tolist() for _, made in judged]
+    for run, found in zip(group, names, strict=True):
+        if found != names[0]:
+            raise InputError(
+                f"{run.workdir}: {_others(split)} than {group[0].workdir} is judged on"
+            )
+    means = {key: np.mean([values[key] for values, _ in judged], axis=0) for key in METRICS}
+    return means, names[0], judged[0][1].query["pid"]
+
+
+def _others(split: str) -> str:
+    return f"its split {split} has other pictures"
+
+
+def run(
+    run: Run,
+    *,
+    others: str,
+    seeds: str = "",
+    split: str = "val",
+    protocol: str = "market",
+    flip: bool = False,
+) -> str:
+    """Compares runs on the same queries: each with the first, paired, over identities.
+
+    The intervals are of the bootstrap over identities, the p values of a test that swaps the two
+    runs for each identity at random.
+
+    Args:
+      run: the first run, which the others are compared with.
+      others: The folders of the other runs, with commas between; runs of one row, with other seeds,
+        are joined by +, and the means of their values are compared.
+      seeds: Further runs of the first row, joined by +.
+      split: What is judged: val, holdout, train, or test with the data set's own queries.
+      protocol: market, course or course_with_self.
+      flip: Average the features of an image and its mirror image.
+
+    Returns:
+      The text for the terminal.
+    """
+    registry.choose(protocol, dict.fromkeys(NAMES), "protocol")
+    groups = [[run, *map(runs.restore, filter(None, seeds.split("+")))]]
+    groups += [[runs.restore(name) for name in row.split("+")] for row in others.split(",")]
+    judged = [_judge_seeds(group, split, protocol, flip=flip) for group in groups]
+    (first, names, pids), *_ = judged
+    rows, record = [], {}
+    for group, (values, found, _) in zip(groups, judged, strict=True):
+        if found != names:
+            raise InputError(
+                f"{group[0].workdir}: {_others(split)} than {run.workdir} is judged on"
+            )
+        label = " + ".join(each.workdir.name for each in group)
+        cells, record[label] = [label], {}
+        for key in METRICS:
+            mean = float(np.nanmean(values[key]))
+            differs = (
+                None if group is groups[0] else confidence.compare(first[key], values[key], pids)
+            )
+            cells += [tables.percent(mean), *(_as_cells(differs) if differs else ("", ""))]
+            record[label][key] = {"mean": mean} | (differs._asdict() if differs else {})
+        rows.append(tuple(cells))
+    path = run.evaluation / FILE
+    about = {"split": split, "protocol": protocol, "flip": flip, "queries": len(names)}
+    write_atomically(path, json.dumps(about | {"runs": record}, indent=2) + "\n")
+    title = f"split {split}, protocol {protocol}: {len(names)} queries of {len(np.unique(pids))} "
+    result = Result(title=title + "identities; percent", tables=(Table(HEADER, rows),))
+    return inputs.as_text(result, f"written to {path}")
+
+
+def _as_cells(found: confidence.Comparison) -> tuple[str, str]:
+    """A difference with its interval, in percent, and the p value."""
+    low, high = (f"{100 * end:+.2f}" for end in (found.low, found.high))
+    return f"{100 * found.difference:+.2f} ({low} to {high})", f"{found.p_value:.3f}"

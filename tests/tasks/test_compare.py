@@ -1,0 +1,78 @@
+"""--task=compare."""
+
+import json
+import shutil
+
+import pytest
+
+from market_jax import runs
+from market_jax.errors import InputError
+from market_jax.metrics import confidence
+from market_jax.recipes import supervised
+from market_jax.tasks import compare
+from tests.conftest import small
+
+
+@pytest.fixture
+def trained(workdir, tmp_path):
+    """A run of its own, restored."""
+    shutil.copytree(workdir, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run/evaluation", ignore_errors=True)
+    return runs.restore(tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def other(synthetic, tmp_path_factory):
+    """The folder of a run with another seed, hardly trained."""
+    folder = tmp_path_factory.mktemp("other") / "other"
+    supervised.fit(small(synthetic, seed=5, epochs=1), folder)
+    return folder
+
+
+def record_of(run):
+    return json.loads((run.workdir / "evaluation" / compare.FILE).read_text())
+
+
+def test_a_run_does_not_differ_from_itself(trained, workdir):
+    text = compare.run(trained, others=str(workdir))
+    found = record_of(trained)["runs"][workdir.name]
+    for key in compare.METRICS:
+        assert (found[key]["difference"], found[key]["p_value"]) == (0, 1)
+    assert "+0.00 (+0.00 to +0.00)" in text
+
+
+def test_differences_are_those_of_the_queries(trained, other):
+    compare.run(trained, others=str(other))
+    record = record_of(trained)
+    values = [
+        compare.judge(run, "val", "market", flip=False) for run in (trained, runs.restore(other))
+    ]
+    pids = values[0][1].query["pid"]
+    for key in compare.METRICS:
+        expected = confidence.compare(values[0][0][key], values[1][0][key], pids)
+        found = record["runs"]["other"][key]
+        assert found["difference"] == pytest.approx(expected.difference)
+        mean = record["runs"]["run"][key]["mean"]
+        assert found["mean"] - mean == pytest.approx(expected.difference)
+
+
+def test_seeds_of_a_row_are_averaged(trained, workdir, other):
+    compare.run(trained, others=f"{workdir}+{other}")
+    both = record_of(trained)["runs"][f"{workdir.name} + other"]["mAP"]["mean"]
+    compare.run(trained, others=str(other))
+    record = record_of(trained)["runs"]
+    assert both == pytest.approx(
+        (record["run"]["mAP"]["mean"] + record["other"]["mAP"]["mean"]) / 2
+    )
+
+
+def test_runs_that_hold_out_others_are_not_compared(trained, synthetic, tmp_path):
+    config = small(synthetic, epochs=1, **{"data.split_seed": 3})
+    supervised.fit(config, tmp_path / "third")
+    with pytest.raises(InputError, match="third: its split val has other pictures than"):
+        compare.run(trained, others=str(tmp_path / "third"))
+
+
+def test_an_unknown_protocol_is_told(trained, workdir):
+    with pytest.raises(InputError, match="unknown protocol 'markt'; did you mean 'market'"):
+        compare.run(trained, others=str(workdir), protocol="markt")
