@@ -19,6 +19,7 @@ $(VENV)/.run: setup.cfg pyproject.toml
 
 $(VENV)/.dev: $(VENV)/.run
 	$(PIP) install --editable ".[dev]"
+	$(PIP) install --editable ./weights
 	$(PIP) install ./onednn || echo "oneDNN's convolutions do not build here: their tests are skipped"
 	touch $@
 

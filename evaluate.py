@@ -1,6 +1,7 @@
 """Evaluates a run: python evaluate.py --task=attributes [--workdir=DIR].
 
-The flags of a task are the keyword arguments of its function; `--task=NAME --help` lists them.
+--model=NAME instead of --workdir evaluates a published network (`pip install ./weights`). The flags
+of a task are the keyword arguments of its function; `--task=NAME --help` lists them.
 """
 
 import inspect
@@ -18,6 +19,7 @@ from market_jax.errors import InputError
 
 TASK = flags.DEFINE_string("task", None, "What to evaluate: a file in market_jax/tasks.")
 WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the run; else the newest that can.")
+MODEL = flags.DEFINE_string("model", None, "A published network, or its .safetensors file.")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "Which one: best, latest or its step.")
 DATA_NAME = flags.DEFINE_string("data_name", "", "Judge on another data set than the run's own.")
 DATA_DIR = flags.DEFINE_string("data_dir", "", "Where the data set lies, if it has moved.")
@@ -83,19 +85,40 @@ def parse(argv: list[str]) -> list[str]:
     return scripts.parse("evaluate.py", argv, hint)
 
 
-def find(task: str):
-    """The run that the flags name, restored; or one without a model."""
+def judged_data():
+    """The data set that the flags name."""
     from market_jax import runs
 
+    if DATA_NAME.value and not (DATA_DIR.value or DATA_NAME.value == "synthetic"):
+        raise InputError("--data_name needs --data_dir, the folder of that data set")
+    return runs.Data(DATA_NAME.value, DATA_DIR.value)
+
+
+def find_published():
+    """The published network that the flags name."""
+    from market_jax import runs
+
+    for flag in (WORKDIR, CHECKPOINT, CONFIG):
+        if flag.present:
+            raise InputError(f"--{flag.name} is of a run; --model names a published network")
+    run = runs.published(MODEL.value, judged_data(), allow_imports=IMPORTS.value)
+    print(f"published network {run.extra['name']}, trained on {run.trained_on}\n")
+    return run
+
+
+def find(task: str):
+    """The run or published network that the flags name, restored; or one without a model."""
+    from market_jax import runs
+
+    if MODEL.value:
+        return find_published()
     if CONFIG.value:
         for flag in (CHECKPOINT, DATA_NAME, DATA_DIR, IMPORTS):
             if flag.present:
                 raise InputError(f"--{flag.name} is of a trained run; --config names none")
         return runs.without_model(CONFIG.value, WORKDIR.value)
-    if DATA_NAME.value and not (DATA_DIR.value or DATA_NAME.value == "synthetic"):
-        raise InputError("--data_name needs --data_dir, the folder of that data set")
+    data = judged_data()
     workdir = WORKDIR.value or runs.find_run(task)
-    data = runs.Data(DATA_NAME.value, DATA_DIR.value)
     run = runs.restore(workdir, CHECKPOINT.value, data, allow_imports=IMPORTS.value)
     print(f"run {run.workdir}, checkpoint of step {run.step} ({CHECKPOINT.value})\n")
     return run

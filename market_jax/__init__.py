@@ -4,18 +4,19 @@ __all__ = ["load"]
 
 
 def load(run: str, *, checkpoint: str = "best", allow_imports: bool = False):
-    """Loads a trained run; see `market_jax.api.Model` for what it can do.
+    """Loads a trained network; see `market_jax.api.Model` for what it can do.
 
     Args:
-      run: the folder of a run: "runs/source_b-identity".
-      checkpoint: "best", "latest" or a step.
+      run: the folder of a run: "runs/source_b-identity"; or a published network, by its name,
+        "small" (`pip install ./weights`), or by its .safetensors file. A folder goes first.
+      checkpoint: "best", "latest" or a step; a published network has one.
       allow_imports: whether the run may name code outside market_jax, which is imported then.
 
     Returns:
       A `market_jax.api.Model`.
 
     Raises:
-      InputError: there is no such run or checkpoint, or it names code outside market_jax.
+      InputError: there is no such run, checkpoint or network, or it names code outside market_jax.
     """
     from market_jax import api  # JAX and all else is imported when it is needed
 

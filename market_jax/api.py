@@ -11,6 +11,7 @@ from market_jax.data import decoding, filenames
 from market_jax.errors import InputError
 from market_jax.retrieval import search
 from market_jax.typing import Columns
+from market_jax.weights import published
 
 Pictures = np.ndarray | str | Path | Sequence[str | Path | np.ndarray]
 
@@ -33,7 +34,7 @@ class Model:
     """A trained network.
 
     Args:
-      run: a run that `market_jax.runs.restore` has read.
+      run: what `market_jax.runs.restore` or `market_jax.runs.published` has read.
     """
 
     def __init__(self, run: runs.Run):
@@ -140,11 +141,18 @@ def load(run: str | Path, *, checkpoint: str = "best", allow_imports: bool = Fal
     """Loads a trained network; see `market_jax.load`.
 
     Args:
-      run: the folder of a run.
-      checkpoint: "best", "latest" or a step.
+      run: the folder of a run; or the name of a published network, or its .safetensors file. What
+        is a folder, or has a slash and another ending, is taken for a run.
+      checkpoint: "best", "latest" or a step; a published network has one.
       allow_imports: whether the run may name code outside market_jax, which is imported then.
 
     Raises:
-      InputError: there is no such run or checkpoint, or it names code outside market_jax.
+      InputError: there is no such run, checkpoint or network, or it names code outside market_jax.
     """
-    return Model(runs.restore(run, checkpoint, cache=False, allow_imports=allow_imports))
+    path = Path(run).expanduser()
+    is_file = str(run).endswith(published.SUFFIX)
+    if path.is_dir() or ("/" in str(run) and not is_file):
+        return Model(runs.restore(run, checkpoint, cache=False, allow_imports=allow_imports))
+    if checkpoint != "best":
+        raise InputError(f"checkpoint is {checkpoint!r}; a published network, {run}, has only one")
+    return Model(runs.published(run, cache=False, allow_imports=allow_imports))

@@ -17,15 +17,13 @@ from market_jax.data import datasets, samplers, transforms
 from market_jax.data.datasets import Dataset
 from market_jax.data.samplers import Sampler
 from market_jax.errors import InputError
-from market_jax.inference import Predictor
 from market_jax.kernels import convolution
 from market_jax.losses import Term, annealing
 from market_jax.models import backbones, heads
-from market_jax.models.backbones import efficientnet_lite
 from market_jax.registry import choose
 from market_jax.training import hooks as hooks_
 from market_jax.training import optimizer as optimizer_
-from market_jax.training import transfer
+from market_jax.training import schedules, transfer
 from market_jax.training.loop import Plan, Select
 from market_jax.training.step import Objective
 from market_jax.typing import Columns, PyTree, Range
@@ -300,8 +298,8 @@ def optimizer(config: ConfigDict, module, steps_per_epoch: int):
         round(kinds.check(f"optimizer.{key}", fields.pop(key), epochs) * steps_per_epoch)
         for key in ("warmup_epochs", "freeze_epochs")
     )
-    after = registry.bind(fields.pop("schedule"), optimizer_.SCHEDULES, "schedule")
-    schedule = optimizer_.make_schedule(
+    after = registry.bind(fields.pop("schedule"), schedules.SCHEDULES, "schedule")
+    schedule = schedules.make_schedule(
         registry.complete(after, "schedule", "rate", "steps", "steps of the warm-up"),
         learning_rate=fields.pop("learning_rate"),
         warmup_from=fields.pop("warmup_from"),
@@ -347,35 +345,3 @@ def evaluators_of(config: ConfigDict) -> dict[str, Callable]:
         key: registry.bind(spec, known, f"evaluator (evaluators.{key})")
         for key, spec in config.evaluators.to_dict().items()
     }
-
-
-def check_classes(config: ConfigDict, labels: Mapping[str, tuple[str, ...]]) -> None:
-    """Checks that `config.model.classes` has as many classes for each label as the data set.
-
-    Args:
-      config: the experiment's config.
-      labels: label -> class names, from the data set's schema.
-
-    Raises:
-      InputError: the numbers differ; the message names the label and both.
-    """
-    for name, count in (config.model.get("classes") or {}).items():
-        if name in labels and count != len(labels[name]):
-            raise InputError(
-                f"model.classes.{name} is {count}; the data set has {len(labels[name])} classes: "
-                f"{', '.join(labels[name])}"
-            )
-
-
-def imagenet_predictor(cache: Path | None = None) -> Predictor:
-    """A predictor of EfficientNet-Lite0 with ImageNet's weights; its output is "embedding".
-
-    Args:
-      cache: the folder where features are kept as files; None keeps none.
-
-    Raises:
-      InputError: the package with the weights is not installed.
-    """
-    network, variables = efficientnet_lite.make_pretrained()
-    module_apply = convolution.applying("auto", network.apply)
-    return Predictor(module_apply, variables, model=network, cache=cache, key="imagenet")

@@ -1,7 +1,7 @@
 """From a config to all that a training needs: what is built before the first step."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,6 +51,24 @@ class Training(NamedTuple):
     mesh: Any
 
 
+def check_classes(config: ConfigDict, labels: Mapping[str, tuple[str, ...]]) -> None:
+    """Checks that `config.model.classes` has as many classes for each label as the data set.
+
+    Args:
+      config: of the experiment.
+      labels: label -> class names, from the data set's schema.
+
+    Raises:
+      InputError: the numbers differ; the message names the label and both.
+    """
+    for name, count in (config.model.get("classes") or {}).items():
+        if name in labels and count != len(labels[name]):
+            raise InputError(
+                f"model.classes.{name} is {count}; the data set has {len(labels[name])} classes: "
+                f"{', '.join(labels[name])}"
+            )
+
+
 def fill_in(config: ConfigDict, dataset: Dataset, train: Columns) -> ConfigDict:
     """The config with what the data say: `model.identities` of -1 becomes their number.
 
@@ -62,7 +80,7 @@ def fill_in(config: ConfigDict, dataset: Dataset, train: Columns) -> ConfigDict:
     Raises:
       InputError: `model.classes` are not those of the data set.
     """
-    build.check_classes(config, dataset.schema.labels)
+    check_classes(config, dataset.schema.labels)
     if config.model.get("identities", 0) != -1:
         return config
     counted = config.copy_and_resolve_references()

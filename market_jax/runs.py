@@ -1,23 +1,31 @@
-"""Trained runs: finding one, and restoring its parameters."""
+"""Trained runs and published networks: finding one, and restoring its parameters."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from market_jax import build, devices, settings
+from market_jax import build, devices, kinds, limits, settings
 from market_jax.data import descriptors
 from market_jax.data.datasets import Dataset, Division
 from market_jax.data.schema import Schema, merge
 from market_jax.errors import InputError
 from market_jax.inference import Descriptor, Predictor
+from market_jax.kernels import convolution
+from market_jax.models.backbones import efficientnet_lite
 from market_jax.registry import choose
 from market_jax.training import checkpoints
 from market_jax.training.state import init_variables
+from market_jax.typing import Columns, PositiveInt, PyTree
+from market_jax.weights import published as zoo
 
 _MODEL = {"model": ("embedding",), "predictions": ("predictions",)}  # --features -> outputs
+PUBLISHED = Path("runs/published")  # where evaluations of published networks are written
+_SAME_PEOPLE = {"unitn": "market1501"}  # the course release is cut from it, with its pids
 
 
 class Data(NamedTuple):
@@ -38,12 +46,15 @@ OWN = Data()
 class Run(NamedTuple):
     """A trained run; or, for evaluations that need no model, only its data and settings.
 
+    A published network is a run that has only the folder where evaluations are written.
+
     Attributes:
       workdir: the folder of the run.
-      step: the step that the checkpoint was saved at; 0 without a model.
+      step: the step that the checkpoint was saved at; 0 without a model or checkpoint.
       config: the config that it was trained with; `config.data` is of the data set judged.
       predict: the model with its variables; None without a model.
-      extra: the JSON saved with the checkpoint: "progress", "config", "labels", "label_counts".
+      extra: the JSON saved with the checkpoint: "progress", "config", "labels", "label_counts"; of
+        a published network `weights.published.FIELDS`.
       divisions: who was trained on and who was held out; None where the data set is another.
     """
 
@@ -60,12 +71,29 @@ class Run(NamedTuple):
         labels = {name: tuple(classes) for name, classes in self.extra["labels"].items()}
         return Schema(self.config.data.name, labels)
 
+    @property
+    def is_published(self) -> bool:
+        """Whether it is a published network."""
+        return "trained_on" in self.extra
+
+    @property
+    def trained_on(self) -> str:
+        """Whom a published network was trained on, in words."""
+        sides = self.extra["trained_on"]
+        return " and ".join(f"{side['identities']} identities of {side['name']}" for side in sides)
+
     def dataset(self) -> Dataset:
         """The data set that is judged; the run's own is divided as it was in training.
 
         Raises:
-          InputError: it is missing, or a label has other classes than the run has learned.
+          InputError: it is missing, or a label has other classes than the run has learned; or none
+            is named for a published network.
         """
+        if not self.config.data.name:
+            raise InputError(
+                f"the published network {self.extra['name']!r} brings no data; give "
+                "--images=FOLDER, or the data set: --data_dir=DIR [--data_name=NAME]"
+            )
         dataset = build.dataset(self.config, self.divisions)
         if self.extra:
             merge([self.schema._replace(name=f"the run {self.workdir}"), dataset.schema])
@@ -147,10 +175,7 @@ def restore(
         config = settings.from_json(extra["config"])
         if not allow_imports:
             _refuse_imports(workdir, extra["config"])
-        model = build.model(config.model, config.dtype)
-        template = jax.eval_shape(
-            lambda: init_variables(model, config.data.image_size, seed=config.seed)
-        )
+        model, template = make_template(config)
         template = devices.replicated(devices.make_mesh(), template)
         variables = checkpoints.read_variables(directory, step, template)
     predict = Predictor(
@@ -169,14 +194,119 @@ def restore(
     return Run(workdir, step, config, predict, extra, divisions)
 
 
-def _refuse_imports(workdir: Path, config: dict) -> None:
+def make_template(config: ConfigDict) -> tuple[Any, PyTree]:
+    """The Flax module of a config, and the shapes and dtypes of its variables.
+
+    Args:
+      config: of a run, counted settings filled in.
+
+    Raises:
+      InputError: a name or a field does not exist, or a value is of another kind.
+    """
+    model = build.model(config.model, config.dtype)
+    return model, jax.eval_shape(lambda: init_variables(model, config.data.image_size, seed=0))
+
+
+def published(
+    source: str | Path, data: Data = OWN, *, cache: bool = True, allow_imports: bool = False
+) -> Run:
+    """Builds a published network, as a run whose evaluations are written to runs/published/NAME.
+
+    Args:
+      source: its name, or the path of its .safetensors file.
+      data: the data set that is judged; a folder alone is one of the data set that it was trained
+        on.
+      cache: keep computed features as files in that folder.
+      allow_imports: whether its config may name code outside this package, which is imported.
+
+    Raises:
+      InputError: there is no such network, its file is broken, its config and tensors do not fit
+        together, it names code outside this package, or several data sets are to be judged.
+    """
+    network = zoo.read(zoo.find(source))
+    if not allow_imports:
+        _refuse_imports(network.path, network.about["config"])
+    config, model, template = _rebuild(network)
+    variables = devices.replicate(devices.make_mesh(), zoo.fill(network, template))
+    config.data.name = data.name or (config.data.name if data.dir else "")
+    config.data.dir = data.dir
+    if "," in config.data.name:
+        raise InputError(
+            f"{network.path}: the data sets {config.data.name} are not judged together, so that "
+            "it can be told whom the network knows; name one of them: --data_name, --data_dir"
+        )
+    workdir = PUBLISHED / network.path.stem
+    predict = Predictor(
+        build.apply(config, model),
+        variables,
+        model=model,
+        batch_size=config.batch_size,
+        cache=workdir / "evaluation" if cache else None,
+        key=[network.digest],
+    )
+    return Run(workdir, 0, config, predict, network.about)
+
+
+def _rebuild(network: zoo.Network) -> tuple[ConfigDict, Any, PyTree]:
+    """The config of a published network, its Flax module, and the shapes of its variables.
+
+    Of the config that is checked which a network needs: files are older than later settings.
+    """
+    try:
+        config = settings.from_json(network.about["config"])
+        limits.image_size(config)
+        kinds.check("batch_size", config.batch_size, PositiveInt)
+        kinds.check("data.name", config.data.name, str)
+        config.convolution = "auto"
+        return config, *make_template(config)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        raise InputError(f"{network.path}: no network follows from its config ({reason})") from None
+
+
+def known_pids(run: Run, sides: Sequence[Columns]) -> tuple[set[int], set[int]]:
+    """Whom the images of a data set show, and whom of them a published network was trained on.
+
+    Args:
+      run: a published network, with the data set that is judged.
+      sides: columns of images of the data set.
+
+    Returns:
+      The pids of the known persons, and those of them that were trained on.
+    """
+    shown = {int(pid) for side in sides for pid in np.unique(side["pid"]) if pid > 0}
+    names = [run.dataset().schema.name, *(entry["name"] for entry in run.extra["trained_on"])]
+    judged, *trained = [_SAME_PEOPLE.get(name, name) for name in names]
+    known = [
+        entry["pids"]["train"]
+        for name, entry in zip(trained, run.extra["trained_on"], strict=True)
+        if name == judged
+    ]
+    return shown, shown & {pid for pids in known for pid in pids}
+
+
+def _refuse_imports(where: Path, config: dict) -> None:
     """Raises an `InputError` where a saved config names code outside this package."""
     for key, name in settings.outside_names(config).items():
         raise InputError(
-            f"{workdir}: {key} is {name!r}, code outside market_jax, which would be imported; if "
-            "you trust the run and that code, give --allow_imports (market_jax.load: "
+            f"{where}: {key} is {name!r}, code outside market_jax, which would be imported; if "
+            "you trust it and that code, give --allow_imports (market_jax.load: "
             "allow_imports=True)"
         )
+
+
+def imagenet_predictor(cache: Path | None = None) -> Predictor:
+    """A predictor of EfficientNet-Lite0 with ImageNet's weights; its output is "embedding".
+
+    Args:
+      cache: the folder where features are kept as files; None keeps none.
+
+    Raises:
+      InputError: the package with the weights is not installed.
+    """
+    network, variables = efficientnet_lite.make_pretrained()
+    module_apply = convolution.applying("auto", network.apply)
+    return Predictor(module_apply, variables, model=network, cache=cache, key="imagenet")
 
 
 def feature_source(run: Run, source: str) -> tuple[Any, tuple[str, ...]]:
@@ -201,7 +331,7 @@ def feature_source(run: Run, source: str) -> tuple[Any, tuple[str, ...]]:
             raise InputError("--features=model needs a trained run: --workdir, not --config")
         return run.predict, tuple(name for part in parts for name in _MODEL[part])
     if source == "imagenet":
-        return build.imagenet_predictor(run.evaluation), ("embedding",)
+        return imagenet_predictor(run.evaluation), ("embedding",)
     known = {name: getattr(descriptors, name) for name in descriptors.__all__}
     describe = choose(source, known | dict.fromkeys((*_MODEL, "imagenet")), "features")
     return Descriptor(describe), (source,)

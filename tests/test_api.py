@@ -99,8 +99,31 @@ def test_what_is_no_run_is_refused(tmp_path):
         market_jax.load(str(tmp_path))
 
 
+def test_what_is_no_published_network_is_refused():
+    with pytest.raises(InputError, match="there is no published network 'smalll'; known: "):
+        market_jax.load("smalll")
+    with pytest.raises(InputError, match=r"/no/such\.safetensors: there is no such file"):
+        market_jax.load("/no/such.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--workdir=runs/x"], "--workdir is of a run; --model names a published network"),
+        (["--checkpoint=latest"], "--checkpoint is of a run; --model names"),
+        ([], "there is no published network 'smalll'; known: "),
+    ],
+)
+def test_a_model_or_a_workdir(flags, message):
+    command = [sys.executable, "evaluate.py", "--task=attributes", "--model=smalll", *flags]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert found.returncode == 1
+    assert message in found.stderr
+    assert "Traceback" not in found.stderr
+
+
 def test_loading_leaves_the_run_as_it_is(workdir, synthetic_raw):
     before = sorted(map(str, workdir.rglob("*")))
     market_jax.load(str(workdir), checkpoint="latest").embed(synthetic_raw / "query")
     assert sorted(map(str, workdir.rglob("*"))) == before
-    assert json.loads((workdir / "config.json").read_text())["format"] == 3
+    assert json.loads((workdir / "config.json").read_text())["format"] == 4

@@ -1,6 +1,7 @@
 """The import contracts of setup.cfg, and what the project promises about its own files."""
 
 import ast
+import re
 import subprocess
 
 import pytest
@@ -15,7 +16,10 @@ def test_import_contracts(monkeypatch):
 
 
 def test_no_picture_or_weight_is_tracked():
-    """Images of people may not be distributed; those in docs/pictures are drawn."""
+    """Images of people may not be distributed; those in docs/pictures are drawn.
+
+    Published networks lie in a package of their own, from which no picture can be made again.
+    """
     listed = subprocess.run(
         ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -23,7 +27,8 @@ def test_no_picture_or_weight_is_tracked():
         pytest.skip("this is no git checkout")
     ends = (".jpg", ".jpeg", ".png", ".npz", ".npy", ".pth", ".safetensors", ".array_record")
     found = [name for name in listed.stdout.splitlines() if name.lower().endswith(ends)]
-    assert not [name for name in found if not name.startswith("docs/pictures/")]
+    allowed = re.compile(r"docs/pictures/|weights/market_jax_weights/\w+\.safetensors$")
+    assert not [name for name in found if not allowed.match(name)]
 
 
 def test_no_function_is_longer_than_60_lines():

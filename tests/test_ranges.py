@@ -14,7 +14,7 @@ from market_jax.errors import InputError
 from market_jax.losses import annealing
 from market_jax.models import backbones, heads
 from market_jax.retrieval import chain
-from market_jax.training import hooks, optimizer
+from market_jax.training import hooks, optimizer, schedules
 from market_jax.typing import FractionBelow1, NonNegative, Positive, Range
 
 KNOWN = {  # what a spec may name
@@ -24,7 +24,7 @@ KNOWN = {  # what a spec may name
     "schedule of a weight": annealing.SCHEDULES,
     "hook": registry.names_of(hooks),
     "optimizer": optimizer.OPTIMIZERS,
-    "schedule": optimizer.SCHEDULES,
+    "schedule": schedules.SCHEDULES,
     "model": build._defining("Model", models, backbones),
     "head": heads.HEADS,
     "transform of features": chain.TRANSFORMS,
@@ -227,13 +227,13 @@ def test_a_range_and_its_words(limits, text, inside, outside):
 def test_a_rate_out_of_range_is_refused(settings, message):
     given = {"learning_rate": 0.1, "total_steps": 3} | settings
     with pytest.raises(InputError, match=message):
-        optimizer.make_schedule(optimizer.cosine, **given)
+        schedules.make_schedule(schedules.cosine, **given)
 
 
 @pytest.mark.parametrize("key", ["learning_rate", "total_steps"])
 def test_a_schedule_is_not_given_what_the_program_gives(key):
     with pytest.raises(InputError, match=f"unknown argument of schedule 'cosine': '{key}'"):
-        registry.bind({"name": "cosine", key: 1}, optimizer.SCHEDULES, "schedule")
+        registry.bind({"name": "cosine", key: 1}, schedules.SCHEDULES, "schedule")
 
 
 @pytest.mark.parametrize("kind", [NonNegative, Positive, FractionBelow1])

@@ -138,12 +138,16 @@ def run(
     predicted, masks = evaluator.classify(
         run.predict, columns, labels, flip=flip, neighbours=neighbours, masks=report
     )
+    warning, known_here = inputs.known_people(run, [columns], images=images)
     about = {"judged": what.name, "flip": flip, "neighbours": neighbours, "checkpoint": run.step}
-    result = evaluator.summarize(columns, predicted, run.extra["label_counts"], classes, about)
+    result = evaluator.summarize(
+        columns, predicted, run.extra["label_counts"], classes, about | known_here
+    )
     path = run.evaluation / FILE
     write_atomically(path, json.dumps(result.record, indent=2) + "\n")
-    notes = [f"checkpoint {run.step}; written to {path}"]
+    made_by = run.extra["name"] if run.is_published else f"checkpoint {run.step}"
+    notes = [f"{made_by}; written to {path}"]
     if report:
         write_page(run.evaluation / PAGE, result, columns, predicted, masks)
         notes.append(f"report in {run.evaluation / PAGE}")
-    return inputs.as_text(result, *notes)
+    return inputs.as_text(result, *notes, first=warning)

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -107,12 +106,13 @@ def run(
             cells += [tables.percent(mean), *(_as_cells(differs) if differs else ("", ""))]
             record[label][key] = {"mean": mean} | (differs._asdict() if differs else {})
         rows.append(tuple(cells))
+    caution, known = inputs.known_people(run, [{"pid": pids}], images=None)
     path = run.evaluation / FILE
     about = {"split": split, "protocol": protocol, "flip": flip, "queries": len(names)}
-    write_atomically(path, json.dumps(about | {"runs": record}, indent=2) + "\n")
+    write_atomically(path, json.dumps(about | known | {"runs": record}, indent=2) + "\n")
     title = f"split {split}, protocol {protocol}: {len(names)} queries of {len(np.unique(pids))} "
     result = Result(title=title + "identities; percent", tables=(Table(HEADER, rows),))
-    return inputs.as_text(result, f"written to {path}")
+    return inputs.as_text(result, f"written to {path}", first=caution)
 
 
 def _as_cells(found: confidence.Comparison) -> tuple[str, str]:

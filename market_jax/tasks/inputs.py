@@ -1,13 +1,14 @@
 """Reads the images of a folder for a task, and writes a result as text."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from absl import logging
 
-from market_jax import files
+from market_jax import files, runs
 from market_jax.data import attributes, columns, filenames, folders
 from market_jax.errors import InputError
 from market_jax.evaluators.result import Result
@@ -189,12 +190,43 @@ def exclude(
     return kept["gallery"], kept.get("query")
 
 
-def as_text(result: Result, *notes: str) -> str:
+def known_people(
+    run: runs.Run, sides: Sequence[Columns], *, images: str | None
+) -> tuple[str, dict[str, Any]]:
+    """Says whether a published network is judged on people that it was trained on.
+
+    Args:
+      run: the run; of one that is no published network nothing is said.
+      sides: columns of what is judged.
+      images: the folder that is judged; None or "" is a split of a data set.
+
+    Returns:
+      A sentence, and entries for the record: of a split "data", the name of the data set, and of a
+      published network "identities_trained_on".
+    """
+    record = {} if images else {"data": run.config.data.name}
+    if not run.is_published:
+        return "", record
+    if images:
+        text = (
+            f"The network was trained on {run.trained_on}: what is judged here says nothing about "
+            "new people if the pictures show some of them."
+        )
+        return text, record
+    shown, known = runs.known_pids(run, sides)
+    text = f"{len(known)} of {len(shown)} identities judged here were trained on"
+    if known:
+        text = f"CAUTION: {text}; these figures say nothing about people who are new to the network"
+    return f"{text}.", record | {"identities_trained_on": len(known)}
+
+
+def as_text(result: Result, *notes: str, first: str = "") -> str:
     """The text of a result for the terminal.
 
     Args:
       result: the result of an evaluator.
       *notes: further sentences that follow it.
+      first: a sentence that comes before it, if there is one.
     """
     shown = [tables.align(table.header, table.rows) for table in result.tables]
-    return "\n\n".join([result.title, *shown, *result.notes, *notes])
+    return "\n\n".join([*filter(None, [first]), result.title, *shown, *result.notes, *notes])

@@ -284,12 +284,14 @@ def _judge(
       report: write the page.
     """
     pictures = _open_sides(run, what)
+    warning, known_here = inputs.known_people(run, pictures, images=what.images)
     gallery, queries = [*map(read.of, pictures), None][:2]
     if exclude:
         gallery, queries = inputs.exclude(Path(exclude), gallery, queries)
     made = evaluator.make_protocols(gallery, queries)
     left_out = {n: why_left_out(n, gallery, queries) for n in NAMES if n not in made}
     about = about | {"transforms": transform, "rerankers": rerank, "left_out": left_out}
+    about |= known_here
     count = len(made.get("course", list(made.values())[-1]).gallery["pid"])
     retrieval, chosen = make_retrieval(read, transform, rerank, metric=metric, count=count)
     if "multi_query" in retrieval.transforms:  # elsewhere the images that it takes are matches
@@ -303,7 +305,7 @@ def _judge(
     if report:
         write_page(run.evaluation / PAGE, result, made, ranked, retrieval, pictures)
         notes.append(f"report in {run.evaluation / PAGE}")
-    return inputs.as_text(result, *notes)
+    return inputs.as_text(result, *notes, first=warning)
 
 
 def _open_sides(run: Run, what: inputs.Judged) -> list[Columns]:

@@ -1,0 +1,349 @@
+"""--task=export: writes a run's network into one file, which needs no run, and its model card."""
+
+import json
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from market_jax import files, registry, runs, settings
+from market_jax.data import decoding
+from market_jax.errors import InputError
+from market_jax.report import tables
+from market_jax.runs import Run
+from market_jax.tasks import attributes, reid
+from market_jax.typing import Columns, PyTree
+from market_jax.weights import published
+
+FORMATS = ("safetensors",)
+LEAST = 0.999  # cosine of a drawn person's embeddings before and after
+DRAWN = 16  # people that are compared
+_PERSONS = "head_identity"  # begins the names of layers that classify the training identities
+_DECODERS = "no decoder of people's pictures is ever shipped"
+
+CARD = """\
+# {name}
+
+A network that describes pictures of pedestrians, each cut out of a frame: an embedding for
+re-identification{attributes}. It belongs to `market_jax`, which builds it from this file alone:
+
+```python
+import market_jax
+
+model = market_jax.load("{name}")  # or the path of {name}.safetensors
+features = model.embed("folder/of/crops")
+```
+
+| | |
+|---|---|
+| network | {network} |
+| pictures | {height}x{width}, height x width; others are resized |
+| embedding | {size} numbers |
+| file | {parameters} numbers, kernels in {dtype} |
+| checked | lowest cosine to the run's embeddings of {drawn} drawn people: {cosine:.5f} |
+| trained on | {trained} |
+| code | commit {commit} |
+
+## Figures
+
+{figures}
+
+Figures of different data sets, splits and protocols are not comparable. People of the split that
+chose the checkpoint ("val") are new to the network, but not to that choice.
+
+## What it is for
+
+Research and teaching on person re-identification and pedestrian attributes, on pictures whose
+people have agreed, or whose use is permitted. Data sets of people such as Market-1501 are for
+research only, and so is what was trained on them.
+
+## What it must not be used for
+
+- identifying or tracking people who have not consented;
+- surveillance, by whomever;
+- decisions about people, such as those that depend on their age, gender or belongings.
+
+The attributes are what annotators saw in pictures of one place; age and gender are their guesses.
+The network errs, and more often about people who are rare in its training data.
+
+## What is not in the file
+
+No pictures, no decoder of pictures, and no layer that tells the training identities apart: of its
+classifier one column is left, so that the network is built as it was.
+
+## Recipe
+
+```
+{recipe}
+```
+"""
+
+
+def draw_people(count: int, image_size: tuple[int, int]) -> Columns:
+    """Draws people who do not exist, the same ones at every call: columns "image" and "name".
+
+    Args:
+      count: the number of people, a picture of each.
+      image_size: (height, width).
+    """
+    from data_prep.synthetic import cameras, people  # which imports TensorFlow
+
+    rng, places, images = np.random.default_rng(0), list(cameras.CAMERAS.values()), []
+    for number, outfit in enumerate(people.outfits(rng, count)):
+        person = people.person(rng, outfit)
+        picture = cameras.shoot(places[number % len(places)], person, rng)
+        images.append(decoding.resize(decoding.decode(picture, "drawn"), tuple(image_size)))
+    return {"image": np.stack(images), "name": np.array([f"drawn {i}" for i in range(count)])}
+
+
+def run(
+    run: Run, *, output: str | None = None, to: str = "safetensors", dtype: str | None = None
+) -> str:
+    """Writes the run's network into one file, and its model card beside it.
+
+    Args:
+      run: a trained run.
+      output: The file, NAME.safetensors, whose name becomes the network's; NAME.md is the card.
+      to: The format: safetensors.
+      dtype: float16 or float32, of the kernels; by default float16, and float32 where float16
+        changes the features.
+
+    Returns:
+      The text for the terminal.
+
+    Raises:
+      InputError: the run is none that can be published, a file is there already, or the features
+        are not what they were.
+    """
+    registry.choose(to, dict.fromkeys(FORMATS), "value of --to")
+    kinds = list(published.DTYPES)
+    if dtype is not None:
+        kinds = [registry.choose(dtype, {kind: kind for kind in kinds}, "value of --dtype")]
+    path, people = _check_output(output), draw_people(DRAWN, run.config.data.image_size)
+    _check_run(run, people)
+    config = _config(run)
+    variables, about = _without_persons(run, config), _about(run, path.stem, config)
+    content, kind, lowest = _write(run, path.name, variables, about, kinds, people)
+    files.write_atomically(path.with_suffix(".md"), card(run, about, variables, kind, lowest))
+    files.write_atomically(path, content)
+    text = (
+        f"{len(content) / 1e6:.2f} MB in {path}, its card in {path.with_suffix('.md')}; kernels in "
+        f"{kind}, lowest cosine to the run's embeddings of {DRAWN} drawn people {lowest:.5f}"
+    )
+    if len(content) > published.MOST_BYTES:
+        text += f"\nIt is too large for the package {published.PACKAGE}, which takes 25 MB a file."
+    return text
+
+
+def _check_output(output: str | None) -> Path:
+    """The file that is written, whose place must be free."""
+    if not output or Path(output).suffix != published.SUFFIX:
+        raise InputError(f"--output is {output!r}; it must name the file: NAME.safetensors")
+    path = Path(output).expanduser()
+    for taken in (path, path.with_suffix(".md")):
+        if taken.exists():
+            raise InputError(f"{taken}: is there already; remove it, or name another --output")
+    return path
+
+
+def _check_run(run: Run, people: Columns) -> None:
+    """Refuses what cannot or must not be published."""
+    if run.predict is None or run.is_published:
+        raise InputError("--task=export needs a trained run: --workdir")
+    if run.divisions is None:
+        raise InputError("--data_name does nothing with --task=export, which judges nothing")
+    for key, name in settings.outside_names(run.extra["config"]).items():
+        raise InputError(
+            f"{run.workdir}: {key} is {name!r}, code outside market_jax, without which the file "
+            "could not be used"
+        )
+    outputs = run.predict.output_names(people)
+    decoding_parts = [name for name in run.predict.variables["params"] if "decod" in name]
+    if "reconstruction" in outputs or decoding_parts:
+        raise InputError(f"{run.workdir}: the network remakes its pictures; {_DECODERS}")
+    registry.choose("embedding", dict.fromkeys(outputs), "output of the model")
+
+
+def _config(run: Run) -> dict[str, Any]:
+    """The run's config without folders of this machine, and for one identity."""
+    config = json.loads(json.dumps(run.extra["config"]))
+    config["data"]["dir"], config["convolution"] = "", "auto"
+    model = config["model"]
+    if not str(model.get("pretrained", "")).startswith("hf:"):
+        model |= {"pretrained": Path(model["pretrained"]).name} if model.get("pretrained") else {}
+    if model.get("identities"):
+        model["identities"] = 1
+    return config
+
+
+def _without_persons(run: Run, config: dict[str, Any]) -> PyTree:
+    """The variables; of a layer that classifies the training identities the first one is left."""
+    _, template = runs.make_template(settings.from_json(config))
+
+    def cut(where, leaf, wanted):
+        classifies = any(str(key.key).startswith(_PERSONS) for key in where)
+        return np.asarray(leaf)[..., :1] if classifies and leaf.shape != wanted.shape else leaf
+
+    return jax.tree_util.tree_map_with_path(cut, dict(run.predict.variables), dict(template))
+
+
+def _about(run: Run, name: str, config: dict[str, Any]) -> dict[str, Any]:
+    """The file's metadata, see `published.FIELDS`."""
+    trained_on = [
+        {
+            "name": division.name,
+            "identities": len(division.pids["train"]),
+            "pids": {side: list(pids) for side, pids in division.pids.items()},
+        }
+        for division in run.divisions
+    ]
+    return {
+        "name": name,
+        "config": config,
+        "labels": run.extra["labels"],
+        "label_counts": run.extra["label_counts"],
+        "trained_on": trained_on,
+        "commit": _commit(),
+    }
+
+
+def _commit() -> str:
+    """The commit of the code that runs, "-dirty" behind it if files differ; or "unknown"."""
+    root = Path(__file__).parents[2]
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return found if (root / ".git").exists() else "unknown"
+
+
+def _write(
+    run: Run, name: str, variables: PyTree, about: dict, kinds: list[str], people: Columns
+) -> tuple[bytes, str, float]:
+    """The bytes of the file, the dtype of its kernels, and how much it is like the run."""
+    before = run.predict(people, ["embedding"])["embedding"]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        for kind in kinds:
+            published.write(path, variables, about, kind)
+            after = runs.published(path, cache=False).predict(people, ["embedding"])["embedding"]
+            lowest = lowest_cosine(before, after)
+            if lowest >= LEAST:
+                return path.read_bytes(), kind, lowest
+    raise InputError(
+        f"{run.workdir}: in {kind} the network's embeddings of {DRAWN} drawn people are not what "
+        f"they were: their lowest cosine is {lowest:.5f}; it must be {LEAST} or more"
+    )
+
+
+def lowest_cosine(a: np.ndarray, b: np.ndarray) -> float:
+    """The lowest cosine between the rows of two arrays.
+
+    Args:
+      a: [M, D].
+      b: [M, D].
+    """
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    cosines = np.sum(a * b, axis=1) / np.maximum(lengths, np.finfo(np.float32).tiny)
+    return float(np.min(np.where(np.isfinite(cosines), cosines, -1)))
+
+
+def card(run: Run, about: dict[str, Any], variables: PyTree, dtype: str, cosine: float) -> str:
+    """The text of the model card.
+
+    Args:
+      run: the run that the network is from, whose evaluations give the figures.
+      about: the file's metadata, see `published.FIELDS`.
+      variables: the file's.
+      dtype: that of its kernels.
+      cosine: the lowest one between embeddings of the run and of the file.
+    """
+    config = about["config"]
+    labels = config["model"].get("classes", about["labels"])
+    height, width = config["data"]["image_size"]
+    known = {"image": np.zeros((1, height, width, 3), np.uint8), "name": np.array(["none"])}
+    recipe = settings.flatten(config)
+    return CARD.format(
+        name=about["name"],
+        attributes=f", and the attributes {', '.join(labels)}" if labels else "",
+        network=_network(config["model"]),
+        **{"height": height, "width": width},
+        size=run.predict(known, ["embedding"])["embedding"].shape[1],
+        parameters=f"{sum(np.size(leaf) for leaf in jax.tree.leaves(variables)):,}",
+        **{"dtype": dtype, "cosine": cosine, "drawn": DRAWN},
+        trained="; ".join(map(_trained_on, about["trained_on"])),
+        commit=about["commit"],
+        figures="\n".join(_figures(run)),
+        recipe="\n".join(f"{key} = {json.dumps(value)}" for key, value in recipe.items()),
+    )
+
+
+def _network(model: dict[str, Any]) -> str:
+    """A network in words: "classifier on resnet, depth 18"."""
+    backbone = dict(model.get("backbone") or {})
+    words = [f"`{key}={value}`" for key, value in backbone.items() if key != "name"]
+    on = f" on `{backbone['name']}` ({', '.join(words)})" if backbone else ""
+    return f"`{model['name']}`{on}"
+
+
+def _trained_on(entry: dict[str, Any]) -> str:
+    """A data set in words."""
+    others = {side: len(pids) for side, pids in entry["pids"].items() if side != "train" and pids}
+    held = ", ".join(f"{count} ({side})" for side, count in others.items()) or "nobody"
+    use = "drawn people" if entry["name"] == "synthetic" else "for research only"
+    return f"{entry['name']} ({use}): {entry['identities']} identities; held out: {held}"
+
+
+def _figures(run: Run) -> Iterator[str]:
+    """The lines of a table with what evaluations of this checkpoint have found."""
+    rows = []
+    for file, read in ((attributes.FILE, _of_attributes), (reid.FILE, _of_reid)):
+        path = run.evaluation / file
+        found = files.read_json(path) if path.exists() else {}
+        if found.get("checkpoint") == run.step:
+            rows += [f"| {what} | {_judged(found)} | {value} |" for what, value in read(found)]
+    if not rows:
+        yield "None: this checkpoint was not evaluated before it was exported."
+        return
+    yield from ("| | judged on | percent |", "|---|---|---|")
+    yield from rows
+
+
+def _judged(found: dict[str, Any]) -> str:
+    """What an evaluation has judged, in words; of a folder the name without those above it."""
+    split = found["judged"].startswith("split ")
+    where = found["judged"] if split else f"folder {Path(found['judged']).name}"
+    data = f"{found.get('data', 'a data set that was not noted')}, " if split else ""
+    flip = ", with mirror images" if found.get("flip") else ""
+    near = found.get("neighbours")
+    near = f", with {near} neighbours" if near else ""
+    people = f"{found['images']} images of {found['identities']} people"
+    return f"{data}{where}: {people}{flip}{near}"
+
+
+def _of_attributes(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """(what, value) of `attributes.json`."""
+    mean = found["mean"]
+    for key in (key for key in mean if key.startswith("accuracy") and "binary" not in key):
+        count, majority = key.split("_")[1], mean[key.replace("accuracy", "majority")]
+        value = f"{tables.percent(mean[key])}; a constant answer {tables.percent(majority)}"
+        yield f"accuracy, mean of {count} attributes", value
+
+
+def _of_reid(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """(what, value) of `reid.json`."""
+    for retrieval, by_protocol in found.items():
+        if not retrieval.startswith("ranking") or found["features"] != "model":
+            continue
+        for protocol, row in by_protocol.items():
+            if protocol == "course_with_self":  # in which every query finds itself
+                continue
+            for key, name in (("mAP", "mAP"), ("rank1", "rank 1")):
+                bounds = row[f"{key}_interval"]
+                value = f"{tables.percent(row[key])} ({tables.interval(bounds)})"
+                yield f"{name}, {retrieval}, protocol {protocol}", value

@@ -1,0 +1,414 @@
+"""Published networks: written from a run, read without it, broken ones named."""
+
+import json
+import shutil
+import struct
+
+import jax
+import numpy as np
+import pytest
+import safetensors
+import safetensors.numpy
+
+import market_jax
+from configs import source_b
+from market_jax import build, devices, runs, settings
+from market_jax.data.attributes import CLASSES
+from market_jax.data.datasets import Division
+from market_jax.errors import InputError
+from market_jax.inference import Predictor
+from market_jax.tasks import attributes, export, reid
+from market_jax.weights import published
+from tests.conftest import ROOT
+from tests.weights import golden_published
+
+IDENTITIES = 5
+
+
+def as_run(config, workdir, pids):
+    """A run of an untrained network, BatchNorm's statistics as if it had seen something."""
+    rng = np.random.default_rng(0)
+    model, template = runs.make_template(config)
+
+    def draw(leaf):
+        value = rng.normal(size=leaf.shape) / np.sqrt(max(np.prod(leaf.shape[:-1]), 1))
+        return np.asarray(1 + 0.1 * value if len(leaf.shape) == 1 else value, leaf.dtype)
+
+    variables = devices.replicate(devices.make_mesh(), jax.tree.map(draw, template))
+    predict = Predictor(build.apply(config, model), variables, model=model, batch_size=8)
+    extra = {
+        "config": settings.to_json(config),
+        "labels": {name: list(classes) for name, classes in CLASSES.items()},
+        "label_counts": {name: [1] * len(classes) for name, classes in CLASSES.items()},
+    }
+    sides = {"train": pids, "val": [1001, 1002], "holdout": []}
+    return runs.Run(workdir, 7, config, predict, extra, [Division("synthetic", sides, {})])
+
+
+def tiny(**changes):
+    """A classifier of attributes and persons, of another machine."""
+    config = source_b.get_config("identity,alexnet,dense=False")
+    config.data.image_size, config.data.dir = (96, 64), "/home/somebody/data"
+    config.model.head.width, config.model.identities = 8, IDENTITIES
+    config.model.pretrained = "/home/somebody/alexnet.pth"
+    config.convolution, config.batch_size = "lax", 8
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+@pytest.fixture(scope="module")
+def trained(synthetic, tmp_path_factory):
+    """A run that was trained on some of the synthetic people."""
+    config = tiny()
+    config.data.dir = str(synthetic)
+    pids = np.unique(build.dataset(config).open("train")["pid"])[:3]
+    return as_run(tiny(), tmp_path_factory.mktemp("runs") / "tiny", pids.tolist())
+
+
+@pytest.fixture(scope="module")
+def file(trained, tmp_path_factory):
+    """It, exported."""
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    text = export.run(trained, output=str(path))
+    assert f"MB in {path}, its card in {path.with_suffix('.md')}; kernels in float16" in text
+    return path
+
+
+@pytest.fixture
+def package(file, tmp_path, monkeypatch):
+    """A package of published networks with this one, in a folder where nothing else is."""
+    folder = tmp_path / "site" / published.PACKAGE
+    folder.mkdir(parents=True)
+    shutil.copy(ROOT / "weights" / published.PACKAGE / "__init__.py", folder)
+    shutil.copy(file, folder)
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+def read(path):
+    """The tensors, and the metadata."""
+    with safetensors.safe_open(path, framework="numpy") as opened:
+        return safetensors.numpy.load_file(path), json.loads(opened.metadata()["market_jax"])
+
+
+def test_the_network_is_the_same_without_its_run(trained, file):
+    people = export.draw_people(6, (96, 64))
+    found = runs.published(file, cache=False)
+    names = ["embedding", "hat", "predictions"]
+    before, after = trained.predict(people, names), found.predict(people, names)
+    assert np.ptp(before["embedding"], axis=0).max() > 0.01, "people differ"
+    assert export.lowest_cosine(before["embedding"], after["embedding"]) > 0.999
+    np.testing.assert_allclose(after["predictions"], before["predictions"], atol=5e-3)
+    assert found.step == 0
+    assert found.divisions is None
+    assert found.schema.labels == CLASSES
+
+
+def test_embeddings_of_arrays(trained, file):
+    people = export.draw_people(4, (96, 64))
+    model = market_jax.load(str(file))
+    found = model.embed([np.repeat(np.repeat(x, 2, 0), 2, 1) for x in people["image"]])
+    assert found.shape == (4, 256)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(model.embed(people["image"]), model.embed(people["image"]))
+    assert model.predict(people["image"])["hat"].classes == ("no", "yes")
+    assert model.search(people["image"], people["image"], k=1)[1][:, 0].tolist() == [0, 1, 2, 3]
+
+
+def test_no_training_identity_and_no_folder_is_left_in_it(trained, file):
+    tensors, about = read(file)
+    assert tensors["params/head_identity/kernel"].shape == (256, 1)
+    kept = np.asarray(trained.predict.variables["params"]["head_identity"]["kernel"])
+    np.testing.assert_array_equal(
+        tensors["params/head_identity/kernel"], kept[:, :1].astype(np.float16)
+    )
+    assert about["config"]["model"]["identities"] == 1
+    assert about["config"]["data"]["dir"] == ""
+    assert about["config"]["model"]["pretrained"] == "alexnet.pth"
+    assert b"somebody" not in file.read_bytes()
+    assert about["trained_on"][0]["identities"] == 3
+    kinds = {value.ndim > 1: value.dtype.name for value in tensors.values()}
+    assert kinds == {True: "float16", False: "float32"}
+
+
+def test_every_part_loses_its_persons(tmp_path):
+    config = source_b.get_config("identity,resnet,depth=18")
+    config.data.image_size = (64, 32)
+    config.model.update({"name": "parts", "identities": IDENTITIES})
+    _, template = runs.make_template(config)
+    predict = Predictor(None, jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), template))
+    run = runs.Run(tmp_path, 1, config, predict, {"config": settings.to_json(config)}, [])
+    cut = export._without_persons(run, export._config(run))["params"]
+    heads = [name for name in cut if name.startswith("head_identity_")]
+    assert len(heads) > 3
+    assert {cut[name]["kernel"].shape[1] for name in heads} == {1}
+
+
+def test_the_card_says_what_the_network_must_not_do(trained, file):
+    text = file.with_suffix(".md").read_text()
+    for part in (
+        "# tiny\n",
+        'market_jax.load("tiny")',
+        "synthetic (drawn people): 3 identities; held out: 2 (val)",
+        "None: this checkpoint was not evaluated",
+        "surveillance",
+        "who have not consented",
+        "no decoder of pictures",
+        "96x64",
+        'model.backbone.name = "alexnet"',
+        "commit ",
+    ):
+        assert part in text
+    assert "somebody" not in text
+
+
+def test_figures_are_those_of_this_checkpoint(trained, tmp_path):
+    run = trained._replace(workdir=tmp_path)
+    run.evaluation.mkdir()
+    about = {"judged": "split val", "data": "unitn", "images": 9, "identities": 3, "checkpoint": 7}
+    row = {"mAP": 0.5, "mAP_interval": [0.4, 0.6], "rank1": 0.75, "rank1_interval": None}
+    rows = {"market": row, "course_with_self": row}
+    ranked = {"ranking": rows, "features": "model", "flip": True} | about
+    mean = {"accuracy_10": 0.8, "majority_10": 0.7, "accuracy_10_binary": 0.9}
+    (run.evaluation / reid.FILE).write_text(json.dumps(ranked))
+    (run.evaluation / attributes.FILE).write_text(json.dumps({"mean": mean} | about))
+    lines = "\n".join(export._figures(run))
+    where = "unitn, split val: 9 images of 3 people"
+    assert "with_self" not in lines
+    assert (
+        f"| mAP, ranking, protocol market | {where}, with mirror images | 50.00 (40.0 - 60.0) |"
+        in lines
+    )
+    assert (
+        f"| accuracy, mean of 10 attributes | {where} | 80.00; a constant answer 70.00 |" in lines
+    )
+    folder = {"judged": "/home/somebody/crops", "images": 9, "identities": 3}
+    assert export._judged(folder) == "folder crops: 9 images of 3 people"
+    other = "\n".join(export._figures(run._replace(step=8)))
+    assert "was not evaluated" in other
+
+
+def test_float16_gives_way_where_it_changes_features(trained, tmp_path, monkeypatch):
+    cosines = iter([0.9, 1.0, 0.9])
+    monkeypatch.setattr(export, "lowest_cosine", lambda *_: next(cosines))
+    text = export.run(trained, output=str(tmp_path / "a.safetensors"))
+    assert "kernels in float32" in text
+    with pytest.raises(InputError, match=r"in float16 .* cosine is 0.90000; it must be 0.999"):
+        export.run(trained, output=str(tmp_path / "b.safetensors"), dtype="float16")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.md", "a.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({}, r"--output is None; it must name the file: NAME.safetensors"),
+        ({"output": "x.onnx"}, "--output is 'x.onnx'"),
+        ({"output": "x.safetensors", "to": "pth"}, "unknown value of --to 'pth'"),
+        ({"output": "x.safetensors", "dtype": "int8"}, "unknown value of --dtype 'int8'"),
+        ({"output": "README.safetensors"}, "README.md: is there already"),
+    ],
+)
+def test_flags_of_the_export(trained, tmp_path, monkeypatch, flags, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(InputError, match=message):
+        export.run(trained, **flags)
+    assert (tmp_path / "README.md").read_text() == "mine"
+
+
+def test_what_is_never_exported(trained, file, tmp_path):
+    output = str(tmp_path / "x.safetensors")
+    for run, message in (
+        (runs.published(file, cache=False), "needs a trained run"),
+        (trained._replace(divisions=None), "--data_name does nothing"),
+        (trained._replace(predict=None), "needs a trained run"),
+    ):
+        with pytest.raises(InputError, match=message):
+            export.run(run, output=output)
+    config = trained.extra["config"] | {"recipe": "mine:fit"}
+    with pytest.raises(InputError, match=r"config\.recipe is 'mine:fit', code outside market_jax"):
+        export.run(trained._replace(extra=trained.extra | {"config": config}), output=output)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["autoencoder", "vae"])
+def test_no_decoder_is_exported(tmp_path, name):
+    from configs import autoencoder, vae
+
+    config = {"autoencoder": autoencoder, "vae": vae}[name].get_config()
+    config.data.image_size = (32, 16)
+    model, template = runs.make_template(config)
+    predict = Predictor(build.apply(config, model), template, model=model)
+    extra = {"config": settings.to_json(config)}
+    run = runs.Run(tmp_path, 1, config, predict, extra, [])
+    with pytest.raises(InputError, match="no decoder of people's pictures is ever shipped"):
+        export.run(run, output=str(tmp_path / "x.safetensors"))
+
+
+def test_a_name_a_file_and_a_folder_that_goes_first(package, file, tmp_path):
+    assert list(published.names()) == ["tiny"]
+    people = export.draw_people(2, (96, 64))["image"]
+    by_name = market_jax.load("tiny").embed(people)
+    np.testing.assert_array_equal(by_name, market_jax.load(file).embed(people))
+    (tmp_path / "tiny").mkdir()
+    with pytest.raises(InputError, match="tiny: holds no checkpoint"):
+        market_jax.load("tiny")
+
+
+def test_unknown_names(package):
+    with pytest.raises(InputError, match=r"network 'tny'; known: tiny\. .* pip install ./weights"):
+        market_jax.load("tny")
+    with pytest.raises(InputError, match="runs/tiny: holds no checkpoint"):
+        market_jax.load("runs/tiny")
+    with pytest.raises(InputError, match=r"no\.safetensors: there is no such file"):
+        market_jax.load("no.safetensors")
+    with pytest.raises(InputError, match="checkpoint is '3'; a published network, tiny, has only"):
+        market_jax.load("tiny", checkpoint="3")
+
+
+def test_without_the_package(monkeypatch):
+    monkeypatch.setattr(published, "PACKAGE", "no_such_package")
+    with pytest.raises(InputError, match=r"'small'; known: none\. They come with: pip install"):
+        market_jax.load("small")
+
+
+def test_judging_needs_data_and_names_whom_the_network_knows(package, synthetic):
+    with pytest.raises(InputError, match=r"'tiny' brings no data; give --images=FOLDER, or the"):
+        attributes.run(runs.published("tiny"))
+    run = runs.published("tiny", runs.Data("synthetic", str(synthetic)))
+    assert str(run.workdir) == "runs/published/tiny"
+    shown = len(np.unique(run.dataset().open("train")["pid"]))
+    text = reid.run(run, split="train")
+    assert text.startswith(f"CAUTION: 3 of {shown} identities judged here were trained on; ")
+    result = json.loads((run.evaluation / reid.FILE).read_text())
+    assert result["identities_trained_on"] == 3
+    text = attributes.run(run, split="test")
+    assert text.startswith("0 of ")
+    assert "CAUTION" not in text
+    assert json.loads((run.evaluation / attributes.FILE).read_text())["identities_trained_on"] == 0
+
+
+def test_a_folder_alone_is_of_the_data_it_was_trained_on(package, synthetic):
+    run = runs.published("tiny", runs.Data(dir=str(synthetic)))
+    assert run.config.data.name == "synthetic"
+    with pytest.raises(InputError, match="the data sets unitn,synthetic are not judged together"):
+        runs.published("tiny", runs.Data("unitn,synthetic", "a,b"))
+
+
+def test_the_course_release_shows_the_people_of_market1501(trained, synthetic):
+    extra = trained.extra | {"trained_on": [{"name": "unitn", "pids": {"train": [2, 7]}}]}
+    run = trained._replace(extra=extra)
+    sides = [{"pid": np.array([-1, 0, 2, 2, 9])}]
+
+    class Judged:
+        def __init__(self, name):
+            self.extra, self.name = run.extra, name
+
+        def dataset(self):
+            return build.datasets.Dataset(build.datasets.Schema(self.name, {}), None)
+
+    assert runs.known_pids(Judged("market1501"), sides) == ({2, 9}, {2})
+    assert runs.known_pids(Judged("synthetic"), sides) == ({2, 9}, set())
+
+
+def test_pictures_of_a_folder(package, synthetic_raw):
+    text = reid.run(runs.published("tiny"), images=str(synthetic_raw / "bounding_box_test"))
+    assert text.startswith("The network was trained on 3 identities of synthetic: ")
+
+
+def change(path, changed, tensors=None, about=None, entry="market_jax"):
+    """A copy of a file with other tensors or metadata."""
+    before, said = read(path)
+    said = said | (about or {})
+    said = {key: value for key, value in said.items() if value is not None}
+    tensors = {k: v for k, v in (before | (tensors or {})).items() if v is not None}
+    safetensors.numpy.save_file(tensors, changed, {entry: json.dumps(said)})
+    return changed
+
+
+KERNEL = "params/head_identity/kernel"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"entry": "other"}, "is no published network of market_jax: its metadata has no entry"),
+        ({"about": {"format": 2}}, "has format 2; this version of market_jax reads 1"),
+        ({"about": {"format": None}}, "has format None"),
+        ({"about": {"labels": None}}, "the metadata has no 'labels'"),
+        ({"about": {"labels": {"hat": 3}}}, "the metadata: labels.hat is 3; it must be a list"),
+        ({"about": {"trained_on": [{}]}}, "trained_on has no 'name'"),
+        ({"about": {"config": {}}}, "no network follows from its config"),
+        ({"about": {"config": {"data": 3}}}, "no network follows from its config"),
+        ({"tensors": {KERNEL: None}}, f"has no tensor {KERNEL}, which the network"),
+        ({"tensors": {"x": np.ones(2, np.float32)}}, "its config has no tensor x"),
+        ({"tensors": {KERNEL: np.ones((256, 2), np.float16)}}, r"is \(256, 2\); the network of"),
+        ({"tensors": {KERNEL: np.ones((256, 1), np.int32)}}, "is int32; the network of its config"),
+        (
+            {"tensors": {KERNEL: np.full((256, 1), np.nan, np.float16)}},
+            "values that are not finite",
+        ),
+    ],
+)
+def test_files_that_do_not_fit(file, tmp_path, changes, message):
+    path = change(file, tmp_path / "changed.safetensors", **changes)
+    with pytest.raises(InputError, match=f"changed.safetensors: .*{message}"):
+        market_jax.load(path)
+
+
+def test_a_config_with_a_model_of_others_is_not_imported(file, tmp_path):
+    _, about = read(file)
+    about["config"]["model"]["name"] = "evil:Model"
+    path = change(file, tmp_path / "evil.safetensors", about=about)
+    with pytest.raises(InputError, match=r"config\.model\.name is 'evil:Model', code outside"):
+        market_jax.load(path)
+
+
+@pytest.mark.parametrize("length", [0, 7, 100, -1])
+def test_a_file_that_was_cut(file, tmp_path, length):
+    path = tmp_path / "cut.safetensors"
+    path.write_bytes(file.read_bytes()[:length])
+    with pytest.raises(InputError, match=r"cut\.safetensors: is "):
+        market_jax.load(path)
+
+
+def test_metadata_that_is_no_json(file, tmp_path):
+    tensors, _ = read(file)
+    path = tmp_path / "x.safetensors"
+    for text in ("{", "[" * 100_000, "3"):
+        safetensors.numpy.save_file(tensors, path, {"market_jax": text})
+        with pytest.raises(
+            InputError, match=r"x\.safetensors: (its metadata is no JSON|has format)"
+        ):
+            market_jax.load(path)
+
+
+def test_a_file_of_torch_is_no_published_network(save, tmp_path):
+    path = save({}, "zip", "x.safetensors")
+    path.write_bytes(struct.pack("<Q", 2) + b"{}")
+    with pytest.raises(InputError, match=r"x\.safetensors: holds no tensors"):
+        market_jax.load(path)
+
+
+def shipped():
+    """The networks of the package in this checkout."""
+    return sorted(golden_published.FOLDER.glob(f"*{published.SUFFIX}"))
+
+
+@pytest.mark.parametrize("path", shipped() or [None], ids=lambda p: p.stem if p else "none")
+def test_shipped_networks_say_what_they_said(path):
+    """`python -m tests.weights.golden_published` writes what is expected."""
+    if path is None:
+        pytest.skip(f"{golden_published.FOLDER} holds no network yet")
+    assert path.stat().st_size <= published.MOST_BYTES
+    text = path.with_suffix(".md").read_text()
+    assert "must not be used for" in text
+    about = published.read(path).about
+    assert about["name"] == path.stem
+    assert about["config"]["model"]["name"] not in ("autoencoder", "vae")
+    expected = json.loads(golden_published.FILE.read_text())
+    assert path.stem in expected, "run: python -m tests.weights.golden_published"
+    found = golden_published.measure(path)
+    for key, value in expected[path.stem].items():
+        np.testing.assert_allclose(found[key], value, atol=2e-3, rtol=1e-2)
