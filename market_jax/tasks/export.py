@@ -72,8 +72,8 @@ The network errs, and more often about people who are rare in its training data.
 
 ## What is not in the file
 
-No pictures, no decoder of pictures, and no layer that tells the training identities apart: of its
-classifier one column is left, so that the network is built as it was.
+No pictures, no decoder of pictures, and nothing of the layer that tells the training identities
+apart: one column of zeros stands in its place, so that the network is built as it was.
 
 ## Recipe
 
@@ -181,12 +181,16 @@ def _config(run: Run) -> dict[str, Any]:
 
 
 def _without_persons(run: Run, config: dict[str, Any]) -> PyTree:
-    """The variables; of a layer that classifies the training identities the first one is left."""
+    """The variables; a layer that classifies the training identities becomes one column of zeros.
+
+    A label may have a head of such a name, too; its shape does not depend on the identities.
+    """
     _, template = runs.make_template(settings.from_json(config))
 
     def cut(where, leaf, wanted):
         classifies = any(str(key.key).startswith(_PERSONS) for key in where)
-        return np.asarray(leaf)[..., :1] if classifies and leaf.shape != wanted.shape else leaf
+        changed = classifies and leaf.shape != wanted.shape
+        return np.zeros(wanted.shape, wanted.dtype) if changed else leaf
 
     return jax.tree_util.tree_map_with_path(cut, dict(run.predict.variables), dict(template))
 

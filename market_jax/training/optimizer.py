@@ -200,7 +200,7 @@ def make_optimizer(
     plateau: bool = False,
     lr_multipliers: Sequence[tuple[str, float]] = (),
     freeze_steps: int = 0,
-    freeze_pattern: str = "^backbone/",
+    freeze_pattern: str = "^(backbone/|branch_)",
 ) -> optax.GradientTransformation:
     """Adds gradient clipping before an optimizer, and learning-rate changes after it.
 
@@ -213,7 +213,8 @@ def make_optimizer(
         pattern that fits counts. A factor of 0 freezes parameters; weight decay leaves them too.
       freeze_steps: for so many first steps (FastReID: 1,000 to 2,000) the parameters with
         `freeze_pattern` in their path and their moments stay; BatchNorm's averages go on.
-      freeze_pattern: a regular expression.
+      freeze_pattern: a regular expression; by default the backbone, and the copies of its last stage
+        in `models.parts`.
 
     Raises:
       InputError: a norm, factor or number is negative, or a pattern is broken or (when the state

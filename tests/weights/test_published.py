@@ -119,10 +119,10 @@ def test_embeddings_of_arrays(trained, file):
 def test_no_training_identity_and_no_folder_is_left_in_it(trained, file):
     tensors, about = read(file)
     assert tensors["params/head_identity/kernel"].shape == (256, 1)
-    kept = np.asarray(trained.predict.variables["params"]["head_identity"]["kernel"])
-    np.testing.assert_array_equal(
-        tensors["params/head_identity/kernel"], kept[:, :1].astype(np.float16)
-    )
+    kept = trained.predict.variables["params"]["head_identity"]["kernel"]
+    assert kept.shape == (256, IDENTITIES)
+    assert np.asarray(kept).all(), "it had something to lose"
+    assert not tensors["params/head_identity/kernel"].any()
     assert about["config"]["model"]["identities"] == 1
     assert about["config"]["data"]["dir"] == ""
     assert about["config"]["model"]["pretrained"] == "alexnet.pth"
@@ -137,12 +137,15 @@ def test_every_part_loses_its_persons(tmp_path):
     config.data.image_size = (64, 32)
     config.model.update({"name": "parts", "identities": IDENTITIES})
     _, template = runs.make_template(config)
-    predict = Predictor(None, jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), template))
+    predict = Predictor(None, jax.tree.map(lambda x: np.ones(x.shape, x.dtype), template))
     run = runs.Run(tmp_path, 1, config, predict, {"config": settings.to_json(config)}, [])
     cut = export._without_persons(run, export._config(run))["params"]
     heads = [name for name in cut if name.startswith("head_identity_")]
     assert len(heads) > 3
     assert {cut[name]["kernel"].shape[1] for name in heads} == {1}
+    assert not any(cut[name]["kernel"].any() for name in heads)
+    others = [leaf for name in cut if name not in heads for leaf in jax.tree.leaves(cut[name])]
+    assert all(np.asarray(leaf).all() for leaf in others)
 
 
 def test_the_card_says_what_the_network_must_not_do(trained, file):
