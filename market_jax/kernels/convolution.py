@@ -40,6 +40,7 @@ __all__ = [
     "has_onednn",
     "is_fused",
     "named",
+    "onednn_computes",
     "using",
 ]
 
@@ -118,7 +119,7 @@ def has_onednn() -> bool:
     except OSError as error:
         logging.warning("oneDNN is installed but cannot be loaded, so XLA computes: %s", error)
         return False
-    if not hasattr(market_jax_onednn, "forward"):
+    if not hasattr(market_jax_onednn, "supports"):
         logging.warning("market_jax_onednn is too old; install it again: pip install ./onednn")
         return False
     return True
@@ -129,9 +130,33 @@ def is_fused(dtype: jnp.dtype) -> bool:
 
     Args:
       dtype: of the maps.
+
+    Raises:
+      InputError: the package is asked for by name and does not compute this dtype on this CPU.
     """
     wanted = _implementation.get() in ("auto", "onednn") and has_onednn()
-    return wanted and jax.default_backend() == "cpu" and dtype in (jnp.float32, jnp.bfloat16)
+    if not wanted or jax.default_backend() != "cpu" or dtype not in (jnp.float32, jnp.bfloat16):
+        return False
+    if not onednn_computes(dtype) and _implementation.get() == "onednn":
+        raise InputError(
+            f"convolution is 'onednn', which does not compute {jnp.dtype(dtype).name} on this CPU "
+            "(it needs AVX-512): --config.convolution=auto or --config.dtype=float32"
+        )
+    return onednn_computes(dtype)
+
+
+@functools.cache
+def onednn_computes(dtype: jnp.dtype) -> bool:
+    """Whether the optional package is installed and computes this dtype on this CPU.
+
+    Args:
+      dtype: of the maps, float32 or bfloat16.
+    """
+    if not has_onednn():
+        return False
+    import market_jax_onednn
+
+    return market_jax_onednn.supports(dtype)
 
 
 def conv_general_dilated(

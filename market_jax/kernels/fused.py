@@ -99,7 +99,7 @@ def is_depthwise(spec: Spec, w: Array) -> bool:
     (rows, columns), (down, right) = g.window, g.strides
     square = rows == columns and rows in (3, 5) and down == right and down <= 2
     own = g.groups > 1 and w.shape[2:] == (1, g.groups) and g.dilation == (1, 1)
-    return own and square and not spec.transposed
+    return own and square and g.sees_map and not spec.transposed
 
 
 def activate(x: Array, affine: Array | None, activation: str, residual: Array | None = None):

@@ -36,6 +36,15 @@ class Geometry(NamedTuple):
         extent = tuple(d * (k - 1) + 1 for d, k in zip(self.dilation, self.window, strict=True))
         return output_shape(padded_shape(self.shape, self.padding), extent, self.strides)
 
+    @property
+    def sees_map(self) -> bool:
+        """Whether every window sees some of the map, and none the padding alone.
+
+        oneDNN's gradients are wrong on some CPUs where a window does not.
+        """
+        sides = zip(self.padding, self.dilation, self.window, strict=True)
+        return all(max(padding) <= d * (k - 1) for padding, d, k in sides)
+
 
 def convolve(geometry: Geometry, x: Array, w: Array) -> Array:
     """Convolves a map with weights.

@@ -104,7 +104,8 @@ class Conv(nn.Module):
             groups,
         )  # fmt: skip
         spec = Spec(geometry, transposed, "", activation, moments)
-        fuses = geometry is not None and x.shape[0] > 0 and convolution.is_fused(self.dtype)
+        fuses = geometry is not None and geometry.sees_map and x.shape[0] > 0
+        fuses = fuses and convolution.is_fused(self.dtype)
         if affine is not None:
             kernel, bias = self._fold(spec, kernel, bias, affine, fuses)
         if not fuses:

@@ -213,8 +213,8 @@ def make_optimizer(
         pattern that fits counts. A factor of 0 freezes parameters; weight decay leaves them too.
       freeze_steps: for so many first steps (FastReID: 1,000 to 2,000) the parameters with
         `freeze_pattern` in their path and their moments stay; BatchNorm's averages go on.
-      freeze_pattern: a regular expression; by default the backbone, and the copies of its last stage
-        in `models.parts`.
+      freeze_pattern: a regular expression; by default of the backbone, and of the copies of its
+        last stage in `models.parts`.
 
     Raises:
       InputError: a norm, factor or number is negative, or a pattern is broken or (when the state

@@ -67,6 +67,22 @@ def _call(name: str, results, *arguments: jax.Array | None, **attributes):
     return call(*arguments, **attributes)
 
 
+@functools.cache
+def supports(dtype: jnp.dtype) -> bool:
+    """Whether oneDNN convolves maps of a dtype on this CPU: bfloat16 needs AVX-512.
+
+    Args:
+      dtype: float32 or bfloat16.
+    """
+    register()
+    map_, window, ones = (8, 8, 16), (3, 3), (1,) * 9  # and one group, strides, padding, dilation
+    numbers = (*map_, *map_, *window, *ones)
+    size = _library().MarketJaxPackedSize(
+        int(dtype == jnp.bfloat16), (ctypes.c_int64 * len(numbers))(*numbers)
+    )
+    return size >= 0
+
+
 def _numbers(geometry) -> np.ndarray:
     (top, bottom), (left, right) = geometry.padding
     numbers = (geometry.groups, *geometry.strides, top, left, bottom, right, *geometry.dilation)

@@ -130,7 +130,8 @@ bool Geometry::depthwise() const {
   const bool square = window[0] == window[1] && strides[0] == strides[1];
   return groups > 1 && groups == channels && groups == outputs && square &&
          (window[0] == 3 || window[0] == 5) && strides[0] <= 2 && dilation[0] == 1 &&
-         dilation[1] == 1;
+         dilation[1] == 1 && before[0] < window[0] && before[1] < window[1] &&
+         after[0] < window[0] && after[1] < window[1];
 }
 
 void* Workspace::Get(Slot slot, size_t bytes) {

@@ -167,6 +167,19 @@ def test_the_package_computes_layers_on_a_cpu_alone(monkeypatch):
     assert call not in lowered("cuda", "onednn", shape)
 
 
+def test_a_dtype_that_the_package_does_not_compute_here(monkeypatch):
+    """Older CPUs have no bfloat16 in oneDNN: chosen by itself, the package is left out."""
+    monkeypatch.setattr(convolution, "has_onednn", lambda: True)
+    monkeypatch.setattr(convolution, "onednn_computes", lambda dtype: dtype == jnp.float32)
+    assert convolution.is_fused(jnp.float32)
+    assert not convolution.is_fused(jnp.bfloat16)
+    with (
+        convolution.using("onednn"),
+        pytest.raises(InputError, match="'onednn', which does not compute bfloat16 on this CPU"),
+    ):
+        convolution.is_fused(jnp.bfloat16)
+
+
 def test_an_unknown_way_is_refused():
     with (
         pytest.raises(InputError, match="convolution is 'mkl'; known: auto, onednn, jax, lax"),

@@ -21,7 +21,17 @@ pytestmark = pytest.mark.skipif(
 
 # the largest difference, of the largest value
 CLOSE = {jnp.float32: 3e-5, jnp.bfloat16: 2e-2}
-DTYPES = pytest.mark.parametrize("dtype", CLOSE)
+COMPUTED = [dtype for dtype in CLOSE if convolution.onednn_computes(dtype)]
+DTYPES = pytest.mark.parametrize(
+    "dtype",
+    [
+        pytest.param(
+            dtype,
+            marks=pytest.mark.skipif(dtype not in COMPUTED, reason="oneDNN needs AVX-512 for it"),
+        )
+        for dtype in CLOSE
+    ],
+)
 ACTIVATIONS = pytest.mark.parametrize("activation", fused.ACTIVATIONS)
 
 
@@ -148,11 +158,12 @@ def test_what_is_not_given_is_left_out(kind, dtype):
     outputs=st.integers(1, 40),
     depthwise=st.booleans(),
     images=st.integers(1, 5),
-    dtype=st.sampled_from(list(CLOSE)),
+    dtype=st.sampled_from(COMPUTED or list(CLOSE)),
 )
 def test_any_shape(shape, window, stride, padding, channels, outputs, depthwise, images, dtype):
     outputs = channels if depthwise else outputs
-    g = geometry(shape, window, stride, sides(*padding), channels if depthwise else 1)
+    padding = sides(*(min(side, window - 1) for side in padding))  # every window sees the map
+    g = geometry(shape, window, stride, padding, channels if depthwise else 1)
     arrays, _ = draw((g, False, channels, outputs), dtype, images)
     spec = Spec(g, before="leaky_relu", moments=True)
     expected = derivatives(plain, spec, arrays)

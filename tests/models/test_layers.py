@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from market_jax.kernels import convolution
 from market_jax.models import layers, norms
 
 
@@ -60,3 +61,21 @@ def test_batch_norm_is_flaxs(shape, train, dtype):
 def dict_like(tree, rows):
     """The rows, in the tree's structure."""
     return jax.tree.unflatten(jax.tree.structure(tree), list(rows))
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_padding_that_is_wider_than_the_window(groups):
+    """Windows that see nothing of the map are computed rightly, whatever computes the others."""
+    layer = layers.Conv(4, (3, 3), padding=((0, 3), (3, 0)), feature_group_count=groups)
+    x = jax.random.normal(jax.random.key(0), (2, 6, 6, 4))
+    variables = layer.init(jax.random.key(1), x)
+
+    def gradients(way):
+        def loss(variables, x):
+            return jnp.sum(jnp.sin(layer.apply(variables, x)))
+
+        with convolution.using(way):
+            return jax.jit(jax.grad(loss, argnums=(0, 1)))(variables, x)
+
+    for a, b in zip(*map(jax.tree.leaves, (gradients("auto"), gradients("lax"))), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)

@@ -316,7 +316,9 @@ def test_a_frozen_training_goes_on_bit_for_bit(tmp_path, stop):
 
 def test_without_a_backbone_nothing_is_frozen():
     tx = optimizer.make_optimizer(optimizer.sgd(falling), freeze_steps=1)
-    with pytest.raises(InputError, match=r"freeze_epochs: '\^backbone/' finds no parameter"):
+    with pytest.raises(
+        InputError, match=r"freeze_epochs: '\^\(backbone/\|branch_\)' finds no parameter"
+    ):
         tx.init(PARAMS)
     config = attributes_cnn.get_config()
     config.optimizer.freeze_epochs = 1.0
