@@ -24,8 +24,19 @@ def get_config(arguments: str = "") -> ConfigDict:
       arguments: the backbone and its arguments: "resnet,depth=50".
     """
     config = bot.learn(common.persons_only(arguments, last_stride=1, pooling="gem"))
-    backbone = config.model.backbone
-    if not backbone.get("non_local"):
-        backbone.non_local = NON_LOCAL[backbone.name]
+    add_non_local(config)
     config.losses.triplet = {"name": "weighted_triplet", "weight": 1.0}
     return config
+
+
+def add_non_local(config: ConfigDict) -> None:
+    """Adds the usual non-local blocks to the backbone, where the arguments name none.
+
+    Args:
+      config: of `common.persons_only`, which is changed.
+    """
+    backbone = config.model.backbone
+    if backbone.name not in NON_LOCAL:
+        known = ", ".join(NON_LOCAL)
+        raise ValueError(f"{backbone.name!r} has no non-local blocks; those that have: {known}")
+    backbone.non_local = backbone.non_local or NON_LOCAL[backbone.name]

@@ -29,20 +29,13 @@ def get_config(arguments: str = "") -> ConfigDict:
 
 
 def learn(config: ConfigDict) -> ConfigDict:
-    """Adds the optimizer and the centers.
+    """Adds the schedule and the centers.
 
     Args:
       config: of `common.persons_only`, which is changed.
     """
     config.epochs = 120
-    config.optimizer.update(
-        learning_rate=3.5e-4,
-        weight_decay=5e-4,
-        coupled=True,
-        schedule={"name": "multistep", "at": (1 / 3, 7 / 12), "factor": 0.1},
-        warmup_epochs=10.0,
-        warmup_from=0.01,
-    )
+    config.optimizer.schedule = {"name": "multistep", "at": (1 / 3, 7 / 12), "factor": 0.1}
     config.losses.center = {"name": "center", "weight": 5e-4}
     config.hooks.centers = {"name": "centers", "rate": 0.5}
     return config

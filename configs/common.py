@@ -75,7 +75,8 @@ def learn_persons(config: ConfigDict) -> None:
 def persons_only(arguments: str, **usual) -> ConfigDict:
     """The experiment that bot.py and those after it begin with: a classifier of persons.
 
-    Checkpoints are chosen by the market mAP of new persons, never by the loss.
+    Adam and its warm-up are BoT's, with weight decay in the gradient. Checkpoints are chosen by the
+    market mAP of new persons, never by the loss.
 
     Args:
       arguments: the backbone and its arguments, "efficientnet_lite,variant=1"; without a name
@@ -97,6 +98,9 @@ def persons_only(arguments: str, **usual) -> ConfigDict:
         "classifier": "linear",
     }
     learn_persons(config)
+    config.optimizer.update(
+        learning_rate=3.5e-4, coupled=True, warmup_epochs=10.0, warmup_from=0.01
+    )
     config.select = {"metric": "val/market/mAP", "mode": "max"}
     config.patience = 0
     config.evaluate_every = 5

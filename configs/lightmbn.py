@@ -30,14 +30,7 @@ def get_config(arguments: str = "") -> ConfigDict:
     """
     config = common.persons_only(arguments, last_stride=1)
     config.epochs = 130
-    config.optimizer.update(
-        learning_rate=6e-4,
-        weight_decay=5e-4,
-        coupled=True,
-        schedule={"name": "cosine"},
-        warmup_epochs=10.0,
-        warmup_from=0.01,
-    )
+    config.optimizer.learning_rate = 6e-4
     learn_parts(config)
     return config
 

@@ -27,22 +27,13 @@ def get_config(arguments: str = "") -> ConfigDict:
       arguments: the backbone and its arguments: "resnet,depth=50".
     """
     config = common.persons_only(arguments, last_stride=1, pooling="gem")
-    backbone = config.model.backbone
-    if not backbone.get("non_local"):
-        backbone.non_local = agw.NON_LOCAL[backbone.name]
+    agw.add_non_local(config)
     config.model.classifier = "cosine"
     config.data.image_size = (384, 128)
     config.num_instances = 16
     config.epochs = 60
-    config.optimizer.update(
-        learning_rate=3.5e-4,
-        weight_decay=5e-4,
-        coupled=True,
-        schedule={"name": "cosine", "flat": 0.5, "end": 0.002},
-        warmup_epochs=10.0,
-        warmup_from=0.1,
-        freeze_epochs=5.0,
-    )
+    config.optimizer.schedule = {"name": "cosine", "flat": 0.5, "end": 0.002}
+    config.optimizer.update(warmup_from=0.1, freeze_epochs=5.0)
     config.losses = {
         "identity": {"name": "circle_softmax", "weight": 1.0, "margin": 0.35, "scale": 64.0},
         "triplet": {"name": "triplet", "features": "embedding", "weight": 1.0, "margin": 0.0},

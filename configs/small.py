@@ -23,14 +23,8 @@ def get_config(arguments: str = "") -> ConfigDict:
     config = common.persons_only(arguments, last_stride=1)
     config.tasks = ("reid", "attributes")
     config.epochs = 60
-    config.optimizer.update(
-        learning_rate=7e-4,
-        weight_decay=5e-4,
-        coupled=True,
-        schedule={"name": "cosine", "flat": 0.0, "end": 0.002},
-        warmup_epochs=5.0,
-        warmup_from=0.01,
-    )
+    config.optimizer.schedule = {"name": "cosine", "flat": 0.0, "end": 0.002}
+    config.optimizer.update(learning_rate=7e-4, warmup_epochs=5.0)
     config.model.update(
         classes=common.ATTRIBUTES, head={"name": "normalized", "width": 256}, dropout={}
     )

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from market_jax import build, devices, limits, losses, settings
@@ -15,7 +16,7 @@ from market_jax.data.datasets import Dataset, Division
 from market_jax.data.schema import Schema, merge
 from market_jax.errors import InputError
 from market_jax.losses import Context
-from market_jax.losses.classification import class_ratios
+from market_jax.metrics.attributes import count_labels
 from market_jax.training import checkpoints, hooks, loop, step
 from market_jax.training.state import TrainState, init_state, init_variables
 from market_jax.typing import Columns
@@ -86,6 +87,25 @@ def fill_in(config: ConfigDict, dataset: Dataset, train: Columns) -> ConfigDict:
     counted = config.copy_and_resolve_references()
     counted.model.identities = int(train["identity"].max()) + 1
     return counted
+
+
+def class_ratios(
+    columns: Columns, labels: Mapping[str, tuple[str, ...]]
+) -> dict[str, tuple[float, ...]]:
+    """The share of each class among the known labels of images, for losses that answer rarity.
+
+    Args:
+      columns: columns of the images.
+      labels: label -> class names.
+
+    Returns:
+      Label -> K ratios, which add up to 1; they are all the same where no label is known.
+    """
+    ratios = {}
+    for name, counts in count_labels(columns, labels).items():
+        counts = np.array(counts if any(counts) else [1] * len(counts))
+        ratios[name] = tuple((counts / counts.sum()).tolist())
+    return ratios
 
 
 class _AnyColumn(dict):
@@ -207,7 +227,7 @@ def prepare(config: ConfigDict, workdir: Path, defaults: ConfigDict | None) -> T
         model=model,
         apply=build.apply(config, model),
         objective=build.objective(
-            config, plan.total_steps, class_ratios(train, config.model.get("classes") or {})
+            config, plan.total_steps, class_ratios(train, dataset.schema.labels)
         ),
         optimizer=build.optimizer(config, model, steps_per_epoch),
         hooks=build.hooks(config),

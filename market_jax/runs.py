@@ -178,20 +178,28 @@ def restore(
         model, template = make_template(config)
         template = devices.replicated(devices.make_mesh(), template)
         variables = checkpoints.read_variables(directory, step, template)
-    predict = Predictor(
-        build.apply(config, model),
-        variables,
-        model=model,
-        batch_size=config.batch_size,
-        cache=workdir / "evaluation" if cache else None,
-        key=[step, extra["progress"], extra["config"]],
-    )
+    key = [step, extra["progress"], extra["config"]]
+    predict = _predictor(config, model, variables, workdir if cache else None, key)
     divisions = [Division(**division) for division in extra["divisions"]]
     if data.name and data.name != config.data.name:
         divisions = None  # none of its persons were trained on
     config.data.name = data.name or config.data.name
     config.data.dir = data.dir or config.data.dir
     return Run(workdir, step, config, predict, extra, divisions)
+
+
+def _predictor(
+    config: ConfigDict, model: Any, variables: PyTree, workdir: Path | None, key: list
+) -> Predictor:
+    """The predictor of a network, which keeps features in the folder of a run, if there is one."""
+    return Predictor(
+        build.apply(config, model),
+        variables,
+        model=model,
+        batch_size=config.batch_size,
+        cache=workdir / "evaluation" if workdir else None,
+        key=key,
+    )
 
 
 def make_template(config: ConfigDict) -> tuple[Any, PyTree]:
@@ -236,14 +244,7 @@ def published(
             "it can be told whom the network knows; name one of them: --data_name, --data_dir"
         )
     workdir = PUBLISHED / network.path.stem
-    predict = Predictor(
-        build.apply(config, model),
-        variables,
-        model=model,
-        batch_size=config.batch_size,
-        cache=workdir / "evaluation" if cache else None,
-        key=[network.digest],
-    )
+    predict = _predictor(config, model, variables, workdir if cache else None, [network.digest])
     return Run(workdir, 0, config, predict, network.about)
 
 

@@ -117,14 +117,15 @@ def as_table(judged: Mapping[str, Mapping]) -> Table:
         (name, *(tables.percent(row[key]) for key in _KEYS))
         for name, row in judged["attributes"].items()
     ]
-    counts = sorted({int(key.split("_")[1]) for key in judged["mean"]})
-    for count in counts:
+    mean = judged["mean"]
+    for count in sorted({int(key.split("_")[1]) for key in mean if key.startswith("accuracy")}):
         cells = [
-            tables.percent(judged["mean"][f"{key}_{count}{reading}"])
+            tables.percent(mean[f"{key}_{count}{reading}"])
             for reading in ("", "_binary")
             for key in ("accuracy", "majority")
         ]
-        rows.append((f"mean of {count}", cells[0], "", "", *cells[1:]))
+        balanced = tables.percent(mean[f"balanced_accuracy_{count}"])
+        rows.append((f"mean of {count}", cells[0], balanced, "", *cells[1:]))
     return Table(HEADER, rows)
 
 

@@ -3,7 +3,7 @@
 A row with an unknown label (below 0) has weight 0 and adds nothing to the loss.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated
 
 import jax
@@ -15,7 +15,6 @@ from market_jax.errors import InputError
 from market_jax.losses.context import Context
 from market_jax.typing import (
     Array,
-    Columns,
     Fraction,
     FractionBelow1,
     NonNegative,
@@ -141,8 +140,20 @@ def cross_entropies(
     Raises:
       InputError: there are no outputs, or another number of columns.
     """
-    pairs = pair(logits, labels)
-    each = [cross_entropy(context, logits=output, labels=column) for output, column in pairs]
+    return _weighed(context, logits, labels, lambda values, output, column: values)
+
+
+def _weighed(
+    context: Context, logits: tuple[str, ...], labels: tuple[str, ...], weigh: Callable
+) -> Values:
+    """The mean of `cross_entropy` over classifications; `weigh`: values, output, column -> values.
+
+    Factors are in the values, not in the weights: the mean is over rows as ever.
+    """
+    each = []
+    for output, column in pair(logits, labels):
+        values, known = cross_entropy(context, logits=output, labels=column)
+        each.append((weigh(values, output, column), known))
     return mean_of_known(each)
 
 
@@ -212,12 +223,12 @@ def focal_cross_entropies(
     Raises:
       InputError: as for `cross_entropies`.
     """
-    each = []
-    for output, column in pair(logits, labels):
-        values, known = cross_entropy(context, logits=output, labels=column)
+
+    def doubted(values, output, column):
         doubt = jnp.maximum(-jnp.expm1(-values), 1e-12)  # the floor bounds the power's gradient
-        each.append((doubt**gamma * values, known))
-    return mean_of_known(each)
+        return doubt**gamma * values
+
+    return _weighed(context, logits, labels, doubted)
 
 
 def weighted_cross_entropies(
@@ -232,28 +243,28 @@ def weighted_cross_entropies(
 
     A row whose true class has the ratio r is multiplied by exp((1 - r) / sigma^2) (DeepMAR, Li,
     Chen & Huang 2015), and divided by the mean of that factor over the data, so that the factor is
-    1 on average. The factor is in the value, not in the weight: the mean is over rows as ever.
+    1 on average.
 
     Args:
       context: the batch, and the model's outputs for it.
       logits: the names of the model's outputs.
       labels: the names of the columns with the labels; by default the same names.
       ratios: column -> the ratio of each of its K classes in the training images, which add up to
-        1, see `class_ratios`; a recipe fills it in. None has every factor 1.
+        1; a training fills them in. None has every factor 1.
       sigma: how little the ratios matter, 0.2 or more.
 
     Raises:
       InputError: as for `cross_entropies`; or a column has no ratios, or not one for each class.
     """
-    each = []
-    for output, column in pair(logits, labels):
-        values, known = cross_entropy(context, logits=output, labels=column)
-        if ratios:
-            count = context.outputs[output].shape[-1]
-            factors = jnp.asarray(_rarity(ratios, column, count, sigma), jnp.float32)
-            values = factors[jnp.maximum(context.batch[column], 0)] * values
-        each.append((values, known))
-    return mean_of_known(each)
+    if not ratios:
+        return cross_entropies(context, logits=logits, labels=labels)
+
+    def rare(values, output, column):
+        count = context.outputs[output].shape[-1]
+        factors = jnp.asarray(_rarity(ratios, column, count, sigma), jnp.float32)
+        return factors[jnp.maximum(context.batch[column], 0)] * values
+
+    return _weighed(context, logits, labels, rare)
 
 
 def _rarity(ratios: Mapping, column: str, count: int, sigma: float) -> np.ndarray:
@@ -266,23 +277,3 @@ def _rarity(ratios: Mapping, column: str, count: int, sigma: float) -> np.ndarra
         )
     factors = np.exp((1 - known) / sigma**2)
     return factors / (known @ factors)
-
-
-def class_ratios(columns: Columns, classes: Mapping[str, int]) -> dict[str, tuple[float, ...]]:
-    """The share of each class among a column's known labels, for `weighted_cross_entropies`.
-
-    Args:
-      columns: columns of the training images; unknown labels (below 0) do not count.
-      classes: column -> the number of its classes K; names that are no columns are left out.
-
-    Returns:
-      Column -> K ratios, which add up to 1; they are all the same where no label is known.
-    """
-    ratios = {}
-    for name, count in classes.items():
-        if name in columns:
-            labels = np.asarray(columns[name])
-            seen = np.bincount(labels[labels >= 0], minlength=count)
-            shares = seen / seen.sum() if seen.any() else np.full(count, 1 / count)
-            ratios[name] = tuple(shares.tolist())
-    return ratios

@@ -71,11 +71,17 @@ def _means(rows: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     """Means over all labels, and over those that are no colours where there are both."""
     plain = [name for name in rows if not name.endswith(COLOR)]
     groups = [names for names in (plain, list(rows)) if names]
-    return {
+    means = {
         f"{key}_{len(names)}{reading}": float(np.mean([rows[n][key + reading] for n in names]))
         for names in groups
         for key in ("accuracy", "majority")
         for reading in ("", "_binary")
+    }
+    return means | {
+        f"balanced_accuracy_{len(names)}": float(
+            np.mean([rows[name]["balanced_accuracy"] for name in names])
+        )
+        for names in groups
     }
 
 
@@ -97,8 +103,9 @@ def evaluate(
     Returns:
       {"attributes": {name: {"accuracy", "balanced_accuracy", "f1", "majority",
       "accuracy_binary", "majority_binary", "images"}}, "mean": {"accuracy_12",
-      "accuracy_12_binary", "majority_12", "majority_12_binary", and the same of the 10 labels
-      whose names do not end in "_color"}}, as fractions; 12 and 10 are the numbers of labels.
+      "accuracy_12_binary", "majority_12", "majority_12_binary", "balanced_accuracy_12",
+      and the same of the 10 labels whose names do not end in "_color"}}, as fractions; 12 and 10
+      are the numbers of labels.
 
     Raises:
       InputError: a label is unknown for every image.

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import numpy as np
 from market_jax import files, registry, runs, settings
 from market_jax.data import decoding
 from market_jax.errors import InputError
-from market_jax.report import tables
+from market_jax.report import model_card
 from market_jax.runs import Run
 from market_jax.tasks import attributes, reid
 from market_jax.typing import Columns, PyTree
@@ -24,63 +23,6 @@ LEAST = 0.999  # cosine of a drawn person's embeddings before and after
 DRAWN = 16  # people that are compared
 _PERSONS = "head_identity"  # begins the names of layers that classify the training identities
 _DECODERS = "no decoder of people's pictures is ever shipped"
-
-CARD = """\
-# {name}
-
-A network that describes pictures of pedestrians, each cut out of a frame: an embedding for
-re-identification{attributes}. It belongs to `market_jax`, which builds it from this file alone:
-
-```python
-import market_jax
-
-model = market_jax.load("{name}")  # or the path of {name}.safetensors
-features = model.embed("folder/of/crops")
-```
-
-| | |
-|---|---|
-| network | {network} |
-| pictures | {height}x{width}, height x width; others are resized |
-| embedding | {size} numbers |
-| file | {parameters} numbers, kernels in {dtype} |
-| checked | lowest cosine to the run's embeddings of {drawn} drawn people: {cosine:.5f} |
-| trained on | {trained} |
-| code | commit {commit} |
-
-## Figures
-
-{figures}
-
-Figures of different data sets, splits and protocols are not comparable. People of the split that
-chose the checkpoint ("val") are new to the network, but not to that choice.
-
-## What it is for
-
-Research and teaching on person re-identification and pedestrian attributes, on pictures whose
-people have agreed, or whose use is permitted. Data sets of people such as Market-1501 are for
-research only, and so is what was trained on them.
-
-## What it must not be used for
-
-- identifying or tracking people who have not consented;
-- surveillance, by whomever;
-- decisions about people, such as those that depend on their age, gender or belongings.
-
-The attributes are what annotators saw in pictures of one place; age and gender are their guesses.
-The network errs, and more often about people who are rare in its training data.
-
-## What is not in the file
-
-No pictures, no decoder of pictures, and nothing of the layer that tells the training identities
-apart: one column of zeros stands in its place, so that the network is built as it was.
-
-## Recipe
-
-```
-{recipe}
-```
-"""
 
 
 def draw_people(count: int, image_size: tuple[int, int]) -> Columns:
@@ -258,96 +200,35 @@ def lowest_cosine(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def card(run: Run, about: dict[str, Any], variables: PyTree, dtype: str, cosine: float) -> str:
-    """The text of the model card.
+    """The text of the model card, with the figures of the run's evaluations.
 
     Args:
-      run: the run that the network is from, whose evaluations give the figures.
+      run: the run that the network is from.
       about: the file's metadata, see `published.FIELDS`.
       variables: the file's.
       dtype: that of its kernels.
       cosine: the lowest one between embeddings of the run and of the file.
     """
-    config = about["config"]
-    labels = config["model"].get("classes", about["labels"])
-    height, width = config["data"]["image_size"]
-    known = {"image": np.zeros((1, height, width, 3), np.uint8), "name": np.array(["none"])}
-    recipe = settings.flatten(config)
-    return CARD.format(
-        name=about["name"],
-        attributes=f", and the attributes {', '.join(labels)}" if labels else "",
-        network=_network(config["model"]),
-        **{"height": height, "width": width},
-        size=run.predict(known, ["embedding"])["embedding"].shape[1],
+    size = tuple(about["config"]["data"]["image_size"])
+    one = {"image": np.zeros((1, *size, 3), np.uint8), "name": np.array(["none"])}
+    return model_card.model_card(
+        about,
+        evaluations_of(run),
+        settings.flatten(about["config"]),
+        size=run.predict(one, ["embedding"])["embedding"].shape[1],
         parameters=f"{sum(np.size(leaf) for leaf in jax.tree.leaves(variables)):,}",
-        **{"dtype": dtype, "cosine": cosine, "drawn": DRAWN},
-        trained="; ".join(map(_trained_on, about["trained_on"])),
-        commit=about["commit"],
-        figures="\n".join(_figures(run)),
-        recipe="\n".join(f"{key} = {json.dumps(value)}" for key, value in recipe.items()),
+        dtype=dtype,
+        cosine=cosine,
+        drawn=DRAWN,
     )
 
 
-def _network(model: dict[str, Any]) -> str:
-    """A network in words: "classifier on resnet, depth 18"."""
-    backbone = dict(model.get("backbone") or {})
-    words = [f"`{key}={value}`" for key, value in backbone.items() if key != "name"]
-    on = f" on `{backbone['name']}` ({', '.join(words)})" if backbone else ""
-    return f"`{model['name']}`{on}"
+def evaluations_of(run: Run) -> list[dict[str, Any]]:
+    """What evaluations of a run's checkpoint have written: of attributes, then of persons.
 
-
-def _trained_on(entry: dict[str, Any]) -> str:
-    """A data set in words."""
-    others = {side: len(pids) for side, pids in entry["pids"].items() if side != "train" and pids}
-    held = ", ".join(f"{count} ({side})" for side, count in others.items()) or "nobody"
-    use = "drawn people" if entry["name"] == "synthetic" else "for research only"
-    return f"{entry['name']} ({use}): {entry['identities']} identities; held out: {held}"
-
-
-def _figures(run: Run) -> Iterator[str]:
-    """The lines of a table with what evaluations of this checkpoint have found."""
-    rows = []
-    for file, read in ((attributes.FILE, _of_attributes), (reid.FILE, _of_reid)):
-        path = run.evaluation / file
-        found = files.read_json(path) if path.exists() else {}
-        if found.get("checkpoint") == run.step:
-            rows += [f"| {what} | {_judged(found)} | {value} |" for what, value in read(found)]
-    if not rows:
-        yield "None: this checkpoint was not evaluated before it was exported."
-        return
-    yield from ("| | judged on | percent |", "|---|---|---|")
-    yield from rows
-
-
-def _judged(found: dict[str, Any]) -> str:
-    """What an evaluation has judged, in words; of a folder the name without those above it."""
-    split = found["judged"].startswith("split ")
-    where = found["judged"] if split else f"folder {Path(found['judged']).name}"
-    data = f"{found.get('data', 'a data set that was not noted')}, " if split else ""
-    flip = ", with mirror images" if found.get("flip") else ""
-    near = found.get("neighbours")
-    near = f", with {near} neighbours" if near else ""
-    people = f"{found['images']} images of {found['identities']} people"
-    return f"{data}{where}: {people}{flip}{near}"
-
-
-def _of_attributes(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """(what, value) of `attributes.json`."""
-    mean = found["mean"]
-    for key in (key for key in mean if key.startswith("accuracy") and "binary" not in key):
-        count, majority = key.split("_")[1], mean[key.replace("accuracy", "majority")]
-        value = f"{tables.percent(mean[key])}; a constant answer {tables.percent(majority)}"
-        yield f"accuracy, mean of {count} attributes", value
-
-
-def _of_reid(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """(what, value) of `reid.json`."""
-    for retrieval, by_protocol in found.items():
-        if not retrieval.startswith("ranking") or found["features"] != "model":
-            continue
-        for protocol, row in by_protocol.items():
-            if protocol == "course_with_self":  # in which every query finds itself
-                continue
-            for key, name in (("mAP", "mAP"), ("rank1", "rank 1")):
-                bounds = row[f"{key}_interval"]
-                value = f"{tables.percent(row[key])} ({tables.interval(bounds)})"
-                yield f"{name}, {retrieval}, protocol {protocol}", value
+    Args:
+      run: the run.
+    """
+    paths = [run.evaluation / file for file in (attributes.FILE, reid.FILE)]
+    found = [files.read_json(path) for path in paths if path.exists()]
+    return [each for each in found if each.get("checkpoint") == run.step]

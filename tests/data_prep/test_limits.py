@@ -50,7 +50,9 @@ def test_a_split_that_one_side_lacks(tmp_path):
     (raw / "images.csv").write_text("\n".join(lines[:-1]))
     done = data_prep.prepare("table", raw, tmp_path / "out")
     dataset = datasets.open_dataset([done.directory], image_size=(8, 4), val_fraction=0)
-    with pytest.raises(InputError, match="there is no split 'query'; known: holdout, test, train, val"):
+    with pytest.raises(
+        InputError, match="there is no split 'query'; known: holdout, test, train, val"
+    ):
         dataset.open("query")
 
 

@@ -51,6 +51,7 @@ def test_by_hand():
     mean = result["mean"]
     assert mean["accuracy_10"] == mean["accuracy_12"] == pytest.approx(3 / 5)
     assert mean["majority_12"] == pytest.approx(2 / 5)
+    assert mean["balanced_accuracy_12"] == pytest.approx((2 / 3 + 1 / 2) / 2)
     binary = (9 * 3 / 5 + (1 - 2 / 4 * 2 / 5) + (1 - 2 / 9 * 2 / 5) + (1 - 2 / 10 * 2 / 5)) / 12
     assert mean["accuracy_12_binary"] == pytest.approx(binary)
 

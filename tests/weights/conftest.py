@@ -1,4 +1,4 @@
-"""A fixture that pickles as PyTorch does."""
+"""Pickles as PyTorch writes them; and a tiny run with its published file."""
 
 import pickle
 import struct
@@ -6,10 +6,14 @@ import sys
 import types
 import zipfile
 
+import numpy as np
 import pytest
 
+from market_jax import build
+from market_jax.tasks import export
 from market_jax.weights import files
 from tests.weights.makers import Storage
+from tests.weights.networks import as_run, tiny
 
 
 @pytest.fixture
@@ -61,3 +65,21 @@ def save(monkeypatch, tmp_path):
         return path
 
     return write
+
+
+@pytest.fixture(scope="package")
+def trained(synthetic, tmp_path_factory):
+    """A run that was trained on some of the synthetic people."""
+    config = tiny()
+    config.data.dir = str(synthetic)
+    pids = np.unique(build.dataset(config).open("train")["pid"])[:3]
+    return as_run(tiny(), tmp_path_factory.mktemp("runs") / "tiny", pids.tolist())
+
+
+@pytest.fixture(scope="package")
+def file(trained, tmp_path_factory):
+    """It, exported."""
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    text = export.run(trained, output=str(path))
+    assert f"MB in {path}, its card in {path.with_suffix('.md')}; kernels in float16" in text
+    return path

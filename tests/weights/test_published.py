@@ -4,74 +4,20 @@ import json
 import shutil
 import struct
 
-import jax
 import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
 
 import market_jax
-from configs import source_b
-from market_jax import build, devices, runs, settings
+from market_jax import build, runs
 from market_jax.data.attributes import CLASSES
-from market_jax.data.datasets import Division
 from market_jax.errors import InputError
-from market_jax.inference import Predictor
 from market_jax.tasks import attributes, export, reid
 from market_jax.weights import published
 from tests.conftest import ROOT
 from tests.weights import golden_published
-
-IDENTITIES = 5
-
-
-def as_run(config, workdir, pids):
-    """A run of an untrained network, BatchNorm's statistics as if it had seen something."""
-    rng = np.random.default_rng(0)
-    model, template = runs.make_template(config)
-
-    def draw(leaf):
-        value = rng.normal(size=leaf.shape) / np.sqrt(max(np.prod(leaf.shape[:-1]), 1))
-        return np.asarray(1 + 0.1 * value if len(leaf.shape) == 1 else value, leaf.dtype)
-
-    variables = devices.replicate(devices.make_mesh(), jax.tree.map(draw, template))
-    predict = Predictor(build.apply(config, model), variables, model=model, batch_size=8)
-    extra = {
-        "config": settings.to_json(config),
-        "labels": {name: list(classes) for name, classes in CLASSES.items()},
-        "label_counts": {name: [1] * len(classes) for name, classes in CLASSES.items()},
-    }
-    sides = {"train": pids, "val": [1001, 1002], "holdout": []}
-    return runs.Run(workdir, 7, config, predict, extra, [Division("synthetic", sides, {})])
-
-
-def tiny(**changes):
-    """A classifier of attributes and persons, of another machine."""
-    config = source_b.get_config("identity,alexnet,dense=False")
-    config.data.image_size, config.data.dir = (96, 64), "/home/somebody/data"
-    config.model.head.width, config.model.identities = 8, IDENTITIES
-    config.model.pretrained = "/home/somebody/alexnet.pth"
-    config.convolution, config.batch_size = "lax", 8
-    config.update_from_flattened_dict(changes)
-    return config
-
-
-@pytest.fixture(scope="module")
-def trained(synthetic, tmp_path_factory):
-    """A run that was trained on some of the synthetic people."""
-    config = tiny()
-    config.data.dir = str(synthetic)
-    pids = np.unique(build.dataset(config).open("train")["pid"])[:3]
-    return as_run(tiny(), tmp_path_factory.mktemp("runs") / "tiny", pids.tolist())
-
-
-@pytest.fixture(scope="module")
-def file(trained, tmp_path_factory):
-    """It, exported."""
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    text = export.run(trained, output=str(path))
-    assert f"MB in {path}, its card in {path.with_suffix('.md')}; kernels in float16" in text
-    return path
+from tests.weights.networks import read
 
 
 @pytest.fixture
@@ -84,12 +30,6 @@ def package(file, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path / "site")
     monkeypatch.chdir(tmp_path)
     return folder
-
-
-def read(path):
-    """The tensors, and the metadata."""
-    with safetensors.safe_open(path, framework="numpy") as opened:
-        return safetensors.numpy.load_file(path), json.loads(opened.metadata()["market_jax"])
 
 
 def test_the_network_is_the_same_without_its_run(trained, file):
@@ -114,139 +54,6 @@ def test_embeddings_of_arrays(trained, file):
     np.testing.assert_array_equal(model.embed(people["image"]), model.embed(people["image"]))
     assert model.predict(people["image"])["hat"].classes == ("no", "yes")
     assert model.search(people["image"], people["image"], k=1)[1][:, 0].tolist() == [0, 1, 2, 3]
-
-
-def test_no_training_identity_and_no_folder_is_left_in_it(trained, file):
-    tensors, about = read(file)
-    assert tensors["params/head_identity/kernel"].shape == (256, 1)
-    kept = trained.predict.variables["params"]["head_identity"]["kernel"]
-    assert kept.shape == (256, IDENTITIES)
-    assert np.asarray(kept).all(), "it had something to lose"
-    assert not tensors["params/head_identity/kernel"].any()
-    assert about["config"]["model"]["identities"] == 1
-    assert about["config"]["data"]["dir"] == ""
-    assert about["config"]["model"]["pretrained"] == "alexnet.pth"
-    assert b"somebody" not in file.read_bytes()
-    assert about["trained_on"][0]["identities"] == 3
-    kinds = {value.ndim > 1: value.dtype.name for value in tensors.values()}
-    assert kinds == {True: "float16", False: "float32"}
-
-
-def test_every_part_loses_its_persons(tmp_path):
-    config = source_b.get_config("identity,resnet,depth=18")
-    config.data.image_size = (64, 32)
-    config.model.update({"name": "parts", "identities": IDENTITIES})
-    _, template = runs.make_template(config)
-    predict = Predictor(None, jax.tree.map(lambda x: np.ones(x.shape, x.dtype), template))
-    run = runs.Run(tmp_path, 1, config, predict, {"config": settings.to_json(config)}, [])
-    cut = export._without_persons(run, export._config(run))["params"]
-    heads = [name for name in cut if name.startswith("head_identity_")]
-    assert len(heads) > 3
-    assert {cut[name]["kernel"].shape[1] for name in heads} == {1}
-    assert not any(cut[name]["kernel"].any() for name in heads)
-    others = [leaf for name in cut if name not in heads for leaf in jax.tree.leaves(cut[name])]
-    assert all(np.asarray(leaf).all() for leaf in others)
-
-
-def test_the_card_says_what_the_network_must_not_do(trained, file):
-    text = file.with_suffix(".md").read_text()
-    for part in (
-        "# tiny\n",
-        'market_jax.load("tiny")',
-        "synthetic (drawn people): 3 identities; held out: 2 (val)",
-        "None: this checkpoint was not evaluated",
-        "surveillance",
-        "who have not consented",
-        "no decoder of pictures",
-        "96x64",
-        'model.backbone.name = "alexnet"',
-        "commit ",
-    ):
-        assert part in text
-    assert "somebody" not in text
-
-
-def test_figures_are_those_of_this_checkpoint(trained, tmp_path):
-    run = trained._replace(workdir=tmp_path)
-    run.evaluation.mkdir()
-    about = {"judged": "split val", "data": "unitn", "images": 9, "identities": 3, "checkpoint": 7}
-    row = {"mAP": 0.5, "mAP_interval": [0.4, 0.6], "rank1": 0.75, "rank1_interval": None}
-    rows = {"market": row, "course_with_self": row}
-    ranked = {"ranking": rows, "features": "model", "flip": True} | about
-    mean = {"accuracy_10": 0.8, "majority_10": 0.7, "accuracy_10_binary": 0.9}
-    (run.evaluation / reid.FILE).write_text(json.dumps(ranked))
-    (run.evaluation / attributes.FILE).write_text(json.dumps({"mean": mean} | about))
-    lines = "\n".join(export._figures(run))
-    where = "unitn, split val: 9 images of 3 people"
-    assert "with_self" not in lines
-    assert (
-        f"| mAP, ranking, protocol market | {where}, with mirror images | 50.00 (40.0 - 60.0) |"
-        in lines
-    )
-    assert (
-        f"| accuracy, mean of 10 attributes | {where} | 80.00; a constant answer 70.00 |" in lines
-    )
-    folder = {"judged": "/home/somebody/crops", "images": 9, "identities": 3}
-    assert export._judged(folder) == "folder crops: 9 images of 3 people"
-    other = "\n".join(export._figures(run._replace(step=8)))
-    assert "was not evaluated" in other
-
-
-def test_float16_gives_way_where_it_changes_features(trained, tmp_path, monkeypatch):
-    cosines = iter([0.9, 1.0, 0.9])
-    monkeypatch.setattr(export, "lowest_cosine", lambda *_: next(cosines))
-    text = export.run(trained, output=str(tmp_path / "a.safetensors"))
-    assert "kernels in float32" in text
-    with pytest.raises(InputError, match=r"in float16 .* cosine is 0.90000; it must be 0.999"):
-        export.run(trained, output=str(tmp_path / "b.safetensors"), dtype="float16")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.md", "a.safetensors"]
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        ({}, r"--output is None; it must name the file: NAME.safetensors"),
-        ({"output": "x.onnx"}, "--output is 'x.onnx'"),
-        ({"output": "x.safetensors", "to": "pth"}, "unknown value of --to 'pth'"),
-        ({"output": "x.safetensors", "dtype": "int8"}, "unknown value of --dtype 'int8'"),
-        ({"output": "README.safetensors"}, "README.md: is there already"),
-    ],
-)
-def test_flags_of_the_export(trained, tmp_path, monkeypatch, flags, message):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "README.md").write_text("mine")
-    with pytest.raises(InputError, match=message):
-        export.run(trained, **flags)
-    assert (tmp_path / "README.md").read_text() == "mine"
-
-
-def test_what_is_never_exported(trained, file, tmp_path):
-    output = str(tmp_path / "x.safetensors")
-    for run, message in (
-        (runs.published(file, cache=False), "needs a trained run"),
-        (trained._replace(divisions=None), "--data_name does nothing"),
-        (trained._replace(predict=None), "needs a trained run"),
-    ):
-        with pytest.raises(InputError, match=message):
-            export.run(run, output=output)
-    config = trained.extra["config"] | {"recipe": "mine:fit"}
-    with pytest.raises(InputError, match=r"config\.recipe is 'mine:fit', code outside market_jax"):
-        export.run(trained._replace(extra=trained.extra | {"config": config}), output=output)
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("name", ["autoencoder", "vae"])
-def test_no_decoder_is_exported(tmp_path, name):
-    from configs import autoencoder, vae
-
-    config = {"autoencoder": autoencoder, "vae": vae}[name].get_config()
-    config.data.image_size = (32, 16)
-    model, template = runs.make_template(config)
-    predict = Predictor(build.apply(config, model), template, model=model)
-    extra = {"config": settings.to_json(config)}
-    run = runs.Run(tmp_path, 1, config, predict, extra, [])
-    with pytest.raises(InputError, match="no decoder of people's pictures is ever shipped"):
-        export.run(run, output=str(tmp_path / "x.safetensors"))
 
 
 def test_a_name_a_file_and_a_folder_that_goes_first(package, file, tmp_path):
