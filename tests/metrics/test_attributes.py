@@ -96,4 +96,4 @@ def test_other_labels_are_judged_alike():
     assert result["mean"]["accuracy_2"] == 1.0
     assert set(result["mean"]) == {
         f"{key}_2{reading}" for key in ("accuracy", "majority") for reading in ("", "_binary")
-    }
+    } | {"balanced_accuracy_2"}
