@@ -156,7 +156,10 @@ def test_restore_refuses(workdir, tmp_path):
         ({"data.name": "unitn", "data.dir": ""}, "data.dir is empty; it must name the folder"),
         ({"model.name": "resnet99"}, "unknown model 'resnet99'; did you mean 'resnet'"),
         ({"model.name": "layers"}, "unknown model 'layers'"),
-        ({"losses.hat.name": "hinge"}, r"unknown loss \(losses.hat\) 'hinge'; known: cross_ent"),
+        (
+            {"losses.hat.name": "hinge"},
+            r"unknown loss \(losses.hat\) 'hinge'; known: center, circle_softmax",
+        ),
         ({"losses.hat.logits": "hut"}, "losses.hat: there is no output or column 'hut'"),
         ({"losses.hat.label_smoothing": 2.0}, "label_smoothing is 2.0; it must be 0 or more"),
         ({"model.classes.age": 3}, "model.classes.age is 3; the data set has 4 classes: young"),
