@@ -13,7 +13,7 @@ from market_jax.losses.context import Context
 from market_jax.retrieval.triplets import hardest, pairs, squared_distances
 from market_jax.typing import Array, NonNegative, Positive, Range
 
-__all__ = ["center", "multi_similarity", "triplet", "weighted_triplet"]
+__all__ = ["center", "centroid_triplet", "multi_similarity", "triplet", "weighted_triplet"]
 
 Values = tuple[Array, Array]
 
@@ -37,11 +37,50 @@ def triplet(
       The losses [N]; and weights [N], 1 where a row has both a positive and a negative.
     """
     vectors, pids = _persons(context, features, labels)
-    farthest, nearest = hardest(_distances(vectors), pids)
-    known = (pids > 0) & jnp.isfinite(farthest) & jnp.isfinite(nearest)
+    return _hinge(*hardest(_distances(vectors), pids), margin)
+
+
+def _hinge(farthest: Array, nearest: Array, margin: float) -> Values:
+    """Triplet losses of the hardest distances, infinite where there are none; and their weights."""
+    known = jnp.isfinite(farthest) & jnp.isfinite(nearest)
     gap = jnp.where(known, farthest - nearest, 0.0)
     value = jnp.maximum(gap + margin, 0) if margin else jax.nn.softplus(gap)
     return jnp.where(known, value, 0.0), known.astype(jnp.float32)
+
+
+def centroid_triplet(
+    context: Context, *, features: str = "feature", labels: str = "pid", margin: NonNegative = 0.3
+) -> Values:
+    """Batch-hard triplet loss of images and centroids (CTL, Wieczorek et al. 2021).
+
+    In as many rounds as a person has images, one image of each person is the query, and the mean of
+    the person's other images is the centroid. In a round every query and every centroid is compared
+    with the other one of its person and with the nearest query or centroid of another person.
+
+    Args:
+      context: the batch, and the model's outputs for it.
+      features: the name of the model's output [N, D].
+      labels: the name of the column with the identities; 0 and below are nobody. The k-th image of
+        each person is in round k.
+      margin: how much farther the other person should be, as a distance; 0 is the soft margin,
+        log(1 + exp(x)).
+
+    Returns:
+      The losses [N], the mean of an image's as a query and of its centroid's; and weights [N], 1
+      where the person has another image and the round another person.
+    """
+    vectors, pids = _persons(context, features, labels)
+    same = (pids[:, None] == pids) & (pids > 0)
+    counts = jnp.sum(same, axis=1)
+    others = same.astype(jnp.float32) @ vectors - vectors
+    centroids = others / jnp.maximum(counts - 1, 1)[:, None]
+    rounds = jnp.sum(jnp.tril(same, -1), axis=1)  # how many images of the person come before
+    pids = jnp.where(counts > 1, pids, 0)  # alone, nobody has a centroid
+    both, rounds = jnp.concatenate([vectors, centroids]), jnp.tile(rounds, 2)
+    distances = _distances(both)
+    meets = rounds[:, None] == rounds
+    values, known = _hinge(*hardest(distances, jnp.tile(pids, 2), meets), margin)
+    return jnp.mean(values.reshape(2, -1), axis=0), known[: len(pids)]
 
 
 def _persons(context: Context, features: str, labels: str) -> tuple[Array, Array]:

@@ -27,17 +27,18 @@ def pairs(pids: Array) -> tuple[Array, Array]:
     return same & ~jnp.eye(len(pids), dtype=bool), somebody & ~same
 
 
-def hardest(distances: Array, pids: Array) -> tuple[Array, Array]:
+def hardest(distances: Array, pids: Array, meets: Array | bool = True) -> tuple[Array, Array]:
     """Of each image the farthest of the same person and the nearest of another: two [N].
 
     Args:
       distances: [N, N].
       pids: int [N]; 0 and below are nobody, who is neither a positive nor a negative of anybody.
+      meets: which are compared, bool [N, N]; True compares all.
 
     Returns:
       Distances; where there is no such image the first is -inf and the second inf.
     """
     same, other = pairs(pids)
-    farthest = jnp.max(jnp.where(same, distances, -jnp.inf), axis=1)
-    nearest = jnp.min(jnp.where(other, distances, jnp.inf), axis=1)
+    farthest = jnp.max(jnp.where(same & meets, distances, -jnp.inf), axis=1)
+    nearest = jnp.min(jnp.where(other & meets, distances, jnp.inf), axis=1)
     return farthest, nearest

@@ -18,7 +18,13 @@ from market_jax.losses.classification import (
     focal_cross_entropies,
     weighted_cross_entropies,
 )
-from market_jax.losses.metric_learning import center, multi_similarity, triplet, weighted_triplet
+from market_jax.losses.metric_learning import (
+    center,
+    centroid_triplet,
+    multi_similarity,
+    triplet,
+    weighted_triplet,
+)
 from market_jax.retrieval.triplets import pairs
 
 RNG = np.random.default_rng(0)
@@ -250,7 +256,28 @@ def test_pairs_that_are_easy_add_nothing_and_keep_their_weight():
     np.testing.assert_array_equal(weights, np.ones(4))
 
 
-COMPARING = [triplet, weighted_triplet, multi_similarity, center]
+@pytest.mark.parametrize("margin", [0.3, 0.0, 2.0])
+def test_a_centroid_is_the_mean_of_the_other_images(margin):
+    rounds = [[0, 3], [1, 4], [2]]  # of images with a centroid; the last has no other person
+    expected = np.zeros(9)
+    for queries in rounds[:2]:
+        points = [VECTORS[i] for i in queries]
+        for i in queries:
+            others = [VECTORS[j] for j in range(6) if PIDS[j] == PIDS[i] and j != i]
+            points.append(np.mean(others, axis=0))
+        for k, i in enumerate(queries):
+            for anchor, own, strangers in ((k, k + 2, (1 - k, 3 - k)), (k + 2, k, (1 - k, 3 - k))):
+                gaps = [np.linalg.norm(points[anchor] - points[j]) for j in (own, *strangers)]
+                value = gaps[0] - min(gaps[1:])
+                value = max(value + margin, 0) if margin else np.log1p(np.exp(value))
+                expected[i] += value / 2
+    for run in (centroid_triplet, jax.jit(centroid_triplet, static_argnames="margin")):
+        values, weights = run(compared(VECTORS), margin=margin)
+        np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(weights, [1, 1, 0, 1, 1, 0, 0, 0, 0])
+
+
+COMPARING = [triplet, weighted_triplet, multi_similarity, centroid_triplet, center]
 
 
 @pytest.mark.parametrize("term", COMPARING)
@@ -274,7 +301,7 @@ def test_the_gradient_is_finite_wherever_the_points_are(term, vectors):
     assert np.isfinite(gradient).all()
 
 
-@pytest.mark.parametrize("term", [triplet, weighted_triplet, multi_similarity])
+@pytest.mark.parametrize("term", COMPARING[:-1])
 @pytest.mark.parametrize(
     "pids", [[1, 2, 3, 4, 5, 6, 7, 8, 9], [1] * 9, [1, 1, 0, 0, 0, -1, 0, 0, 2]]
 )

@@ -1,7 +1,6 @@
 """--task=compare."""
 
 import json
-import shutil
 
 import pytest
 
@@ -11,14 +10,6 @@ from market_jax.metrics import confidence
 from market_jax.recipes import supervised
 from market_jax.tasks import compare
 from tests.conftest import small
-
-
-@pytest.fixture
-def trained(workdir, tmp_path):
-    """A run of its own, restored."""
-    shutil.copytree(workdir, tmp_path / "run")
-    shutil.rmtree(tmp_path / "run/evaluation", ignore_errors=True)
-    return runs.restore(tmp_path / "run")
 
 
 @pytest.fixture(scope="module")

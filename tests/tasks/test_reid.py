@@ -16,14 +16,6 @@ from market_jax.tasks import reid
 from tests.conftest import small
 
 
-@pytest.fixture
-def trained(workdir, tmp_path):
-    """A run of its own, restored."""
-    shutil.copytree(workdir, tmp_path / "run")
-    shutil.rmtree(tmp_path / "run" / "evaluation", ignore_errors=True)
-    return runs.restore(tmp_path / "run")
-
-
 def result_of(found):
     return json.loads((found.workdir / "evaluation" / reid.FILE).read_text())
 
