@@ -1,0 +1,28 @@
+"""The Residual Attention Network (Wang et al. 2017) as a backbone for attributes.
+
+python train.py --config=configs/residual_attention.py --config.data.name=unitn \
+    --config.data.dir=DIR
+python train.py --config=configs/residual_attention.py:depth=92 --config.data.name=unitn \
+    --config.data.dir=DIR
+
+After the colon stand the backbone's arguments. Attention-56, whose masks go down and up again on
+each of three stages; source B's attention heads take their name from it. Heads, losses and pictures
+are those of `configs/source_b.py:heads`; no published weights fit, so that all of it is trained at
+one rate. Beside a ResNet of its size: `configs/source_b.py:heads,resnet,depth=50` with
+`--config.model.pretrained=""`.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import source_b
+
+
+def get_config(arguments: str = "") -> ConfigDict:
+    """The experiment.
+
+    Args:
+      arguments: the backbone's: "depth=92,width=32".
+    """
+    config = source_b.get_config(f"heads,residual_attention,{arguments}")
+    config.optimizer.lr_multipliers = ()
+    return config
