@@ -1,11 +1,11 @@
 """Terms of the loss and metrics, by name: (context, *, ...) -> (values [N], weights [N])."""
 
-from market_jax.losses import classification, metric_learning, metrics, reconstruction
+from market_jax.losses import classification, metric_learning, metrics, reconstruction, sequences
 from market_jax.losses.context import Context
 from market_jax.losses.reduction import Term, evaluate_terms, summarize
 from market_jax.registry import names_of
 
 __all__ = ["METRICS", "TERMS", "Context", "Term", "evaluate_terms", "summarize"]
 
-TERMS = names_of(classification, metric_learning, reconstruction)
+TERMS = names_of(classification, metric_learning, reconstruction, sequences)
 METRICS = names_of(metrics)
