@@ -73,6 +73,38 @@ def learn_persons(config: ConfigDict) -> None:
     }
 
 
+def learn_attributes(config: ConfigDict, loss: dict, **model) -> None:
+    """Adds attributes to an experiment that learns persons.
+
+    Args:
+      config: of the experiment, which is changed.
+      loss: the spec of their loss, without the names of the outputs.
+      **model: fields of the model: head, dropout, attention.
+    """
+    names = (*ATTRIBUTES,)
+    config.tasks = ("reid", "attributes")
+    config.model.update(classes=ATTRIBUTES, **model)
+    config.losses.attributes = loss | {"logits": names}
+    config.evaluators.attributes = {"name": "attributes"}
+    config.metrics.accuracy = {"name": "accuracy", "logits": names}
+
+
+def descend(config: ConfigDict, at: tuple[float, ...]) -> None:
+    """Gradient descent with momentum, a tenth of the rate for the backbone, instead of Adam.
+
+    New layers begin at a rate of 0.1.
+
+    Args:
+      config: of the experiment, which is changed.
+      at: the shares of the training after which the rate is a tenth of what it was.
+    """
+    config.optimizer = get_config().optimizer
+    config.optimizer.update(
+        name="sgd", learning_rate=0.1, warmup_epochs=1.0, lr_multipliers=(("^backbone", 0.1),)
+    )
+    config.optimizer.schedule = {"name": "multistep", "at": at, "factor": 0.1}
+
+
 def persons_only(arguments: str, **usual) -> ConfigDict:
     """The experiment that bot.py and those after it begin with: a classifier of persons.
 

@@ -21,19 +21,10 @@ def get_config(arguments: str = "") -> ConfigDict:
       arguments: the backbone and its arguments: "efficientnet_lite,variant=1".
     """
     config = common.persons_only(arguments, last_stride=1)
-    config.tasks = ("reid", "attributes")
     config.epochs = 60
     config.optimizer.schedule = {"name": "cosine", "flat": 0.0, "end": 0.002}
     config.optimizer.update(learning_rate=7e-4, warmup_epochs=5.0)
-    config.model.update(
-        classes=common.ATTRIBUTES, head={"name": "normalized", "width": 256}, dropout={}
-    )
-    config.losses.attributes = {
-        "name": "weighted_cross_entropies",
-        "logits": (*common.ATTRIBUTES,),
-        "weight": 0.3,
-        "sigma": 1.0,
-    }
-    config.evaluators.attributes = {"name": "attributes"}
-    config.metrics.accuracy = {"name": "accuracy", "logits": (*common.ATTRIBUTES,)}
+    loss = {"name": "weighted_cross_entropies", "weight": 0.3, "sigma": 1.0}
+    head = {"name": "normalized", "width": 256}
+    common.learn_attributes(config, loss, head=head, dropout={})
     return config

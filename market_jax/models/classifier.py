@@ -90,7 +90,7 @@ class Model(nn.Module):
         if self.frozen:
             seen = jax.lax.stop_gradient(seen)
         feature, predictions = seen["feature"], []
-        outputs = dict(self.identify(seen, train))
+        outputs = {}
         for name, members in groups.items():
             read = feature
             if attention.get(name):
@@ -109,13 +109,14 @@ class Model(nn.Module):
                 outputs[f"log_variance_{name}"] = jnp.broadcast_to(value, len(image))
         if predictions:
             outputs["predictions"] = jnp.concatenate(predictions, axis=-1)
-        return outputs
+        return outputs | self.identify(seen, outputs.get("predictions"), train)
 
-    def identify(self, seen: Outputs, train: bool) -> Outputs:
+    def identify(self, seen: Outputs, predictions: Array | None, train: bool) -> Outputs:
         """Makes the outputs for re-identification; called within `__call__`.
 
         Args:
           seen: the backbone's outputs.
+          predictions: probabilities of the attributes, [N, K]; None without attributes.
           train: whether BatchNorm uses the batch's statistics, as in training.
 
         Returns:

@@ -7,7 +7,8 @@ from typing import Literal
 import flax.linen as nn
 import jax.numpy as jnp
 
-from market_jax.models.layers import unit_length
+from market_jax.errors import InputError
+from market_jax.models.layers import shares_of_cells, unit_length
 from market_jax.models.norms import batch_norm
 from market_jax.registry import choose
 from market_jax.typing import Array, FractionBelow1, Outputs, PositiveInt, Width
@@ -52,6 +53,25 @@ def pool(x: Array, pooling: str) -> Array:
       InputError: there is no such pooling.
     """
     return choose(pooling, POOLINGS, "pooling")(x.astype(jnp.float32))
+
+
+def stripes(x: Array, count: int) -> Array:
+    """The means of horizontal stripes of a map: [count, N, C] float32.
+
+    Args:
+      x: the map, [N, H, W, C].
+      count: the number of stripes, `config.model.stripes`.
+
+    Raises:
+      InputError: the map has fewer rows.
+    """
+    rows = x.shape[1]
+    if rows < count:
+        raise InputError(
+            f"model.stripes is {count} and the map has {rows} rows; it must be at most as many"
+        )
+    sums = jnp.einsum("sh,nhwc->snc", shares_of_cells(rows, count), x.astype(jnp.float32))
+    return sums / x.shape[2]
 
 
 class LinearHead(nn.Module):

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 
 from market_jax.errors import InputError
 from market_jax.models import classifier
-from market_jax.models.heads import bnneck, pool
-from market_jax.models.layers import shares_of_cells, unit_length
+from market_jax.models.heads import bnneck, pool, stripes
+from market_jax.models.layers import unit_length
 from market_jax.models.norms import batch_norm
 from market_jax.registry import choose
 from market_jax.typing import Array, FractionBelow1, Outputs, Range, WidthOrNone
@@ -69,11 +69,12 @@ class Model(classifier.Model):
     width: WidthOrNone = 256
     drop: FractionBelow1 = 0.33
 
-    def identify(self, seen: Outputs, train: bool) -> Outputs:
+    def identify(self, seen: Outputs, predictions: Array | None, train: bool) -> Outputs:
         """Makes the outputs for re-identification; called within `__call__`.
 
         Args:
           seen: the backbone's outputs.
+          predictions: probabilities of the attributes, which are not used.
           train: whether rows are dropped and BatchNorm uses the batch's statistics.
 
         Returns:
@@ -137,15 +138,8 @@ class Model(classifier.Model):
         return self._reduce({"global": pool(x, "average"), "global_max": pool(seen, "max")})
 
     def _part(self, x: Array, train: bool) -> dict[str, Array]:
-        rows = x.shape[1]
-        if rows < self.stripes:
-            raise InputError(
-                f"model.stripes is {self.stripes} and the map has {rows} rows; it must be at most "
-                "as many"
-            )
-        means = jnp.einsum("sh,nhwc->snc", shares_of_cells(rows, self.stripes), x) / x.shape[2]
-        stripes = {f"part{number}": mean for number, mean in enumerate(means, start=1)}
-        return self._reduce({"part_max": pool(x, "max")} | stripes)
+        means = {f"part{number}": mean for number, mean in enumerate(stripes(x, self.stripes), 1)}
+        return self._reduce({"part_max": pool(x, "max")} | means)
 
     def _channel(self, x: Array, train: bool) -> dict[str, Array]:
         if x.shape[-1] % 2:

@@ -1,7 +1,8 @@
 """Reads the images of a folder for a task, and writes a result as text."""
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,10 @@ from market_jax import files, runs
 from market_jax.data import attributes, columns, filenames, folders
 from market_jax.errors import InputError
 from market_jax.evaluators.result import Result
+from market_jax.files import write_atomically
+from market_jax.registry import choose
 from market_jax.report import tables
+from market_jax.runs import Run
 from market_jax.typing import Columns
 
 SPLITS = ("train", "val", "holdout", "test", "query")
@@ -191,7 +195,7 @@ def exclude(
 
 
 def known_people(
-    run: runs.Run, sides: Sequence[Columns], *, images: str | None
+    run: Run, sides: Sequence[Columns], *, images: str | None
 ) -> tuple[str, dict[str, Any]]:
     """Says whether a published network is judged on people that it was trained on.
 
@@ -230,3 +234,29 @@ def as_text(result: Result, *notes: str, first: str = "") -> str:
     """
     shown = [tables.align(table.header, table.rows) for table in result.tables]
     return "\n\n".join([*filter(None, [first]), result.title, *shown, *result.notes, *notes])
+
+
+def judge_split(
+    run: Run, evaluate: Callable, file: str, *, split: str, flip: bool, metric: str
+) -> str:
+    """Judges a run on a split by an evaluator, writes the record, and returns the text.
+
+    Args:
+      run: the run.
+      evaluate: the evaluator.
+      file: the name of the record.
+      split: the split that is judged.
+      flip: average the features of an image and its mirror image.
+      metric: the distance between features, "cosine" or "euclidean".
+
+    Raises:
+      InputError: there is no such metric, or as the evaluator.
+    """
+    choose(metric, dict.fromkeys(("cosine", "euclidean")), "metric")
+    dataset = run.dataset()
+    caution, known = known_people(run, [dataset.open(split)], images=None)
+    result = evaluate(run.predict, dataset, split=split, flip=flip, metric=metric)
+    about = {"split": split, "flip": flip, "metric": metric, "checkpoint": run.step}
+    path = run.evaluation / file
+    write_atomically(path, json.dumps(about | known | dict(result.record), indent=2) + "\n")
+    return as_text(result, f"written to {path}", first=caution)

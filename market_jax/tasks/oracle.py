@@ -1,10 +1,6 @@
 """--task=oracle: what retrieval would gain by centroids of the gallery's true persons (CTL)."""
 
-import json
-
-from market_jax import registry
 from market_jax.evaluators import oracle
-from market_jax.files import write_atomically
 from market_jax.runs import Run
 from market_jax.tasks import inputs
 
@@ -23,11 +19,4 @@ def run(run: Run, *, split: str = "val", flip: bool = False, metric: str = "cosi
     Returns:
       The text for the terminal.
     """
-    registry.choose(metric, dict.fromkeys(("cosine", "euclidean")), "metric")
-    dataset = run.dataset()
-    caution, known = inputs.known_people(run, [dataset.open(split)], images=None)
-    result = oracle.evaluate(run.predict, dataset, split=split, flip=flip, metric=metric)
-    path = run.evaluation / FILE
-    about = {"split": split, "flip": flip, "metric": metric, "checkpoint": run.step}
-    write_atomically(path, json.dumps(about | known | dict(result.record), indent=2) + "\n")
-    return inputs.as_text(result, f"written to {path}", first=caution)
+    return inputs.judge_split(run, oracle.evaluate, FILE, split=split, flip=flip, metric=metric)

@@ -176,7 +176,11 @@ def adam(
 
 
 def sgd(
-    schedule: optax.Schedule, *, momentum: FractionBelow1 = 0.9, weight_decay: NonNegative = 0.0
+    schedule: optax.Schedule,
+    *,
+    momentum: FractionBelow1 = 0.9,
+    nesterov: bool = False,
+    weight_decay: NonNegative = 0.0,
 ) -> optax.GradientTransformation:
     """Gradient descent with momentum; weight decay is added to the kernels' gradients.
 
@@ -184,10 +188,11 @@ def sgd(
       schedule: step -> learning rate.
       momentum: the share of the last update that is added to the next, 0 or more and
         below 1.
+      nesterov: whether the gradient is taken where the momentum leads (Nesterov).
       weight_decay: the kernels times this, 0 or more, are added to their gradients.
     """
     decay = optax.add_decayed_weights(weight_decay, mask=_kernels)
-    return optax.chain(decay, optax.sgd(schedule, momentum=momentum))
+    return optax.chain(decay, optax.sgd(schedule, momentum=momentum, nesterov=nesterov))
 
 
 OPTIMIZERS = {"adam": adam, "sgd": sgd}
