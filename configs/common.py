@@ -116,10 +116,7 @@ def persons_only(arguments: str, **usual) -> ConfigDict:
         EfficientNet-Lite0.
       **usual: arguments of the backbone that the arguments may still change.
     """
-    words, values = read_arguments(arguments)
-    if len(words) > 1:
-        raise ValueError(f"{words[1]!r} is more than a backbone and its arguments: {arguments!r}")
-    (name,) = words or ("efficientnet_lite",)
+    name, values = read_backbone(arguments)
     config = get_config()
     config.tasks = ("reid",)
     config.model = {
@@ -157,6 +154,18 @@ def read_arguments(text: str) -> tuple[list[str], dict]:
         except (ValueError, SyntaxError):
             values[key] = value
     return words, values
+
+
+def read_backbone(text: str) -> tuple[str, dict]:
+    """The backbone that the arguments of a config file name, and its arguments.
+
+    Args:
+      text: "efficientnet_lite,variant=1"; without a name EfficientNet-Lite.
+    """
+    words, values = read_arguments(text)
+    if len(words) > 1:
+        raise ValueError(f"{words[1]!r} is more than a backbone and its arguments: {text!r}")
+    return (words or ["efficientnet_lite"])[0], values
 
 
 def get_config() -> ConfigDict:

@@ -29,9 +29,8 @@ def get_config(arguments: str = "") -> ConfigDict:
     Args:
       arguments: the backbone and its arguments, and the weight of the CTC loss: "resnet,ctc=0.5".
     """
-    words, values = common.read_arguments(arguments)
+    name, values = common.read_backbone(arguments)
     weight = values.pop("ctc", 0.2)
-    (name,) = words or ("efficientnet_lite",)
     config = common.get_config()
     config.tasks = ("attributes", "reid")
     config.data.image_size = (256, 128)

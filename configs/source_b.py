@@ -87,7 +87,7 @@ def get_config(arguments: str = "heads") -> ConfigDict:
         if variant == "weighted":
             term.weight = WEIGHTS[group]
         if variant == "uncertain":
-            term.update(name="uncertain_cross_entropies", group=group)
+            term.uncertainty = group
     config.metrics.accuracy = {"name": "accuracy", "logits": (*common.ATTRIBUTES,)}
     config.augmentation = {
         "flip": {"probability": 0.2},

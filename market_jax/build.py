@@ -125,7 +125,7 @@ def objective(
     """Makes what is minimised and reported, from `config.losses` and `config.metrics`.
 
     A loss is a spec with "weight" and, where the weight grows in training, "schedule", a spec of
-    `market_jax.losses.annealing`.
+    `market_jax.losses.annealing`; "uncertainty" and "dataset" are for `losses.qualify`.
 
     Args:
       config: the experiment's config.
@@ -139,8 +139,10 @@ def objective(
     terms = {}
     for key, spec in config.losses.to_dict().items():
         weight, schedule = spec.pop("weight", 1.0), spec.pop("schedule", None)
+        conditions = {k: spec.pop(k) for k in ("uncertainty", "dataset") if k in spec}
         counted = {} if "ratios" in spec else {"ratios": ratios}
         function = _bind_term(spec, losses.TERMS, f"loss (losses.{key})", **counted)
+        function = losses.qualify(function, f"losses.{key}", **conditions)
         if schedule:
             what, known = f"schedule (losses.{key})", annealing.SCHEDULES
             schedule = _make(schedule, known, what, total_steps=total_steps)

@@ -29,6 +29,38 @@ class Model(nn.Module):
         return {"embedding": x, "gender": nn.Dense(2)(x)}
 
 
+class Stage(nn.Module):
+    """A convolution of 3x3 that halves the map."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        return nn.relu(nn.Conv(self.width, (3, 3), strides=(2, 2))(x))
+
+
+class Backbone(nn.Module):
+    """Two stages, of which the second can be had again."""
+
+    width: int = 8
+    pooling: str = "average"
+    last_stride: int = 1
+    attention: tuple[int, ...] = ()
+    non_local: tuple[int, ...] = ()
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, image, train=False):
+        before = Stage(self.width, name="first")(image, train)
+        x = Stage(self.width, name="last")(before, train)
+        pooled = jnp.mean(x, axis=(1, 2))
+        return {"stage1": before, "stage2": x, "map": x, "feature": pooled, "embedding": pooled}
+
+    @nn.nowrap
+    def last_stage(self, name):
+        return Stage(self.width, name=name)
+
+
 def hinge(context, *, logits: str, margin: float = 1.0):
     """A loss: the margin between two classes; and a weight where the label is known."""
     scores, truth = context.outputs[logits], context.batch[logits]

@@ -2,10 +2,18 @@
 
 from market_jax.losses import classification, metric_learning, metrics, reconstruction, sequences
 from market_jax.losses.context import Context
-from market_jax.losses.reduction import Term, evaluate_terms, summarize
+from market_jax.losses.reduction import Term, evaluate_terms, qualify, summarize
 from market_jax.registry import names_of
 
-__all__ = ["METRICS", "TERMS", "Context", "Term", "evaluate_terms", "summarize"]
+__all__ = [
+    "METRICS",
+    "TERMS",
+    "Context",
+    "Term",
+    "evaluate_terms",
+    "qualify",
+    "summarize",
+]
 
 TERMS = names_of(classification, metric_learning, reconstruction, sequences)
 METRICS = names_of(metrics)

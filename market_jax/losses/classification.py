@@ -28,7 +28,6 @@ __all__ = [
     "cross_entropies",
     "cross_entropy",
     "focal_cross_entropies",
-    "uncertain_cross_entropies",
     "weighted_cross_entropies",
 ]
 
@@ -180,27 +179,6 @@ def mean_of_known(each: list[Values]) -> Values:
     values = sum(value * weight for value, weight in each)
     known = sum(weight for _, weight in each)
     return values / jnp.maximum(known, 1.0), known / len(each)
-
-
-def uncertain_cross_entropies(
-    context: Context, *, logits: tuple[str, ...], labels: tuple[str, ...] = (), group: str
-) -> Values:
-    """The mean x of `cross_entropies`, weighed by a learned variance: exp(-s) x + s / 2.
-
-    s is the output "log_variance_<group>" (Kendall, Gal & Cipolla 2018, for classification).
-
-    Args:
-      context: the batch, and the model's outputs for it.
-      logits: the names of the model's outputs.
-      labels: the names of the columns with the labels; by default the same names.
-      group: the name of the group of labels that share the variance.
-
-    Raises:
-      InputError: as for `cross_entropies`.
-    """
-    values, weights = cross_entropies(context, logits=logits, labels=labels)
-    s = context.outputs[f"log_variance_{group}"]
-    return jnp.exp(-s) * values + 0.5 * s, weights
 
 
 def focal_cross_entropies(

@@ -9,9 +9,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from market_jax import kinds
 from market_jax.errors import InputError
 from market_jax.losses.context import Context
-from market_jax.typing import Array
+from market_jax.typing import Array, NonNegativeInt
 
 Sums = dict[str, tuple[Array, Array]]  # name -> (weighted sum of values, sum of weights)
 
@@ -28,6 +29,38 @@ class Term(NamedTuple):
     function: Callable[[Context], tuple[Array, Array]]
     weight: float = 1.0
     schedule: Callable[[Array], Array] | None = None
+
+
+def qualify(
+    function: Callable, what: str, *, uncertainty: str = "", dataset: int | None = None
+) -> Callable:
+    """A term weighed by a learned variance, or to which only one of several data sets counts.
+
+    Args:
+      function: context -> (values [N], weights [N]).
+      what: the term in words, for errors: "losses.identity".
+      uncertainty: what the variance is of. Values x become exp(-s) x + s / 2, with s the model's
+        output "log_variance_<uncertainty>" [N] (Kendall, Gal & Cipolla 2018, for classification).
+        "" weighs none.
+      dataset: the position of the data set in `config.data.name`, from 0; None counts all.
+
+    Raises:
+      InputError: one of the two is of another kind.
+    """
+    uncertainty = kinds.check(f"{what}.uncertainty", uncertainty, str)
+    if dataset is not None:
+        dataset = kinds.check(f"{what}.dataset", dataset, NonNegativeInt)
+
+    def run(context: Context) -> tuple[Array, Array]:
+        values, weights = function(context)
+        if uncertainty:
+            s = context.outputs[f"log_variance_{uncertainty}"]
+            values = jnp.exp(-s) * values + 0.5 * s
+        if dataset is not None:
+            weights = weights * (context.batch["dataset"] == dataset)
+        return values, weights
+
+    return run
 
 
 def _sum(function: Callable, context: Context, name: str) -> tuple[Array, Array]:

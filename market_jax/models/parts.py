@@ -37,6 +37,26 @@ def drop_top_rows(x: Array, share: float) -> Array:
     return jnp.where(kept[:, :, None, None], x, 0)
 
 
+def another_last_stage(backbone: nn.Module, seen: Outputs, branch: str, train: bool) -> Array:
+    """The map of another copy of a backbone's last stage; called within a `__call__`.
+
+    Its parameters are in the module "branch_<branch>".
+
+    Args:
+      backbone: the backbone.
+      seen: its outputs.
+      branch: the name of the branch.
+      train: whether BatchNorm uses the batch's statistics, as in training.
+
+    Raises:
+      InputError: the backbone has no last stage to copy.
+    """
+    before = f"stage{sum(name.startswith('stage') for name in seen) - 1}"
+    if before not in seen or not hasattr(backbone, "last_stage"):
+        raise InputError("the backbone has no last stage to copy, so there can be one branch")
+    return backbone.last_stage(f"branch_{branch}")(seen[before], train)
+
+
 class Model(classifier.Model):
     """RGB crops in [0, 1] -> features of parts, who a crop shows by each, and every attribute.
 
@@ -108,13 +128,8 @@ class Model(classifier.Model):
     def _maps(self, seen: Outputs, train: bool) -> dict[str, Array]:
         """Branch -> its map: the backbone's own, then those of copies of the last stage."""
         first, *others = self.branches
-        before = f"stage{sum(name.startswith('stage') for name in seen) - 1}"
-        if others and (before not in seen or not hasattr(self.backbone, "last_stage")):
-            raise InputError("the backbone has no last stage to copy, so there can be one branch")
-        maps = {first: seen["map"]}
-        for branch in others:
-            maps[branch] = self.backbone.last_stage(f"branch_{branch}")(seen[before], train)
-        return maps
+        copies = {name: another_last_stage(self.backbone, seen, name, train) for name in others}
+        return {first: seen["map"]} | copies
 
     def _tell(self, part: str, feature: Array, train: bool) -> Outputs:
         """A part's outputs; without identities the embedding is the feature."""

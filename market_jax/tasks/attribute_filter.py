@@ -19,4 +19,6 @@ def run(run: Run, *, split: str = "val", flip: bool = False, metric: str = "cosi
     Returns:
       The text for the terminal.
     """
-    return inputs.judge_split(run, attribute_filter.evaluate, FILE, split=split, flip=flip, metric=metric)
+    return inputs.judge_split(
+        run, attribute_filter.evaluate, FILE, split=split, flip=flip, metric=metric
+    )

@@ -13,6 +13,7 @@ from market_jax.losses import (
     Term,
     annealing,
     evaluate_terms,
+    qualify,
     summarize,
 )
 from market_jax.losses.classification import cross_entropy
@@ -160,3 +161,16 @@ def test_scheduled_weights_count_in_training_and_whole_in_evaluation():
     for step, expected in ((0, 0.0), (2, 2.4), (9, 6.0)):
         np.testing.assert_allclose(summarize(terms, sums, step)["loss"], expected, rtol=1e-6)
     assert summarize(terms, sums)["loss"] == 6.0
+
+
+def test_a_term_of_one_data_set():
+    def term(context):
+        return context.batch["x"], jnp.array([1.0, 0.5, 1.0])
+
+    context = Context({}, {"x": jnp.array([1.0, 2.0, 4.0]), "dataset": jnp.array([0, 1, 1])})
+    values, weights = qualify(term, "losses.a", dataset=1)(context)
+    np.testing.assert_array_equal(values, [1, 2, 4])
+    np.testing.assert_array_equal(weights, [0, 0.5, 1])
+    np.testing.assert_array_equal(qualify(term, "losses.a")(context)[1], [1, 0.5, 1])
+    with pytest.raises(InputError, match=r"losses\.a\.dataset is -1; it must be 0 or more"):
+        qualify(term, "losses.a", dataset=-1)

@@ -121,7 +121,6 @@ def test_triplet_without_a_match_or_a_stranger_has_no_say():
 KEYWORDS = {
     "cross_entropy": {"logits": "x"},
     "cross_entropies": {"logits": ("x", "x")},
-    "uncertain_cross_entropies": {"logits": ("x", "x"), "group": "x"},
     "triplet": {"features": "x"},
     "weighted_triplet": {"features": "x"},
     "multi_similarity": {"features": "x"},
@@ -131,6 +130,8 @@ KEYWORDS = {
     "focal_cross_entropies": {"logits": ("x", "x")},
     "weighted_cross_entropies": {"logits": ("x", "x"), "ratios": {"x": (0.2, 0.3, 0.5)}},
     "accuracy": {"logits": ("x",)},
+    "centroid_triplet": {"features": "x"},
+    "ctc": {"labels": ("x",)},
     "squared_error": {"reduce": "sum"},
 }
 
@@ -141,7 +142,7 @@ def test_every_term_gives_a_value_per_image_eager_and_jitted(name):
     rng = np.random.default_rng(0)
     images = {k: rng.random((2, 4, 3, 3), np.float32) for k in ("reconstruction", "target")}
     latent = {k: rng.normal(size=(2, 5)).astype(np.float32) for k in ("mean", "logvar")}
-    outputs = {"x": LOGITS, "log_variance_x": jnp.ones(2)} | images | latent
+    outputs = {"x": LOGITS, "sequence": jnp.ones((2, 2, 4))} | images | latent
     batch = {"x": jnp.array([1, 2]), "pid": jnp.array([1, 2])}
     made = context(outputs, batch, collections={"centers": {"x": jnp.zeros((3, 3))}})
     eager, jitted = term(made), jax.jit(term)(made)

@@ -16,7 +16,7 @@ from market_jax.data.datasets import Dataset
 from market_jax.data.schema import Schema
 from market_jax.errors import InputError
 from market_jax.losses import Context
-from market_jax.losses.classification import cross_entropy, uncertain_cross_entropies
+from market_jax.losses.classification import cross_entropies, cross_entropy
 from market_jax.models import classifier, heads
 from market_jax.models.attention import MASKS, ResidualAttention, StageAttention
 from market_jax.models.backbones import alexnet, efficientnet_lite, resnet
@@ -155,7 +155,9 @@ def test_learned_weights_of_losses():
     params = variables["params"]
     outputs = jax.jit(model.apply)(variables | {"params": params | {"log_variance_age": 0.7}}, x)
     context = Context(outputs, {"age": np.array([0, 1, 2, 3])})
-    found, _ = uncertain_cross_entropies(context, logits=("age",), group="age")
+    term = functools.partial(cross_entropies, logits=("age",))
+    term = losses.qualify(term, "losses.age", uncertainty="age")
+    found, _ = term(context)
     plain, _ = cross_entropy(context, logits="age")
     np.testing.assert_allclose(found, np.exp(-0.7) * plain + 0.35, rtol=1e-5)
 

@@ -1,0 +1,79 @@
+"""Every system that the reports compare themselves with trains, and is judged, at a small size."""
+
+import importlib
+import json
+
+import numpy as np
+import pytest
+
+from market_jax import registry, runs, tasks
+from market_jax.recipes import supervised
+from market_jax.training import writers
+
+SYSTEMS = [
+    ("apr", ""),
+    ("apr", "persons"),
+    ("ctl", ""),
+    ("jcm", "ctc=0.5"),
+    ("lightmbn", ""),
+    ("pfeiffer", "separate,uncertain"),
+    ("residual_attention", "width=2"),
+    ("rgpr", "small"),
+    ("sbs", ""),
+    ("st_reid", ""),
+    ("sun", ""),
+]
+
+
+def shrunk(name, arguments, folder):
+    """The experiment with a toy for a backbone, and one epoch."""
+    config = importlib.import_module(f"configs.{name}").get_config(arguments)
+    config.data.dir, config.data.image_size = str(folder), (64, 32)
+    config.batch_size, config.epochs, config.evaluate_every, config.log_every = 16, 1, 1, 1
+    config.num_instances = min(config.num_instances, 4)
+    config.optimizer.update(warmup_epochs=0.0, freeze_epochs=0.0, lr_multipliers=())
+    config.model.pretrained = ""
+    if name != "residual_attention":
+        config.model.backbone = {"name": "tests.toys:Backbone", "width": 8}
+    if "stage" in config.model:
+        config.model.stage = 1
+    return config
+
+
+@pytest.mark.parametrize(("name", "arguments"), SYSTEMS)
+def test_a_system_trains_and_is_judged(name, arguments, synthetic, tmp_path):
+    config = shrunk(name, arguments, synthetic)
+    supervised.fit(config, tmp_path / "run")
+    lines = writers.read_metrics(tmp_path / "run")
+    (judged,) = (line for line in lines if "val/loss" in line)
+    for term in config.losses:
+        assert np.isfinite(judged[f"val/loss/{term}"]), term
+    if "reid" in config.evaluators:
+        assert 0 < judged["val/market/mAP"] <= 1
+    run = runs.restore(tmp_path / "run")
+    for task in config.tasks:
+        assert registry.find_file(tasks, task, "task", "run")(run)
+    if "reid" in config.tasks:
+        record = json.loads((run.evaluation / "reid.json").read_text())
+        assert record["ranking"]["market"]["mAP"] > 0
+
+
+def test_attributes_from_one_data_set_and_persons_from_another(synthetic, other, tmp_path):
+    config = shrunk("pfeiffer", "joined", synthetic)
+    config.data.name, config.data.dir = "synthetic,unitn", f"{synthetic},{other}"
+    assert config.losses.attributes.dataset == 0
+    assert config.losses.persons.dataset == 1
+    supervised.fit(config, tmp_path / "run")
+    lines = writers.read_metrics(tmp_path / "run")
+    assert any(line.get("train/loss/persons", 0) > 0 for line in lines)
+    assert all(np.isfinite(line.get("train/loss/attributes", 0.0)) for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [("rgpr", "resnet,bott"), ("pfeiffer", "resnet,joind"), ("jcm", "resnet,b")],
+)
+def test_a_word_that_is_not_known_is_named(name, arguments):
+    word = arguments.split(",")[1]
+    with pytest.raises(ValueError, match=f"'{word}' is more than a backbone and its arguments"):
+        importlib.import_module(f"configs.{name}").get_config(arguments)
