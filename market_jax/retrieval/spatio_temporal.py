@@ -5,7 +5,7 @@ camera and frame of the query, which plain re-identification does not use: its r
 table of their own.
 """
 
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 from scipy import ndimage
@@ -15,6 +15,19 @@ from market_jax.retrieval.training import Training, need
 from market_jax.typing import Array, Columns, NonNegative, PositiveInt, Range
 
 __all__ = ["spatio_temporal"]
+
+
+# the last frame of each sequence of Market-1501, by camera, as the authors' program has them
+LAST_FRAMES = {
+    "market1501": {
+        1: (72681, 74546, 74881, 74661, 74891, 54346),
+        2: (163691, 164677, 98102),
+        3: (161708, 161769, 104469),
+        4: (72107, 72373, 74810, 74541, 74910, 50616),
+        5: (161095, 161724, 103487),
+        6: (87551, 131268, 95817, 30952),
+    }
+}
 
 
 class TravelTimes(NamedTuple):
@@ -38,11 +51,23 @@ def _check(columns: Columns) -> None:
             raise InputError(f"spatio-temporal scores need every image's {name}; some have none")
 
 
-def _starts(columns: Columns) -> np.ndarray:
-    """Frames of a camera's sequences before each, by the last frame that was seen of each."""
-    cameras, sequences = (int(np.max(columns[name])) + 1 for name in ("camid", "sequence"))
-    last = np.zeros((cameras, max(sequences, 1)), np.int64)
-    np.maximum.at(last, (columns["camid"], np.maximum(columns["sequence"], 0)), columns["frame"])
+def _starts(columns: Columns, lengths: str) -> np.ndarray:
+    """Frames of a camera's sequences before each: [camera, sequence].
+
+    Args:
+      columns: "camid", "sequence", "frame" of images, for the last frame that was seen of each.
+      lengths: "seen", or a name in `LAST_FRAMES`.
+    """
+    if lengths == "seen":
+        cameras, sequences = (int(np.max(columns[name])) + 1 for name in ("camid", "sequence"))
+        last = np.zeros((cameras, max(sequences, 1)), np.int64)
+        at = (columns["camid"], np.maximum(columns["sequence"], 0))
+        np.maximum.at(last, at, columns["frame"])
+    else:
+        known = LAST_FRAMES[lengths]  # cameras and sequences are counted from 1
+        last = np.zeros((max(known) + 1, max(map(len, known.values())) + 1), np.int64)
+        for camera, frames in known.items():
+            last[camera, 1 : len(frames) + 1] = frames
     return np.cumsum(last, axis=1) - last
 
 
@@ -62,7 +87,12 @@ def continuous_frames(columns: Columns, start: np.ndarray) -> np.ndarray:
 
 
 def fit(
-    training: Columns, *, bin_frames: int = 100, bins: int = 5000, sigma: float = 50.0
+    training: Columns,
+    *,
+    bin_frames: int = 100,
+    bins: int = 5000,
+    sigma: float = 50.0,
+    lengths: str = "seen",
 ) -> TravelTimes:
     """Histograms of the frames between a person's mean frames at two cameras, smoothed.
 
@@ -74,6 +104,8 @@ def fit(
       bin_frames: frames of a bin.
       bins: longer times fall into the last.
       sigma: of the Gaussian that smooths (Parzen window), in bins, cut off at three.
+      lengths: of a camera's sequences: "seen", up to the last training image of each, or
+        "market1501", which the authors' program knows.
 
     Raises:
       InputError: an image's camera or frame is not known, or no person passes two cameras.
@@ -83,7 +115,7 @@ def fit(
     columns = {k: np.asarray(training[k])[rows] for k in ("pid", "camid", "sequence", "frame")}
     if len(rows) == 0:
         raise InputError("spatio-temporal scores need training images of persons")
-    start = _starts(columns)
+    start = _starts(columns, lengths)
     frames = continuous_frames(columns, start)
     visits, index = np.unique(
         np.stack([columns["pid"], columns["camid"]], axis=1), axis=0, return_inverse=True
@@ -120,9 +152,9 @@ def probabilities(model: TravelTimes, query: Columns, gallery: Columns) -> np.nd
     return result
 
 
-def _fit_to(training: Training, *, bin_frames: int, sigma: float) -> TravelTimes:
+def _fit_to(training: Training, **settings) -> TravelTimes:
     """`fit` to the training identities."""
-    return fit(training.columns, bin_frames=bin_frames, sigma=sigma)
+    return fit(training.columns, **settings)
 
 
 def spatio_temporal(
@@ -135,6 +167,7 @@ def spatio_temporal(
     beta: NonNegative = 2.0,
     bin_frames: PositiveInt = 100,
     sigma: Annotated[float, Range(0.01, 5000)] = 50.0,
+    lengths: Literal["seen", "market1501"] = "seen",
     metric: str = "cosine",
 ) -> np.ndarray:
     """Joins appearance with travel times: 1 - logistic(similarity) * logistic(probability).
@@ -149,6 +182,7 @@ def spatio_temporal(
       beta: factor of the second one's exponential, as published 2; 0 or more.
       bin_frames: of `fit`, 1 or more.
       sigma: of `fit`, 0.01 to 5,000.
+      lengths: of `fit`, "seen" or "market1501".
       metric: of the distances; other ones are no similarities.
 
     Returns:
@@ -159,7 +193,8 @@ def spatio_temporal(
     """
     if metric != "cosine":
         raise InputError(f"spatio_temporal needs cosine distances, these are {metric}")
-    times = need(training, "spatio_temporal").learn(_fit_to, bin_frames=bin_frames, sigma=sigma)
+    settings = {"bin_frames": bin_frames, "sigma": sigma, "lengths": lengths}
+    times = need(training, "spatio_temporal").learn(_fit_to, **settings)
     probability = probabilities(times, query, gallery)
     appearance = 1 / (1 + np.exp(-alpha * (1 - np.asarray(distances, np.float32))))
     return 1 - appearance / (1 + beta * np.exp(-alpha * probability))

@@ -43,6 +43,15 @@ def test_frames_go_on_from_sequence_to_sequence():
     np.testing.assert_array_equal(frames, [500, 510, 900, 930, 940])
 
 
+def test_the_lengths_of_market_1501s_sequences():
+    training = visits((1, 1, 1, 500), (1, 6, 4, 10))
+    start = spatio_temporal.fit(training, lengths="market1501").start
+    frames = spatio_temporal.continuous_frames(training, start)
+    np.testing.assert_array_equal(frames, [500, 87551 + 131268 + 95817 + 10])
+    with pytest.raises(InputError, match="camid 7 does not occur"):
+        spatio_temporal.continuous_frames(visits((1, 7, 1, 5)), start)
+
+
 def test_joined_score_is_as_published():
     training = visits((1, 1, 1, 0), (1, 2, 1, 1000))
     query, gallery = visits((9, 2, 1, 1010)), visits((9, 1, 1, 0), (9, 1, 1, 900))
