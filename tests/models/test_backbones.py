@@ -7,7 +7,13 @@ import pytest
 
 from market_jax.errors import InputError
 from market_jax.models import heads
-from market_jax.models.backbones import alexnet, densenet, efficientnet_lite, resnet
+from market_jax.models.backbones import (
+    alexnet,
+    densenet,
+    efficientnet_lite,
+    residual_attention,
+    resnet,
+)
 from market_jax.weights import pretrained
 from tests.models.golden import TOP, fill, images
 from tests.weights.test_pretrained import safetensors
@@ -166,6 +172,7 @@ BACKBONES = {
     "alexnet": (alexnet.Model(dense=False), "stage4"),
     "densenet": (densenet.Model(), "stage3"),
     "efficientnet_lite": (efficientnet_lite.Model(), "stage6"),
+    "residual_attention": (residual_attention.Model(width=4), "stage3"),
     "resnet": (resnet.Model(18), "stage3"),
 }
 

@@ -73,6 +73,49 @@ class Attention(nn.Module):
         return block(trunk * (1 + nn.sigmoid(y)), "after")
 
 
+def last_blocks(x: Array, width: int, strides: int, train: bool, dtype: jnp.dtype) -> Array:
+    """The three blocks of the last stage, "block4_1", ...; called within a `__call__`.
+
+    Args:
+      x: the map before the stage, [N, H, W, C].
+      width: channels inside the blocks.
+      strides: of the first one.
+      train: whether BatchNorm uses the batch's statistics, as in training.
+      dtype: dtype of the computation.
+    """
+    for number in (1, 2, 3):
+        name = f"block4_{number}"
+        x = Block(width, strides if number == 1 else 1, True, dtype, name=name)(x, train)
+    return x
+
+
+class LastStage(nn.Module):
+    """Another copy of the last stage, with parameters of its own: [N, H, W, C] -> map.
+
+    Attributes:
+      width: channels of the network's first convolution.
+      last_stride: the stride of the stage, 1 or 2.
+      dtype: dtype of the computation; parameters are float32.
+    """
+
+    width: int
+    last_stride: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        """Applies the stage.
+
+        Args:
+          x: the map before the stage, [N, H, W, C].
+          train: whether BatchNorm uses the batch's statistics, as in training.
+
+        Returns:
+          The map after the stage, [N, h, w, 32 * width].
+        """
+        return last_blocks(x, 8 * self.width, self.last_stride, train, self.dtype)
+
+
 class Model(nn.Module):
     """RGB crops in [0, 1] -> feature map, pooled features, and the logits of linear heads.
 
@@ -119,7 +162,16 @@ class Model(nn.Module):
                 name = f"attention{stage}_{number}"
                 x = Attention(width, 4 - stage, self.dtype, name=name)(x, train)
             maps.append(x)
-        for number, strides in enumerate((self.last_stride, 1, 1), start=1):
-            block = Block(8 * self.width, strides, True, self.dtype, name=f"block4_{number}")
-            x = block(x, train)
+        x = last_blocks(x, 8 * self.width, self.last_stride, train, self.dtype)
         return pool_and_classify([*maps, x, x], self.classes or {}, self.pooling)
+
+    @nn.nowrap
+    def last_stage(self, name: str) -> LastStage:
+        """Makes another copy of the last stage, for a part model's `__call__`.
+
+        It takes the output "stage3" and returns a map like "map".
+
+        Args:
+          name: the copy's name, under which its parameters are kept.
+        """
+        return LastStage(self.width, self.last_stride, self.dtype, name=name)
