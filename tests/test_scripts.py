@@ -202,7 +202,7 @@ def test_train_then_evaluate_without_a_workdir(synthetic, tmp_path):
         ("train.py", ["--config.model.final_pool=(4,)"], "final_pool is (4,); it must be 2 values"),
         ("train.py", ["--config.seed=-1"], "seed is -1; it must be 0 to"),
         ("train.py", ["--config.data.image_size=(128,96)"], "leaves rows or columns out; heights"),
-        ("evaluate.py", ["--task=juggling"], "unknown task 'juggling'; known: attributes"),
+        ("evaluate.py", ["--task=juggling"], "unknown task 'juggling'; known: attribute_filter"),
         ("evaluate.py", ["--task=inputs"], "unknown task 'inputs'"),
         ("evaluate.py", ["--task=attributes", "--rerank=x"], "--task=attributes --help lists"),
         ("evaluate.py", ["--task=junk", "--neighbours=3"], "Unknown command line flag"),

@@ -158,7 +158,7 @@ def test_restore_refuses(workdir, tmp_path):
         ({"model.name": "layers"}, "unknown model 'layers'"),
         (
             {"losses.hat.name": "hinge"},
-            r"unknown loss \(losses.hat\) 'hinge'; known: center, circle_softmax",
+            r"unknown loss \(losses.hat\) 'hinge'; known: center, centroid_triplet",
         ),
         ({"losses.hat.logits": "hut"}, "losses.hat: there is no output or column 'hut'"),
         ({"losses.hat.label_smoothing": 2.0}, "label_smoothing is 2.0; it must be 0 or more"),

@@ -12,14 +12,11 @@ from market_jax.training import writers
 
 SYSTEMS = [
     ("apr", ""),
-    ("apr", "persons"),
     ("ctl", ""),
     ("jcm", "ctc=0.5"),
-    ("lightmbn", ""),
     ("pfeiffer", "separate,uncertain"),
     ("residual_attention", "width=2"),
     ("rgpr", "small"),
-    ("sbs", ""),
     ("st_reid", ""),
     ("sun", ""),
 ]
