@@ -38,12 +38,15 @@ def rank_filtered(
         protocol.query["feature"], protocol.gallery["feature"], metric
     )
     found = np.full((len(query), len(gallery)), np.inf, np.float32)
+    own, others = (
+        np.ascontiguousarray(side[CLASSES].T.astype(np.uint8))
+        for side in (protocol.query, protocol.gallery)
+    )
     kept, begin = 0, time.perf_counter()
     for i, feature in enumerate(query):
         chosen = np.arange(len(gallery))
         if least:
-            counts = agreements(protocol.query[CLASSES][i : i + 1], protocol.gallery[CLASSES])[0]
-            chosen = np.flatnonzero(counts >= least)
+            chosen = np.flatnonzero(agreements(own[:, i : i + 1], others)[0] >= least)
         near = bias[chosen] - (gallery[chosen] if least else gallery) @ feature
         np.argsort(near, kind="stable")
         found[i, chosen] = near

@@ -6,14 +6,13 @@ from market_jax.typing import Array
 
 
 def agreements(query: Array, gallery: Array) -> np.ndarray:
-    """In how many attributes queries and gallery images agree: int [Q, G].
+    """In how many attributes queries and gallery images agree: uint8 [Q, G].
 
     Args:
-      query: the queries' classes, int [Q, A].
-      gallery: the gallery's classes, int [G, A].
+      query: the queries' classes, int [A, Q].
+      gallery: the gallery's classes, int [A, G]; it is fast where these are of one byte.
     """
-    query, gallery = np.asarray(query), np.asarray(gallery)
-    counts = np.zeros((len(query), len(gallery)), np.int16)
-    for own, others in zip(query.T, gallery.T, strict=True):
+    counts = np.zeros((query.shape[1], gallery.shape[1]), np.uint8)
+    for own, others in zip(query, gallery, strict=True):
         counts += own[:, None] == others
     return counts

@@ -22,7 +22,7 @@ QUERY = {
 
 
 def test_agreements_are_counted():
-    found = agreements(QUERY["predicted"], GALLERY["predicted"])
+    found = agreements(QUERY["predicted"].T, GALLERY["predicted"].T)
     np.testing.assert_array_equal(found, [[2, 0, 1, 1]])
 
 
