@@ -46,6 +46,9 @@ def read(path: Path) -> dict[str, np.ndarray]:
         raise InputError(f"{path}: there is no such list")
     names = [line.split(",")[0].rsplit("/")[-1] for line in path.read_text().splitlines()[1:]]
     rows = [filenames.parse(name, "market1501") for name in names]
+    wrong = [name for name, row in zip(names, rows, strict=True) if row is None]
+    if wrong:
+        raise InputError(f"{path}: {wrong[0]!r} is no name of Market-1501")
     return {key: np.array([row[key] for row in rows]) for key in NAMES}
 
 

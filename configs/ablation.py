@@ -71,7 +71,9 @@ def get_config(arguments: str = "small") -> ConfigDict:
     Args:
       arguments: "identity", or the changes, "circle,gem".
     """
-    words, _ = common.read_arguments(arguments)
+    words, values = common.read_arguments(arguments)
+    if values or ("identity" in words and len(words) > 1):
+        raise ValueError(f"{arguments!r} must be changes alone, or identity alone")
     if words == ["identity"]:
         config = source_b.get_config("identity")
     else:

@@ -114,9 +114,12 @@ def persons_only(arguments: str, **usual) -> ConfigDict:
     Args:
       arguments: the backbone and its arguments, "efficientnet_lite,variant=1"; without a name
         EfficientNet-Lite0.
-      **usual: arguments of the backbone that the arguments may still change.
+      **usual: arguments of the backbone that the arguments may still change; those that it does not
+        have are left out.
     """
     name, values = read_backbone(arguments)
+    known = BACKBONES.get(name, usual)
+    usual = {key: value for key, value in usual.items() if key in ("pooling", *known)}
     config = get_config()
     config.tasks = ("reid",)
     config.model = {

@@ -20,7 +20,12 @@ ORDER = (
     *("hat", "hair", "gender", "age", "backpack", "up", "up_color", "bag", "handbag"),
     *("clothes", "down", "down_color"),
 )
-STAGES = {"efficientnet_lite": 5, "resnet": 3, "densenet": 3}  # at a sixteenth of the size
+STAGES = {
+    "efficientnet_lite": 5,
+    "resnet": 3,
+    "residual_attention": 3,
+    "densenet": 3,
+}  # at a sixteenth of the size
 
 
 def get_config(arguments: str = "") -> ConfigDict:
@@ -31,6 +36,8 @@ def get_config(arguments: str = "") -> ConfigDict:
     """
     name, values = common.read_backbone(arguments)
     weight = values.pop("ctc", 0.2)
+    if isinstance(weight, str) or not 0 <= weight <= 1:
+        raise ValueError(f"ctc is {weight!r}; it must be 0 to 1")
     config = common.get_config()
     config.tasks = ("attributes", "reid")
     config.data.image_size = (256, 128)

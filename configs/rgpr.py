@@ -35,10 +35,12 @@ def get_config(arguments: str = "") -> ConfigDict:
       arguments: "small,patches,efficientnet_lite,variant=1", in any order.
     """
     words = list(filter(None, arguments.split(",")))
-    base = next((word for word in words if word in BASES), "bot")
+    base, *more = [word for word in words if word in BASES] or ["bot"]
     rest = ",".join(word for word in words if word not in BASES and word not in GRAY)
     config = BASES[base].get_config(rest)
     chosen = [word for word in words if word in GRAY] or ["pictures", "patches"]
+    if more or ("none" in chosen and len(chosen) > 1):
+        raise ValueError(f"{arguments!r} must name one of bot and small, and none alone")
     gray = {name: fields for word in chosen for name, fields in GRAY[word].items()}
     config.augmentation = gray | config.augmentation.to_dict()
     return config

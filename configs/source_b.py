@@ -54,7 +54,9 @@ def get_config(arguments: str = "heads") -> ConfigDict:
     """
     words, values = common.read_arguments(arguments)
     variant, backbone, *rest = [*words, *("heads", "efficientnet_lite")[len(words) :]]
-    if variant not in VARIANTS or rest:
+    if rest:
+        raise ValueError(f"{rest[0]!r} is more than a variant and a backbone: {arguments!r}")
+    if variant not in VARIANTS:
         raise ValueError(f"unknown variant {variant!r}; known: {', '.join(VARIANTS)}")
     config = common.get_config()
     config.tasks = ("attributes", "reid")

@@ -8,7 +8,8 @@ python evaluate.py --task=reid --flip --rerank=spatio_temporal
 After the colon stand the backbone and its arguments; without, EfficientNet-Lite0 begins with
 ImageNet's weights. As in the authors' program: PCB with 6 stripes of 256 units; 384x192, mirrored,
 erased to black; gradient descent with Nesterov's momentum at 0.01, new layers at 0.1, a tenth of it
-from epoch 40 of 60 on; 32 pictures; compared by the six means side by side.
+from epoch 40 of 60 on, after a first epoch of warm-up; 32 pictures; compared by the six means side
+by side.
 
 The score by travel times is a re-ranker of its own, for any network. It needs the camera and the
 frame of every picture, which the course release does not have. Published (ResNet-50, with them):

@@ -136,13 +136,13 @@ def objective(
     Raises:
       InputError: a name or an argument is unknown, or a value is of another kind.
     """
-    terms = {}
+    terms, count = {}, len(config.data.name.split(","))
     for key, spec in config.losses.to_dict().items():
         weight, schedule = spec.pop("weight", 1.0), spec.pop("schedule", None)
         conditions = {k: spec.pop(k) for k in ("uncertainty", "dataset") if k in spec}
         counted = {} if "ratios" in spec else {"ratios": ratios}
         function = _bind_term(spec, losses.TERMS, f"loss (losses.{key})", **counted)
-        function = losses.qualify(function, f"losses.{key}", **conditions)
+        function = losses.qualify(function, f"losses.{key}", datasets=count, **conditions)
         if schedule:
             what, known = f"schedule (losses.{key})", annealing.SCHEDULES
             schedule = _make(schedule, known, what, total_steps=total_steps)

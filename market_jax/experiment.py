@@ -111,6 +111,9 @@ def class_ratios(
 class _AnyColumn(dict):
     """A made batch, which has every column that a loss may ask for."""
 
+    def __or__(self, other: dict) -> "_AnyColumn":
+        return _AnyColumn({**self, **other})
+
     def __missing__(self, name: str):
         return jnp.zeros(len(self["mask"]), jnp.int32)
 

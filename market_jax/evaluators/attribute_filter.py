@@ -42,16 +42,18 @@ def rank_filtered(
         np.ascontiguousarray(side[CLASSES].T.astype(np.uint8))
         for side in (protocol.query, protocol.gallery)
     )
-    kept, begin = 0, time.perf_counter()
+    answers, begin = [], time.perf_counter()
     for i, feature in enumerate(query):
-        chosen = np.arange(len(gallery))
+        chosen = slice(None)  # all
         if least:
             chosen = np.flatnonzero(agreements(own[:, i : i + 1], others)[0] >= least)
-        near = bias[chosen] - (gallery[chosen] if least else gallery) @ feature
+        near = bias[chosen] - gallery[chosen] @ feature
         np.argsort(near, kind="stable")
-        found[i, chosen] = near
-        kept += len(chosen)
+        answers.append((chosen, near))
     seconds = (time.perf_counter() - begin) / len(query)
+    for row, (chosen, near) in zip(found, answers, strict=True):
+        row[chosen] = near
+    kept = sum(len(near) for _, near in answers)
     result = ranking.evaluate(found, **protocol.labels)
     return result, kept / found.size, seconds
 
@@ -85,7 +87,7 @@ def evaluate(
     names = list(labels) or attributes_.outputs_to_judge(predict, dataset.open(split), known)
 
     sides = []
-    for name in ("test", "query") if split == "test" else (split,):
+    for name in reid.split_names(split):
         columns = dataset.open(name)
         classes, _ = attributes_.classify(predict, columns, names, flip=flip)
         features = inference.features(predict, columns, outputs, flip=flip)

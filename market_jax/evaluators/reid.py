@@ -257,6 +257,11 @@ def _counts(made: Mapping[str, Protocol]) -> Iterator[str]:
             )
 
 
+def split_names(split: str) -> tuple[str, ...]:
+    """The splits of the gallery and, if there are such, of the queries: "test" has its own."""
+    return ("test", "query") if split == "test" else (split,)
+
+
 def read_features(
     predict: Callable,
     dataset: Dataset,
@@ -277,8 +282,10 @@ def read_features(
     Returns:
       Columns of the gallery and of the queries or None, with "feature" instead of "image".
     """
-    names = ("test", "query") if split == "test" else (split,)
-    sides = [inference.features(predict, dataset.open(name), outputs, flip=flip) for name in names]
+    sides = [
+        inference.features(predict, dataset.open(name), outputs, flip=flip)
+        for name in split_names(split)
+    ]
     return sides[0], sides[1] if len(sides) > 1 else None
 
 

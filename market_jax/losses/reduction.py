@@ -32,32 +32,47 @@ class Term(NamedTuple):
 
 
 def qualify(
-    function: Callable, what: str, *, uncertainty: str = "", dataset: int | None = None
+    function: Callable,
+    what: str,
+    *,
+    datasets: int = 1,
+    uncertainty: str = "",
+    dataset: int | None = None,
 ) -> Callable:
-    """A term weighed by a learned variance, or to which only one of several data sets counts.
+    """A term weighed by a learned variance, or that sees one of several data sets alone.
 
     Args:
       function: context -> (values [N], weights [N]).
       what: the term in words, for errors: "losses.identity".
+      datasets: how many data sets there are.
       uncertainty: what the variance is of. Values x become exp(-s) x + s / 2, with s the model's
         output "log_variance_<uncertainty>" [N] (Kendall, Gal & Cipolla 2018, for classification).
         "" weighs none.
-      dataset: the position of the data set in `config.data.name`, from 0; None counts all.
+      dataset: the position of the data set in `config.data.name`, from 0; the rows of the others
+        are padding to the term, nobody's positives and nobody's negatives. None sees all.
 
     Raises:
-      InputError: one of the two is of another kind.
+      InputError: one of the two is of another kind, or there is no such data set.
     """
     uncertainty = kinds.check(f"{what}.uncertainty", uncertainty, str)
     if dataset is not None:
         dataset = kinds.check(f"{what}.dataset", dataset, NonNegativeInt)
+        if datasets < 2 or dataset >= datasets:
+            raise InputError(
+                f"{what}.dataset is {dataset}; data.name has {datasets} data sets, counted from 0, "
+                "and must have several"
+            )
 
     def run(context: Context) -> tuple[Array, Array]:
+        if dataset is not None:
+            seen = context.batch["mask"] & (context.batch["dataset"] == dataset)
+            context = context._replace(batch=context.batch | {"mask": seen})
         values, weights = function(context)
         if uncertainty:
             s = context.outputs[f"log_variance_{uncertainty}"]
             values = jnp.exp(-s) * values + 0.5 * s
         if dataset is not None:
-            weights = weights * (context.batch["dataset"] == dataset)
+            weights = jnp.where(context.batch["mask"], weights, 0)
         return values, weights
 
     return run

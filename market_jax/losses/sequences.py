@@ -21,8 +21,9 @@ def ctc(
 
     Args:
       context: the batch, and the model's outputs for it.
-      labels: the columns with the classes int [N], below 0 where unknown, in order; each is also an
-        output of the model [N, K], whose number of classes counts.
+      labels: the columns with the classes int [N], below 0 where unknown, in the order of the
+        model's tokens (`jcm`: `model.order`); each is also an output of the model [N, K], whose
+        number of classes counts.
       logits: the name of the output [N, T, 1 + the sum of all classes], "nothing" first.
 
     Returns:

@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from market_jax.models import classifier
+from market_jax.models.heads import person_logits
 from market_jax.typing import Array, Outputs
 
 
@@ -43,5 +44,5 @@ class Model(classifier.Model):
             layer = nn.Dense(predictions.shape[-1], dtype=self.dtype, name="reweighting")
             weighed = nn.sigmoid(layer(predictions)) * predictions
             read = jnp.concatenate([weighed, feature], axis=-1)
-        logits = nn.Dense(self.identities, dtype=self.dtype, name="head_identity")(read)
-        return outputs | {"identity": logits.astype(jnp.float32)}
+        logits = person_logits(read, self.identities, self.classifier, dtype=self.dtype)
+        return outputs | {"identity": logits}

@@ -183,6 +183,37 @@ class Cosines(nn.Module):
         return unit_length(x) @ unit_length(kernel, axis=0)
 
 
+def person_logits(
+    x: Array,
+    identities: int,
+    classifier: Classifier,
+    *,
+    dtype: jnp.dtype = jnp.float32,
+    suffix: str = "",
+    **settings,
+) -> Array:
+    """Who a feature shows: [N, identities] float32; called within a `__call__`.
+
+    Args:
+      x: [N, D].
+      identities: the number of persons in the training split.
+      classifier: "linear" for logits, "cosine" for the cosines with a vector of each person, for
+        the losses `cosine_softmax` and `circle_softmax`.
+      dtype: dtype of the linear layer's computation.
+      suffix: what is added to the layer's name, "head_identity".
+      **settings: arguments of the linear layer, an `nn.Dense`.
+
+    Raises:
+      InputError: there is no such classifier.
+    """
+    layers = {
+        "cosine": functools.partial(Cosines, identities),
+        "linear": functools.partial(nn.Dense, identities, dtype=dtype, **settings),
+    }
+    layer = choose(classifier, layers, "classifier")(name=f"head_identity{suffix}")
+    return layer(x).astype(jnp.float32)
+
+
 def bnneck(
     x: Array,
     identities: int,
@@ -203,8 +234,7 @@ def bnneck(
       identities: the number of persons in the training split.
       train: whether BatchNorm uses the batch's statistics, as in training.
       dtype: dtype of the linear classifier's computation.
-      classifier: "linear" for logits, "cosine" for the cosines of the embedding with a vector of
-        each person, for the losses `cosine_softmax` and `circle_softmax`.
+      classifier: see `person_logits`.
       suffix: what is added to the names of the outputs and the modules: "_part1".
 
     Returns:
@@ -215,12 +245,7 @@ def bnneck(
     """
     embedding = batch_norm(train, use_bias=False, name=f"bnneck{suffix}")(x)
     settings = {"use_bias": False, "kernel_init": nn.initializers.normal(1e-3), "dtype": dtype}
-    kinds = {
-        "cosine": functools.partial(Cosines, identities),
-        "linear": functools.partial(nn.Dense, identities, **settings),
-    }
-    layer = choose(classifier, kinds, "classifier")(name=f"head_identity{suffix}")
-    logits = layer(embedding).astype(jnp.float32)
+    logits = person_logits(embedding, identities, classifier, suffix=suffix, **settings)
     outputs = {"feature": x, "embedding": embedding, "identity": logits}
     return {f"{key}{suffix}": value for key, value in outputs.items()}
 

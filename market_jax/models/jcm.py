@@ -80,8 +80,8 @@ class Model(nn.Module):
     Attributes:
       classes: attribute name -> number of classes, 2 or more.
       backbone: a model with the outputs "map" [N, h, w, D] and "stage1", "stage2", ...
-      order: the attributes from top to bottom, as the sequence should tell them; () is the order of
-        `classes`.
+      order: the attributes from top to bottom, as the sequence should tell them, which must be the
+        `labels` of the loss `ctc`; () is the order of `classes`.
       stage: of which stage the map is read; 0 is the backbone's last map. It must have as many rows
         as there are attributes.
       width: of the vectors.

@@ -22,7 +22,8 @@ class Model(nn.Module):
       classes: attribute name -> number of classes, 2 or more.
       backbone: a model with the outputs "map" [N, h, w, D] and "stage1", "stage2", ...
       separate: whether the attributes have another copy of the backbone's last stage, the module
-        "branch_attributes", which begins with the same weights.
+        "branch_attributes", which begins with the same weights where the backbone's are published
+        ones.
       hidden: units of the first dense layer.
       width: units of the embedding.
       uncertainty: whether a weight of each of the two tasks is learned (Kendall, Gal & Cipolla

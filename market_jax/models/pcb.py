@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from market_jax.models import classifier
-from market_jax.models.heads import stripes
+from market_jax.models.heads import person_logits, stripes
 from market_jax.models.layers import unit_length
 from market_jax.models.norms import batch_norm
 from market_jax.typing import Array, FractionBelow1, Outputs, Range, Width
@@ -57,7 +57,7 @@ class Model(classifier.Model):
         for number, x in enumerate(means, start=1):
             x = nn.Dense(self.width, dtype=self.dtype, name=f"reduce_part{number}")(x)
             x = drop(batch_norm(train, dtype=self.dtype, name=f"reduce_part{number}_bn")(x))
-            name = f"identity_part{number}"
-            layer = nn.Dense(self.identities, dtype=self.dtype, name=f"head_{name}")
-            outputs[name] = layer(x).astype(jnp.float32)
+            settings = {"dtype": self.dtype, "suffix": f"_part{number}"}
+            logits = person_logits(x, self.identities, self.classifier, **settings)
+            outputs[f"identity_part{number}"] = logits
         return outputs

@@ -312,8 +312,7 @@ def _open_sides(run: Run, what: inputs.Judged) -> list[Columns]:
     """Columns of the gallery and, where there are any, of the queries."""
     what.check()
     if not what.images:
-        names = ("test", "query") if what.split == "test" else (what.split,)
-        return [run.dataset().open(name) for name in names]
+        return [run.dataset().open(name) for name in evaluator.split_names(what.split)]
     folders = [(what.images, what.annotations), (what.queries, what.query_annotations)]
     size = run.config.data.image_size
     return [

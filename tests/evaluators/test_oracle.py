@@ -42,6 +42,12 @@ def test_centroids_by_hand(cameras, distractors, precision):
     np.testing.assert_allclose(found.average_precision, [precision, np.nan])
 
 
+def test_nobody_has_no_match():
+    made = Protocol(rows([0, 2], [1, 1], [[5, 0], [0, 2]]), GALLERY, by_camera=True)
+    found = oracle.rank_centroids(made, GALLERY["camid"], distractors=True, metric="euclidean")
+    assert found.without_match == 1
+
+
 def test_a_tie_is_no_match():
     tied = rows([1, 2], [2, 2], [[1, 0], [1, 0]])
     made = Protocol(rows([1], [1], [[0, 0]]), tied, by_camera=True)

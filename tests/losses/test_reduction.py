@@ -167,10 +167,31 @@ def test_a_term_of_one_data_set():
     def term(context):
         return context.batch["x"], jnp.array([1.0, 0.5, 1.0])
 
-    context = Context({}, {"x": jnp.array([1.0, 2.0, 4.0]), "dataset": jnp.array([0, 1, 1])})
-    values, weights = qualify(term, "losses.a", dataset=1)(context)
+    batch = {"x": jnp.array([1.0, 2.0, 4.0]), "dataset": jnp.array([0, 1, 1])}
+    context = Context({}, batch | {"mask": np.ones(3, bool)})
+    values, weights = qualify(term, "losses.a", datasets=2, dataset=1)(context)
     np.testing.assert_array_equal(values, [1, 2, 4])
     np.testing.assert_array_equal(weights, [0, 0.5, 1])
     np.testing.assert_array_equal(qualify(term, "losses.a")(context)[1], [1, 0.5, 1])
     with pytest.raises(InputError, match=r"losses\.a\.dataset is -1; it must be 0 or more"):
-        qualify(term, "losses.a", dataset=-1)
+        qualify(term, "losses.a", datasets=2, dataset=-1)
+    for datasets, dataset in ((1, 0), (2, 2)):
+        with pytest.raises(InputError, match=rf"data\.name has {datasets} data sets"):
+            qualify(term, "losses.a", datasets=datasets, dataset=dataset)
+
+
+def test_another_data_sets_persons_are_no_strangers():
+    points = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
+    of_two = {
+        "pid": jnp.array([1, 1, 2, 2, 3, 3, 4, 4]),
+        "dataset": jnp.array([0, 0, 0, 0, 1, 1, 1, 1]),
+        "mask": np.ones(8, bool),
+    }
+    alone = {key: value[4:] for key, value in of_two.items()}
+    expected, _ = triplet(Context({"feature": points[4:]}, alone))
+    mixed, _ = triplet(Context({"feature": points}, of_two))
+    assert not np.allclose(mixed[4:], expected), "a stranger of the other set is nearer"
+    term = qualify(triplet, "losses.persons", datasets=2, dataset=1)
+    values, weights = term(Context({"feature": points}, of_two))
+    np.testing.assert_allclose(values[4:], expected, rtol=1e-5)
+    np.testing.assert_array_equal(weights, [0, 0, 0, 0, 1, 1, 1, 1])

@@ -6,7 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from market_jax import registry, runs, tasks
+from configs import ablation
+from market_jax import build, registry, runs, tasks
 from market_jax.recipes import supervised
 from market_jax.training import writers
 
@@ -62,8 +63,10 @@ def test_attributes_from_one_data_set_and_persons_from_another(synthetic, other,
     assert config.losses.persons.dataset == 1
     supervised.fit(config, tmp_path / "run")
     lines = writers.read_metrics(tmp_path / "run")
-    assert any(line.get("train/loss/persons", 0) > 0 for line in lines)
-    assert all(np.isfinite(line.get("train/loss/attributes", 0.0)) for line in lines)
+    for task in ("persons", "attributes"):
+        found = [line[f"train/loss/{task}"] for line in lines if f"train/loss/{task}" in line]
+        assert max(found) > 0, task
+        assert np.isfinite(found).all(), task
 
 
 @pytest.mark.parametrize(
@@ -74,3 +77,39 @@ def test_a_word_that_is_not_known_is_named(name, arguments):
     word = arguments.split(",")[1]
     with pytest.raises(ValueError, match=f"'{word}' is more than a backbone and its arguments"):
         importlib.import_module(f"configs.{name}").get_config(arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("jcm", "ctc=2", "ctc is 2; it must be 0 to 1"),
+        ("jcm", "ctc=x", "ctc is 'x'; it must be 0 to 1"),
+        ("rgpr", "bot,small", "must name one of bot and small"),
+        ("rgpr", "none,patches", "and none alone"),
+        ("ablation", "gem,depth=50", "must be changes alone"),
+        ("ablation", "identity,gem", "must be changes alone"),
+        ("ablation", "gemm", "unknown change 'gemm'"),
+        ("residual_attention", "resnet", "'resnet' is more than a variant and a backbone"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_named(name, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        importlib.import_module(f"configs.{name}").get_config(arguments)
+
+
+@pytest.mark.parametrize("change", ablation.CHANGES)
+def test_every_change_of_the_ablation_makes_an_experiment(change):
+    config = ablation.get_config(change)
+    config.model.identities = 3
+    build.model(config.model)
+    build.objective(config)
+    build.augment(config)
+    build.evaluators_of(config)
+    assert (config == ablation.get_config()) is False or change == "small"
+
+
+@pytest.mark.parametrize("backbone", ["densenet", "alexnet"])
+def test_a_backbone_without_a_last_stride_is_taken_too(backbone):
+    config = importlib.import_module("configs.bot").get_config(backbone)
+    config.model.identities = 3
+    assert build.model(config.model).backbone
