@@ -1,0 +1,125 @@
+"""Labels from distances alone: clusters by density, and which of their images to trust."""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import sparse
+
+from market_jax.errors import InputError
+from market_jax.typing import Array
+
+OUTLIER = -1
+
+
+def dbscan(distances: sparse.csr_array, eps: float, min_samples: int = 4) -> np.ndarray:
+    """Clusters by density (DBSCAN, Ester et al. 1996, by scikit-learn).
+
+    An image with `min_samples` images within `eps` of it, itself among them, is in a cluster with
+    all of these. A cluster that is left with fewer images, since another one has taken those
+    between the two, is none.
+
+    Args:
+      distances: [M, M], of near pairs; a pair without an entry is farther than `eps`.
+      eps: how near is near, above 0.
+      min_samples: how many images near it an image needs, 1 or more.
+
+    Returns:
+      The number of each image's cluster int64 [M], counted from 0; `OUTLIER` where it has none.
+
+    Raises:
+      InputError: eps or min_samples is out of range.
+    """
+    if eps <= 0 or min_samples < 1:
+        raise InputError(
+            f"eps is {eps} and min_samples is {min_samples}; they must be above 0, and 1 or more"
+        )
+    from sklearn import cluster  # slow to import
+
+    labels = cluster.DBSCAN(eps=eps, min_samples=min_samples, metric="precomputed").fit_predict(
+        sparse.csr_matrix(distances)
+    )
+    sizes = np.bincount(labels[labels >= 0], minlength=1)
+    return _renumber(np.where((labels >= 0) & (sizes[labels] >= min_samples), labels, OUTLIER))
+
+
+def _renumber(labels: np.ndarray) -> np.ndarray:
+    """The same clusters, numbered from 0 without gaps."""
+    result = np.full(len(labels), OUTLIER, np.int64)
+    known = labels >= 0
+    result[known] = np.unique(labels[known], return_inverse=True)[1]
+    return result
+
+
+class Trusted(NamedTuple):
+    """What `trust` leaves of a clustering.
+
+    Attributes:
+      labels: int64 [M]; `OUTLIER` where an image is not trusted to belong to its cluster.
+      threshold: how independent a cluster had to be.
+    """
+
+    labels: np.ndarray
+    threshold: float
+
+
+def trust(
+    labels: Array,
+    tighter: Array,
+    looser: Array,
+    *,
+    threshold: float | None = None,
+    quantile: float = 0.9,
+) -> Trusted:
+    """Keeps independent clusters, and of their images the compact ones (SpCL, Ge et al. 2020).
+
+    A cluster is independent where a looser clustering hardly changes it: of its images' values of
+    1 - IoU with their looser cluster, the least is at most the threshold. An image is compact where
+    a tighter clustering leaves it together with as much of the cluster as any image is left with.
+
+    Args:
+      labels: the clusters int [M]; `OUTLIER` is none.
+      tighter: the clusters with a smaller eps.
+      looser: the clusters with a larger eps.
+      threshold: of independence; None takes it from these clusters.
+      quantile: the share of the clusters that are independent where no threshold is given.
+    """
+    labels = np.asarray(labels)
+    clustered = np.flatnonzero(labels >= 0)
+    if not len(clustered):
+        return Trusted(np.full(len(labels), OUTLIER, np.int64), threshold or 0.0)
+    own = labels[clustered]
+    least_dependent = np.full(own.max() + 1, np.inf)
+    least_loose = least_dependent.copy()
+    dependent, loose = (1 - overlap(labels, other)[clustered] for other in (looser, tighter))
+    np.minimum.at(least_dependent, own, dependent)
+    np.minimum.at(least_loose, own, loose)
+    if threshold is None:
+        ordered = np.sort(least_dependent)
+        threshold = float(ordered[min(round(len(ordered) * quantile), len(ordered) - 1)])
+    kept = (least_dependent[own] <= threshold) & (loose <= least_loose[own])
+    trusted = np.full(len(labels), OUTLIER)
+    trusted[clustered[kept]] = own[kept]
+    return Trusted(_renumber(trusted), threshold)
+
+
+def overlap(labels: Array, others: Array) -> np.ndarray:
+    """Intersection over union of each image's cluster and its cluster in another clustering.
+
+    Args:
+      labels: int [M]; an `OUTLIER` is a cluster of its own.
+      others: int [M], of the same images.
+
+    Returns:
+      [M], above 0 to 1.
+    """
+    first, second = _alone(np.asarray(labels)), _alone(np.asarray(others))
+    both = np.unique(np.stack([first, second]), axis=1, return_inverse=True)[1].ravel()
+    shared = np.bincount(both)[both]
+    return shared / (np.bincount(first)[first] + np.bincount(second)[second] - shared)
+
+
+def _alone(labels: np.ndarray) -> np.ndarray:
+    """Clusters in which each outlier is one of its own."""
+    outliers = labels < 0
+    first = labels.max(initial=-1) + 1
+    return np.where(outliers, first + np.cumsum(outliers) - 1, labels)
