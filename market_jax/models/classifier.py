@@ -48,7 +48,7 @@ class Model(nn.Module):
       uncertainty: whether a weight of each group's loss is learned (Kendall, Gal & Cipolla 2018).
       identities: the number of persons that a layer on the embedding classifies, see
         `heads.bnneck`; 0 has no such layer.
-      classifier: that layer, "linear" or "cosine".
+      classifier: that layer, "linear" or "cosine"; "none" has its BatchNorm alone.
       dtype: dtype of the computation; parameters are float32.
     """
 
@@ -123,7 +123,7 @@ class Model(nn.Module):
           {"feature": [N, D], "embedding": [N, D], with identities "identity"}, float32.
         """
         feature = seen["feature"]
-        if not self.identities:
+        if not self.identities and self.classifier != "none":
             return {"feature": feature, "embedding": feature}
         settings = {"classifier": self.classifier}
         return bnneck(feature, self.identities, train, self.dtype, **settings)

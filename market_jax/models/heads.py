@@ -13,7 +13,7 @@ from market_jax.models.norms import batch_norm
 from market_jax.registry import choose
 from market_jax.typing import Array, FractionBelow1, Outputs, PositiveInt, Width
 
-Classifier = Literal["linear", "cosine"]  # of persons, see `bnneck`
+Classifier = Literal["linear", "cosine", "none"]  # of persons, see `bnneck`
 
 
 class GeM(nn.Module):
@@ -234,19 +234,23 @@ def bnneck(
       identities: the number of persons in the training split.
       train: whether BatchNorm uses the batch's statistics, as in training.
       dtype: dtype of the linear classifier's computation.
-      classifier: see `person_logits`.
+      classifier: see `person_logits`; "none" leaves the persons to a memory, see
+        `market_jax.losses.memory`.
       suffix: what is added to the names of the outputs and the modules: "_part1".
 
     Returns:
-      {"feature": x, "embedding": [N, D], "identity": [N, identities] logits or cosines}, float32.
+      {"feature": x, "embedding": [N, D], with a classifier "identity": [N, identities] logits or
+      cosines}, float32.
 
     Raises:
       InputError: there is no such classifier.
     """
     embedding = batch_norm(train, use_bias=False, name=f"bnneck{suffix}")(x)
-    settings = {"use_bias": False, "kernel_init": nn.initializers.normal(1e-3), "dtype": dtype}
-    logits = person_logits(embedding, identities, classifier, suffix=suffix, **settings)
-    outputs = {"feature": x, "embedding": embedding, "identity": logits}
+    outputs = {"feature": x, "embedding": embedding}
+    if classifier != "none":
+        settings = {"use_bias": False, "kernel_init": nn.initializers.normal(1e-3), "dtype": dtype}
+        logits = person_logits(embedding, identities, classifier, suffix=suffix, **settings)
+        outputs["identity"] = logits
     return {f"{key}{suffix}": value for key, value in outputs.items()}
 
 

@@ -14,10 +14,11 @@ import jax.numpy as jnp
 from market_jax import kinds
 from market_jax.errors import InputError
 from market_jax.losses import Context
+from market_jax.losses import memory as memory_
 from market_jax.training.state import TrainState
-from market_jax.typing import Array, FractionBelow1, PositiveFraction, PyTree
+from market_jax.typing import Array, FractionBelow1, PositiveFraction, PositiveInt, PyTree
 
-__all__ = ["centers", "ema"]
+__all__ = ["centers", "ema", "memory"]
 
 
 class Hook(NamedTuple):
@@ -87,7 +88,7 @@ def centers(
         return state.replace(collections=state.collections | {"centers": kept})
 
     def init(state: TrainState) -> TrainState:
-        *_, width, count = _kernel(state.params, classifier).shape
+        *_, width, count = _one(state.params, f"{classifier}/kernel", "centers").shape
         return replace(state, jnp.zeros((count, width)))
 
     def update(state: TrainState, context: Context) -> TrainState:
@@ -108,14 +109,61 @@ def _moved(old: Array, vectors: Array, classes: Array, rate: float) -> Array:
     return old - rate * (counts * old - sums) / (1 + counts)
 
 
-def _kernel(params: PyTree, layer: str) -> Array:
-    """The kernel of the one layer of that name, at any depth."""
+def memory(
+    *,
+    features: str = "embedding",
+    neck: str = "bnneck",
+    momentum: FractionBelow1 = 0.1,
+    hard: bool = False,
+    slots: PositiveInt = 1,
+) -> Hook:
+    """Keeps the memory of the loss `memory`, see `market_jax.losses.memory`.
+
+    It is the collection "memory": "bank" and "labels", empty at first, and "threshold", which a
+    recipe may keep there.
+
+    Args:
+      features: the name of the model's output [N, D].
+      neck: the name of the BatchNorm that gives it, whose "scale" [D] says how wide a slot is.
+      momentum: how much of a slot is kept, 0 or more and below 1.
+      hard: of a slot's rows only the least similar one moves it.
+      slots: the number of slots, 1 or more; a recipe says how many it needs.
+
+    Raises:
+      InputError: an argument is out of range; or, in `init`, the model has no such BatchNorm or
+        several.
+    """
+    momentum = kinds.check("memory: momentum", momentum, FractionBelow1)
+    slots = kinds.check("memory: slots", slots, PositiveInt)
+
+    def init(state: TrainState) -> TrainState:
+        width = len(_one(state.params, f"{neck}/scale", "memory"))
+        empty = {
+            "bank": jnp.zeros((slots, width)),
+            "labels": jnp.full((slots,), -1, jnp.int32),
+            "threshold": jnp.full((), -1.0),
+        }
+        return state.replace(collections=state.collections | {"memory": empty})
+
+    def update(state: TrainState, context: Context) -> TrainState:
+        kept = state.collections["memory"]
+        bank = memory_.move(
+            kept["bank"], context.outputs[features], context.batch, momentum=momentum, hard=hard
+        )
+        return state.replace(collections=state.collections | {"memory": kept | {"bank": bank}})
+
+    return Hook(init, update)
+
+
+def _one(params: PyTree, name: str, hook: str) -> Array:
+    """The one parameter of that layer and name, at any depth: "head_identity/kernel"."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(params)
     paths = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
-    found = {path: x for path, x in paths.items() if f"/{path}".endswith(f"/{layer}/kernel")}
+    found = {path: x for path, x in paths.items() if f"/{path}".endswith(f"/{name}")}
     if len(found) != 1:
+        layer, _, kind = name.rpartition("/")
         raise InputError(
-            f"centers: the model has {len(found)} layers {layer!r} with a kernel "
+            f"{hook}: the model has {len(found)} layers {layer!r} with a {kind} "
             f"({', '.join(found) or 'none'}); it must be one"
         )
     return next(iter(found.values()))
