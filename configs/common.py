@@ -89,6 +89,29 @@ def learn_attributes(config: ConfigDict, loss: dict, **model) -> None:
     config.metrics.accuracy = {"name": "accuracy", "logits": names}
 
 
+def learn_clusters(
+    config: ConfigDict, pictures: str, *, batch_size: int, momentum: float, **clusters
+) -> None:
+    """Adds pictures without labels to an experiment, which clusters teach: by a memory of them.
+
+    Args:
+      config: of the experiment, which is changed. A round of clustering is an epoch, so
+        `steps_per_epoch` is the number of steps in a round.
+      pictures: the split without labels, see market_jax/recipes/cluster_contrast.py.
+      batch_size: how many of a batch are of these pictures.
+      momentum: how much of the memory is kept when a picture moves it.
+      **clusters: arguments of the clustering, where they differ from the usual ones.
+    """
+    config.recipe = "cluster_contrast"
+    config.unlabelled = {"pictures": pictures, "batch_size": batch_size, "instances": False}
+    usual = {"name": "jaccard_dbscan", "k1": 30, "k2": 6, "eps": 0.6, "min_samples": 4, "gap": 0.0}
+    config.clusters = usual | clusters
+    config.losses.memory = {"name": "memory", "weight": 1.0, "temperature": 0.05}
+    config.hooks.memory = {"name": "memory", "momentum": momentum, "hard": False, "slots": -1}
+    config.steps_per_epoch = 200
+    config.evaluate_every = 1
+
+
 def descend(config: ConfigDict, at: tuple[float, ...]) -> None:
     """Gradient descent with momentum, a tenth of the rate for the backbone, instead of Adam.
 
@@ -198,6 +221,7 @@ def get_config() -> ConfigDict:
             "num_instances": 0,  # images of each identity in a batch; 0 draws images alone
             "grad_accum_steps": 1,  # parts of a batch whose gradients are averaged
             "epochs": 30,
+            "steps_per_epoch": 0,  # 0: as many batches as the training images fill
             "evaluate_every": 1,  # epochs
             "patience": 10,  # evaluations without a better value of select; 0 never stops
             "log_every": 10,  # steps

@@ -70,23 +70,30 @@ def check_classes(config: ConfigDict, labels: Mapping[str, tuple[str, ...]]) -> 
             )
 
 
-def fill_in(config: ConfigDict, dataset: Dataset, train: Columns) -> ConfigDict:
-    """The config with what the data say: `model.identities` of -1 becomes their number.
+class Sides(NamedTuple):
+    """The images of a training.
+
+    Attributes:
+      config: of the experiment, with what the data say.
+      train: columns of the images to train on.
+      val: columns of the held-out images.
+    """
+
+    config: ConfigDict
+    train: Columns
+    val: Columns
+
+
+def open_sides(config: ConfigDict, dataset: Dataset) -> Sides:
+    """The images of a supervised training, and the number of persons for its classifier.
 
     Args:
-      config: of the experiment.
+      config: of the experiment; `model.identities` of -1 becomes the number of persons.
       dataset: that it is trained on.
-      train: columns of its training split, "identity" among them.
-
-    Raises:
-      InputError: `model.classes` are not those of the data set.
     """
-    check_classes(config, dataset.schema.labels)
-    if config.model.get("identities", 0) != -1:
-        return config
-    counted = config.copy_and_resolve_references()
-    counted.model.identities = int(train["identity"].max()) + 1
-    return counted
+    train = dataset.open("train")
+    config = settings.count(config, {"model.identities": int(train["identity"].max()) + 1})
+    return Sides(config, train, dataset.open("val"))
 
 
 def class_ratios(
@@ -128,12 +135,10 @@ def check(config: ConfigDict) -> None:
       InputError: a name, a kind, a value or a shape is wrong; the message names it.
     """
     limits.check(config.to_dict())
-    counted = config.copy_and_resolve_references()
-    if counted.model.get("identities", 0) == -1:
-        counted.model.identities = 2
+    counted = settings.count(config, dict.fromkeys(settings.COUNTED, 2))
     model = build.model(counted.model, counted.dtype)
     objective = build.objective(config)
-    optimizer, after = build.optimizer(config, model, 1), build.hooks(config)
+    optimizer, after = build.optimizer(config, model, 1), build.hooks(counted)
     build.evaluators_of(config)
 
     def trace(key, stage):
@@ -200,13 +205,19 @@ def read_saved(workdir: Path) -> Saved | None:
     return Saved(extra["config"], Schema(f"the run {workdir}", labels), divisions)
 
 
-def prepare(config: ConfigDict, workdir: Path, defaults: ConfigDict | None) -> Training:
+def prepare(
+    config: ConfigDict,
+    workdir: Path,
+    defaults: ConfigDict | None,
+    sides: Callable[[ConfigDict, Dataset], Sides] = open_sides,
+) -> Training:
     """Checks the config and builds everything but the state; see `fitting.train`.
 
     Args:
       config: of the experiment.
       workdir: the folder of the run.
       defaults: the settings as the config's file has them.
+      sides: opens the images that are trained on and held out.
     """
     check(config)
     mesh = devices.make_mesh()
@@ -217,9 +228,9 @@ def prepare(config: ConfigDict, workdir: Path, defaults: ConfigDict | None) -> T
     dataset = build.dataset(config, saved.kept if saved else None)
     if saved:
         merge([saved.schema, dataset.schema])
-    train, val = dataset.open("train"), dataset.open("val")
-    config = fill_in(config, dataset, train)
-    steps_per_epoch = build.sampler(config, train).steps
+    check_classes(config, dataset.schema.labels)
+    config, train, val = sides(config, dataset)
+    steps_per_epoch = config.steps_per_epoch or build.sampler(config, train).steps
     plan = build.plan(config, steps_per_epoch)
     model = build.model(config.model, config.dtype)
     made = Training(

@@ -19,9 +19,10 @@ from PIL import Image
 
 from market_jax import build, devices, experiment, scripts, settings
 from market_jax.data import pipeline, transforms
+from market_jax.data.datasets import Dataset
 from market_jax.errors import InputError
 from market_jax.evaluators.result import Result
-from market_jax.experiment import Training
+from market_jax.experiment import Sides, Training
 from market_jax.files import locked, write_atomically
 from market_jax.inference import Predictor
 from market_jax.kernels import convolution
@@ -206,6 +207,7 @@ def train(
     workdir: Path,
     defaults: ConfigDict | None,
     make_rounds: Callable[[Training], Callable[[TrainState, int], Round]],
+    sides: Callable[[ConfigDict, Dataset], Sides] = experiment.open_sides,
 ) -> None:
     """Trains the experiment in a folder, or goes on with the run that is there.
 
@@ -217,6 +219,7 @@ def train(
       workdir: the folder.
       defaults: the settings as the config's file has them, see `settings.check_same_run`.
       make_rounds: training -> (state at a round's beginning, its number) -> the round.
+      sides: opens the images that are trained on and held out.
 
     Raises:
       InputError: what the config, the data or the folder has wrong; or a value became not finite
@@ -234,7 +237,7 @@ def train(
             if not checkpoints.steps(workdir / "checkpoints"):
                 settings.check_folder(workdir)
             checkpoints.clean(workdir / "checkpoints")
-        training = experiment.prepare(config, workdir, defaults)
+        training = experiment.prepare(config, workdir, defaults, sides)
         devices.release_memory()  # what reading the data has left
         several = devices.share()[1] > 1  # JAX has a handler of its own for them
         asked = scripts.Asked() if several else stack.enter_context(scripts.asked_to_stop())

@@ -19,7 +19,9 @@ _KINDS = {
         ),
         _Count,
     ),
-    **dict.fromkeys(("patience", "num_instances", "seed", "data.split_seed"), _CountOrNone),
+    **dict.fromkeys(
+        ("patience", "num_instances", "seed", "steps_per_epoch", "data.split_seed"), _CountOrNone
+    ),
     **dict.fromkeys(("ema_decay", "data.val_fraction", "data.holdout_fraction"), FractionBelow1),
     **dict.fromkeys(("remat", "profile", "data.in_memory"), bool),
     **dict.fromkeys(("dtype", "convolution", "select.metric", "select.mode"), str),

@@ -1,6 +1,7 @@
 """The config that is saved with a run: written as JSON, read again, compared."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -15,13 +16,30 @@ MAY_CHANGE = (
     *("epochs", "patience", "log_every", "convolution", "remat", "profile", "tasks"),
     *("data.dir", "data.in_memory"),
 )
-COUNTED = "model.identities"  # -1 is filled in with what the data say
+COUNTED = ("model.identities", "hooks.memory.slots")  # -1 is filled in with what the data say
 MAY_CHANGE_BELOW = "evaluators."  # they look on
 
 
 def to_json(config: ConfigDict) -> dict:
     """The config as nested dicts and lists that JSON can hold."""
     return json.loads(config.to_json())
+
+
+def count(config: ConfigDict, numbers: Mapping[str, int]) -> ConfigDict:
+    """The config with what the data say; the same object where nothing is to be filled in.
+
+    Args:
+      config: of the experiment.
+      numbers: a setting of `COUNTED` -> its number, where the config has -1.
+    """
+    asked = {
+        key: number for key, number in numbers.items() if flatten(to_json(config)).get(key) == -1
+    }
+    if not asked:
+        return config
+    counted = config.copy_and_resolve_references()
+    counted.update_from_flattened_dict(asked)
+    return counted
 
 
 def from_json(value: dict) -> ConfigDict:
@@ -103,7 +121,7 @@ def check_same_run(
         for key in sorted(old.keys() | new.keys())
         if old.get(key, usual.get(key)) != new.get(key)
         and key not in MAY_CHANGE
-        and not (key == COUNTED and new.get(key) == -1)
+        and not (key in COUNTED and new.get(key) == -1)
         and not key.startswith(MAY_CHANGE_BELOW)
     ]
     if differing:

@@ -110,6 +110,21 @@ def select(columns: Columns, indices: np.ndarray) -> Columns:
     }
 
 
+def stack(first: Columns, second: Columns) -> Columns:
+    """The rows of two splits of a data set, one after the other.
+
+    Args:
+      first: columns of the first rows.
+      second: columns of the rows after them; those that the first lack are left out.
+    """
+    return {
+        key: np.concatenate([value, second[key]])
+        if key != "image"
+        else images_.join([value, second[key]])
+        for key, value in first.items()
+    }
+
+
 def number_identities(columns: Columns) -> Columns:
     """Adds the column "identity", int32 [M]: known persons counted from 0, -1 for all others."""
     known = np.unique(columns["pid"][columns["pid"] > 0])

@@ -49,7 +49,14 @@ def shuffled(size: int, batch_size: int, *, seed: int) -> Sampler:
     return Sampler(steps, indices)
 
 
-def by_identity(pids: np.ndarray, batch_size: int, *, num_instances: int, seed: int) -> Sampler:
+def by_identity(
+    pids: np.ndarray,
+    batch_size: int,
+    *,
+    num_instances: int,
+    seed: int,
+    camids: np.ndarray | None = None,
+) -> Sampler:
     """The PK sampler: batches of some persons with `num_instances` images of each.
 
     All persons appear once before any appears again, except those who do not fill a last batch.
@@ -61,6 +68,8 @@ def by_identity(pids: np.ndarray, batch_size: int, *, num_instances: int, seed: 
       batch_size: images in a batch.
       num_instances: images of each person in a batch; they stand side by side.
       seed: seeds the draws.
+      camids: the camera of each image, int [M]; a person's images are then of as many cameras as
+        can be. None draws them alike.
 
     Raises:
       InputError: the batch size is no multiple of `num_instances`, or there are too few persons.
@@ -81,7 +90,11 @@ def by_identity(pids: np.ndarray, batch_size: int, *, num_instances: int, seed: 
         )
 
     def draw(rng, rows):
-        return rng.choice(rows, num_instances, replace=len(rows) < num_instances)
+        if camids is None or len(rows) < num_instances:
+            return rng.choice(rows, num_instances, replace=len(rows) < num_instances)
+        rows = rng.permutation(rows)
+        same = camids[rows][:, None] == camids[rows]
+        return rows[np.argsort(np.tril(same, -1).sum(axis=1), kind="stable")[:num_instances]]
 
     def indices(step):
         lap, part = divmod(int(step), batches)
@@ -91,6 +104,18 @@ def by_identity(pids: np.ndarray, batch_size: int, *, num_instances: int, seed: 
         return np.concatenate([draw(rng, rows) for rows in chosen])
 
     return Sampler(max(len(pids) // batch_size, 1), indices)
+
+
+def side_by_side(first: Sampler, second: Sampler) -> Sampler:
+    """Batches of two samplers in one, as many in an epoch as the first has.
+
+    Args:
+      first: of rows that come first in a batch.
+      second: of rows that come after them.
+    """
+    return Sampler(
+        first.steps, lambda step: np.concatenate([first.indices(step), second.indices(step)])
+    )
 
 
 def grouped(pids: np.ndarray, batch_size: int, *, num_instances: int, seed: int = 0) -> Sampler:

@@ -11,9 +11,11 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from market_jax.errors import InputError
 from market_jax.losses.context import Context
+from market_jax.retrieval import distances
 from market_jax.typing import Array, Positive
 
 __all__ = ["memory"]
@@ -99,6 +101,27 @@ def move(
         return bank.at[slot].set(jnp.where(slots[i] >= 0, moved, bank[slot]))
 
     return jax.lax.fori_loop(0, len(slots), body, bank)
+
+
+def fill(features: Array, slots: Array, classes: Array, size: int) -> dict[str, np.ndarray]:
+    """A memory of the features of M images.
+
+    Args:
+      features: [M, D].
+      slots: the slot of each image int [M]; -1 for none. A slot is the mean of its images'
+        features, of length 1 each, and has length 1.
+      classes: the class of each image int [M], the same for all of a slot.
+      size: S, the number of slots.
+
+    Returns:
+      "bank" float32 [S, D] and "labels" int32 [S].
+    """
+    known = np.flatnonzero(slots >= 0)
+    bank = np.zeros((size, features.shape[1]), np.float32)
+    np.add.at(bank, slots[known], distances.normalize(features[known]))
+    labels = np.full(size, -1, np.int32)
+    labels[slots[known]] = classes[known]
+    return {"bank": distances.normalize(bank), "labels": labels}
 
 
 def _hardest(bank: Array, vectors: Array, slots: Array) -> Array:

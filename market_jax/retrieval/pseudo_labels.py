@@ -6,7 +6,10 @@ import numpy as np
 from scipy import sparse
 
 from market_jax.errors import InputError
-from market_jax.typing import Array
+from market_jax.retrieval.jaccard import jaccard
+from market_jax.typing import Array, Fraction, NonNegative, Positive, PositiveInt
+
+__all__ = ["jaccard_dbscan"]
 
 OUTLIER = -1
 
@@ -50,16 +53,50 @@ def _renumber(labels: np.ndarray) -> np.ndarray:
     return result
 
 
-class Trusted(NamedTuple):
-    """What `trust` leaves of a clustering.
+class Clusters(NamedTuple):
+    """Labels that a clustering gives.
 
     Attributes:
-      labels: int64 [M]; `OUTLIER` where an image is not trusted to belong to its cluster.
-      threshold: how independent a cluster had to be.
+      labels: int64 [M], the clusters from 0; `OUTLIER` where an image is in none that is trusted.
+      threshold: how independent a cluster had to be, see `trust`.
     """
 
     labels: np.ndarray
     threshold: float
+
+
+def jaccard_dbscan(
+    features: Array,
+    *,
+    threshold: float | None = None,
+    k1: PositiveInt = 30,
+    k2: PositiveInt = 6,
+    eps: Positive = 0.6,
+    min_samples: PositiveInt = 4,
+    gap: NonNegative = 0.0,
+    quantile: Fraction = 0.9,
+) -> Clusters:
+    """Clusters of features by the density of their Jaccard distances.
+
+    Args:
+      features: [M, D].
+      threshold: of the first clustering of a training, for those after it; None for the first.
+      k1: neighbours that the Jaccard distance looks at.
+      k2: neighbours that an encoding is averaged over.
+      eps: how near is near, above 0.
+      min_samples: how many images near it an image needs.
+      gap: how much tighter and looser the clusterings are that `trust` looks at; 0 trusts all.
+      quantile: the share of the first clusters that are independent, 0 to 1.
+
+    Raises:
+      InputError: there are fewer images than neighbours.
+    """
+    distances = jaccard(features, k1=k1, k2=k2, below=min(eps + gap, 1.0))
+    labels = dbscan(distances, eps, min_samples)
+    if not gap:
+        return Clusters(labels, 0.0)
+    tighter, looser = (dbscan(distances, eps + change, min_samples) for change in (-gap, gap))
+    return trust(labels, tighter, looser, threshold=threshold, quantile=quantile)
 
 
 def trust(
@@ -69,7 +106,7 @@ def trust(
     *,
     threshold: float | None = None,
     quantile: float = 0.9,
-) -> Trusted:
+) -> Clusters:
     """Keeps independent clusters, and of their images the compact ones (SpCL, Ge et al. 2020).
 
     A cluster is independent where a looser clustering hardly changes it: of its images' values of
@@ -82,11 +119,14 @@ def trust(
       looser: the clusters with a larger eps.
       threshold: of independence; None takes it from these clusters.
       quantile: the share of the clusters that are independent where no threshold is given.
+
+    Returns:
+      The clusters that are left, of two images and more, and the threshold.
     """
     labels = np.asarray(labels)
     clustered = np.flatnonzero(labels >= 0)
     if not len(clustered):
-        return Trusted(np.full(len(labels), OUTLIER, np.int64), threshold or 0.0)
+        return Clusters(np.full(len(labels), OUTLIER, np.int64), threshold or 0.0)
     own = labels[clustered]
     least_dependent = np.full(own.max() + 1, np.inf)
     least_loose = least_dependent.copy()
@@ -97,9 +137,10 @@ def trust(
         ordered = np.sort(least_dependent)
         threshold = float(ordered[min(round(len(ordered) * quantile), len(ordered) - 1)])
     kept = (least_dependent[own] <= threshold) & (loose <= least_loose[own])
+    kept &= np.bincount(own[kept], minlength=own.max() + 1)[own] > 1
     trusted = np.full(len(labels), OUTLIER)
     trusted[clustered[kept]] = own[kept]
-    return Trusted(_renumber(trusted), threshold)
+    return Clusters(_renumber(trusted), threshold)
 
 
 def overlap(labels: Array, others: Array) -> np.ndarray:

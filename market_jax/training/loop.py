@@ -126,6 +126,7 @@ class Round(NamedTuple):
       steps: the number of steps; None never ends.
       reset: state -> state, called when the round begins; it can fill a memory bank.
       step: as in `Actions`, for this round; None is the step of the actions.
+      report: metrics of the round itself, logged with its first step.
     """
 
     columns: Columns
@@ -133,6 +134,7 @@ class Round(NamedTuple):
     steps: int | None = None
     reset: Callable[[TrainState], TrainState] = lambda state: state
     step: Callable[[TrainState, Batch], tuple[TrainState, Mapping]] | None = None
+    report: Mapping[str, float] | None = None
 
 
 class Plan(NamedTuple):
@@ -322,8 +324,8 @@ def run(
       progress: how the training stands; changed in place.
       plan: when to evaluate, to log and to stop.
       actions: the functions that the loop calls.
-      rounds: (state at the round's beginning, number of the round) -> the round; the same answer
-        for the same arguments, so that a restart in the middle of a round continues exactly.
+      rounds: (state at the round's beginning, its number) -> the round; the same for the same
+        arguments, so that a restart in the middle of a round continues exactly.
       feed: (round, step within it) -> batches from that step on.
 
     Returns:
@@ -338,6 +340,8 @@ def run(
         first = int(state.step) - progress.round_start
         if first == 0:
             state = this.reset(state)
+            if this.report:
+                actions.write(progress.round_start + 1, this.report)
         try:
             own = actions._replace(step=this.step) if this.step else actions
             state = run_round(state, feed(this, first), progress, plan, own, steps=this.steps)

@@ -131,7 +131,7 @@ class Writer:
         """
         metrics = dict(metrics)
         last_step, last_time = self._last
-        if step > last_step:
+        if step > last_step and any(name.startswith("train/") for name in metrics):
             now = time.monotonic()
             speed = (step - last_step) * self._batch_size / max(now - last_time, 1e-9)
             metrics["train/images_per_second"] = speed
@@ -144,15 +144,15 @@ class Writer:
         except OSError as error:
             raise InputError(f"{self._path} cannot be written ({error.strerror})") from None
         self._board.write(step, metrics)
-        if any(name.startswith("val/") for name in metrics):
+        if any(name.startswith(("val/", "round/")) for name in metrics):
             self._evaluated(step, metrics)
 
     def _evaluated(self, step: int, metrics: dict[str, float]) -> None:
-        """A line for the console; the time since the last step was the evaluation's."""
+        """A line for the console; the time since the last step was not the training's."""
         shown = [f"{k} {v:.4f}" for k, v in metrics.items() if "/loss/" not in k]
         line = f"step {step}/{self._bar.total}: " + ", ".join(shown)
         if self._bar.disable:
             logging.info(line)
         else:
             self._bar.write(line)
-        self._last = (step, time.monotonic())
+        self._last = (self._last[0], time.monotonic())

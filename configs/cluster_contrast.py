@@ -1,0 +1,47 @@
+"""Cluster Contrast (Dai et al. 2022): re-identification without any label.
+
+python train.py --config=configs/cluster_contrast.py --config.data.name=unitn \
+    --config.data.dir=DIR
+python train.py --config=configs/cluster_contrast.py:resnet,depth=50 \
+    --config.model.pretrained=resnet50.pth --config.hooks.memory.hard=True
+
+After the colon stand the backbone and its arguments; without, EfficientNet-Lite0 begins with
+ImageNet's weights. Every round clusters the pictures of the split "train", whose labels are looked
+at by nothing but the log, and learns from the clusters for 200 steps: cross-entropy over a memory
+of their means, temperature 0.05, momentum 0.1; 16 pictures of 16 clusters in a batch; Adam at
+3.5e-4 for 50 rounds, a tenth every 20. It begins with a run with --config.model.pretrained=runs/x,
+to move to another data set.
+
+It differs from the paper in the backbone, and in that the network's running averages are evaluated
+as they are. "instances" and "gap" are of configs/spcl.py.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(arguments: str = "") -> ConfigDict:
+    """The experiment.
+
+    Args:
+      arguments: the backbone and its arguments: "resnet,depth=50".
+    """
+    config = common.persons_only(arguments, last_stride=1, pooling="gem")
+    config.model.update(identities=0, classifier="none")
+    config.losses = {}
+    common.learn_clusters(config, "train", batch_size=256, momentum=0.1)
+    config.batch_size, config.num_instances = 256, 16
+    follow_spcl(config)
+    return config
+
+
+def follow_spcl(config: ConfigDict) -> None:
+    """The schedule that SpCL and Cluster Contrast share.
+
+    Args:
+      config: of the experiment, which is changed.
+    """
+    config.epochs = 50
+    config.optimizer.update(learning_rate=3.5e-4, warmup_epochs=0.0)
+    config.optimizer.schedule = {"name": "multistep", "at": (0.4, 0.8), "factor": 0.1}

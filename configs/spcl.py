@@ -1,0 +1,41 @@
+"""SpCL (Ge et al. 2020): known persons, and beside them pictures without labels.
+
+python train.py --config=configs/spcl.py --config.data.name=unitn --config.data.dir=DIR
+python train.py --config=configs/spcl.py --config.data.name=synthetic,unitn \
+    --config.data.dir=DIR,DIR --config.unlabelled.pictures=train/unitn
+
+After the colon stand the backbone and its arguments; without, EfficientNet-Lite0 begins with
+ImageNet's weights. The pictures without labels are those of the split "test", or, to move from one
+data set to another, those of "train" of the other one. Every round clusters them, and trusts
+clusters that hardly change with the density asked for; a picture in no such cluster is a class of
+its own. Known persons, clusters and single pictures are classes of one memory: cross-entropy,
+temperature 0.05, momentum 0.2; 64 pictures of known persons and 64 others in a batch, 4 of each;
+Adam at 3.5e-4 for 50 rounds of 400 steps, a tenth every 20.
+
+On the official split the pictures of "test" are the gallery that is judged: a figure there is
+transductive, and evaluate.py marks it so.
+
+It differs from the paper in the backbone; in that features are computed anew for each clustering
+instead of read from the memory; and in that single pictures are drawn four different ones at a
+time instead of one alone.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import cluster_contrast, common
+
+
+def get_config(arguments: str = "") -> ConfigDict:
+    """The experiment.
+
+    Args:
+      arguments: the backbone and its arguments: "resnet,depth=50".
+    """
+    config = common.persons_only(arguments, last_stride=1, pooling="gem")
+    config.model.update(identities=0, classifier="none")
+    config.losses = {}
+    common.learn_clusters(config, "test", batch_size=64, momentum=0.2, gap=0.02)
+    config.unlabelled.instances = True
+    config.batch_size, config.steps_per_epoch = 128, 400
+    cluster_contrast.follow_spcl(config)
+    return config

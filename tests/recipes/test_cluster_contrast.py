@@ -1,0 +1,178 @@
+"""Trainings that clusters teach, at a small size on synthetic people."""
+
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from configs import cluster_contrast, spcl
+from market_jax import build, runs, scripts
+from market_jax.errors import InputError
+from market_jax.recipes import cluster_contrast as recipe
+from market_jax.training import checkpoints, loop, writers
+from tests.recipes.test_interrupted import heeded as heeded
+
+
+def shrunk(module, folder, **changes):
+    """The experiment with a toy for a backbone, and three rounds of four steps."""
+    config = module.get_config()
+    config.data.dir, config.data.image_size = str(folder), (32, 16)
+    config.batch_size, config.unlabelled.batch_size, config.num_instances = 16, 8, 2
+    if module is cluster_contrast:
+        config.unlabelled.batch_size = 16
+    config.epochs, config.steps_per_epoch, config.log_every = 3, 4, 2
+    config.clusters.update(k1=8, k2=3, min_samples=2)
+    config.model.pretrained = ""
+    config.model.backbone = {"name": "tests.toys:Backbone", "width": 8}
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+def rounds_of(workdir):
+    """What was logged of each round."""
+    return [line for line in writers.read_metrics(workdir) if "round/clusters" in line]
+
+
+def test_without_labels_a_network_learns_from_clusters(synthetic, tmp_path):
+    config = shrunk(cluster_contrast, synthetic)
+    recipe.fit(config, tmp_path / "run")
+    lines = writers.read_metrics(tmp_path / "run")
+    found = rounds_of(tmp_path / "run")
+    assert [line["step"] for line in found] == [1, 5, 9]
+    for line in found:
+        assert line["round/clusters"] >= 8
+        assert line["round/outliers"] >= 0
+        assert 0 < line["round/nmi"] <= 1
+        assert -1 <= line["round/ari"] <= 1
+    losses = [line["train/loss/memory"] for line in lines if "train/loss/memory" in line]
+    assert len(losses) == 6
+    assert np.isfinite(losses).all()
+    assert min(losses) > 0
+    judged = [line["val/market/mAP"] for line in lines if "val/market/mAP" in line]
+    assert len(judged) == 3
+    run = runs.restore(tmp_path / "run", allow_imports=True)
+    assert run.config.model.identities == 0
+    train = run.dataset().open("train")
+    assert run.config.hooks.memory.slots == len(train["pid"]) // 2
+
+
+def test_nothing_but_the_log_looks_at_the_hidden_labels(synthetic, tmp_path):
+    """Other labels of the same pictures: the same network, bit for bit."""
+    config = shrunk(cluster_contrast, synthetic, epochs=1)
+    recipe.fit(config, tmp_path / "run")
+    opened = recipe.open_sides
+
+    def shuffled(config, dataset):
+        sides = opened(config, dataset)
+        assert (sides.train["pid"] == -1).all()
+        assert (sides.train["identity"] == -1).all()
+        assert (sides.train["gender"] == -1).all()
+        sides.train["true_pid"] = np.random.default_rng(0).permutation(sides.train["true_pid"])
+        return sides
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipe, "open_sides", shuffled)
+        recipe.fit(config, tmp_path / "other")
+    for a, b in zip(*(variables(tmp_path / name) for name in ("run", "other")), strict=True):
+        np.testing.assert_array_equal(a, b)
+    nmi = [rounds_of(tmp_path / name)[0]["round/nmi"] for name in ("run", "other")]
+    assert nmi[0] != nmi[1]
+
+
+def variables(workdir):
+    """The latest variables of a run, its memory among them."""
+    directory = workdir / "checkpoints"
+    found = checkpoints.read_all_variables(directory, checkpoints.find(directory))
+    assert "memory" in found
+    return jax.tree.leaves(found)
+
+
+def test_known_persons_and_pictures_without_labels_are_learned_together(synthetic, tmp_path):
+    config = shrunk(spcl, synthetic, epochs=2)
+    recipe.fit(config, tmp_path / "run")
+    run = runs.restore(tmp_path / "run", allow_imports=True)
+    train, test = (run.dataset().open(split) for split in ("train", "test"))
+    persons = len(np.unique(train["pid"]))
+    assert run.config.model.identities == 0
+    assert run.config.hooks.memory.slots == persons + len(test["pid"])
+    directory = tmp_path / "run/checkpoints"
+    kept = checkpoints.read_all_variables(directory, run.step)["memory"]
+    assert (kept["labels"] >= 0).all()
+    assert kept["labels"][:persons].tolist() == list(range(persons))
+    assert kept["labels"][persons:].min() == persons
+    assert float(kept["threshold"]) >= 0
+    np.testing.assert_allclose(np.linalg.norm(kept["bank"], axis=1), 1, rtol=1e-5)
+
+
+def test_from_one_data_set_to_another(synthetic, other, tmp_path):
+    """The named data set alone is clustered; the labels of the first are learned."""
+    names = {"data.name": "synthetic,unitn", "data.dir": f"{synthetic},{other}"}
+    few = {"clusters.k1": 3, "clusters.k2": 1, "batch_size": 16, "unlabelled.batch_size": 4}
+    names["unlabelled.pictures"] = "train/unitn"
+    config = shrunk(spcl, synthetic, epochs=1, **names, **few)
+    dataset = build.dataset(config)
+    sides = recipe.open_sides(config, dataset)
+    hidden = sides.train["identity"] < 0
+    assert hidden.tolist() == (sides.train["dataset"] == 1).tolist()
+    assert (sides.train["pid"][~hidden] > 0).all()
+    assert (sides.train["true_pid"][hidden] > 0).all()
+    recipe.fit(config, tmp_path / "run")
+    assert rounds_of(tmp_path / "run")[0]["round/outliers"] >= 0
+
+
+def test_slots_and_classes_by_hand():
+    columns = {"identity": np.array([0, 1, 1, -1, -1, -1, -1, -1], np.int32)}
+    labels = np.array([1, -1, 0, 1, -1])
+    slots, classes = recipe.assign(columns, labels, instances=False)
+    assert slots.tolist() == classes.tolist() == [0, 1, 1, 3, -1, 2, 3, -1]
+    slots, classes = recipe.assign(columns, labels, instances=True)
+    assert slots.tolist() == [0, 1, 1, 2, 3, 4, 5, 6]
+    assert classes.tolist() == [0, 1, 1, 3, 4, 2, 3, 5]
+
+
+@pytest.mark.parametrize("strike", [3, 4, 6])
+def test_a_stopped_run_ends_with_the_same_parameters(synthetic, tmp_path, monkeypatch, strike):
+    """Within a round, at its border, and in the next one, whose labels are made again."""
+    config = shrunk(spcl, synthetic)
+    recipe.fit(config, tmp_path / "whole")
+    push = loop._Window.push
+
+    def signalled(self, step, metrics):
+        push(self, step, metrics)
+        if step + 1 == strike:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(loop._Window, "push", signalled)
+    with pytest.raises(scripts.Stopped):
+        recipe.fit(config, tmp_path / "run")
+    assert checkpoints.steps(tmp_path / "run/checkpoints")[-1] == strike
+    monkeypatch.undo()
+    recipe.fit(config, tmp_path / "run")
+    for a, b in zip(*(variables(tmp_path / name) for name in ("whole", "run")), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert rounds_of(tmp_path / "whole") == rounds_of(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("module", "changes", "message"),
+    [
+        (spcl, {"steps_per_epoch": 0}, "steps_per_epoch is 0; this recipe needs it"),
+        (spcl, {"unlabelled.batch_size": 16}, "the rest is for [0-9]+ images with labels"),
+        (spcl, {"unlabelled.batch_size": 24}, "unlabelled.batch_size is 24: the rest is for"),
+        (cluster_contrast, {"unlabelled.batch_size": 8}, "the rest is for 0 images with labels"),
+        (spcl, {"unlabelled.pictures": "tests"}, "there is no split 'tests'"),
+        (spcl, {"unlabelled.pictures": "train/market"}, "unknown data set .* 'market'"),
+        (spcl, {"unlabelled.batch_size": 0}, "batch_size is 0; it must be 1 or more"),
+        (spcl, {"clusters.eps": 0.0}, "eps is 0.0; it must be above 0"),
+        (spcl, {"clusters.name": "dbscn"}, "unknown clustering .* 'dbscn'"),
+        (spcl, {"clusters.k1": 10000}, "k1 looks at 10001 neighbours; there are"),
+        (cluster_contrast, {"clusters.min_samples": 99}, "round 0 has 0 clusters; a batch takes 8"),
+        (spcl, {"hooks": {}}, "the loss 'memory' needs a memory, which a hook keeps"),
+    ],
+)
+def test_what_is_wrong_is_named(synthetic, tmp_path, module, changes, message):
+    with pytest.raises(InputError, match=message):
+        recipe.fit(shrunk(module, synthetic, **changes), tmp_path / "run")
+    assert not (tmp_path / "run/checkpoints").exists()
