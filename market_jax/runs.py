@@ -286,6 +286,21 @@ def known_pids(run: Run, sides: Sequence[Columns]) -> tuple[set[int], set[int]]:
     return shown, shown & {pid for pids in known for pid in pids}
 
 
+def is_transductive(run: Run, splits: Sequence[str]) -> bool:
+    """Whether a run has learned from pictures of these splits without their labels.
+
+    Args:
+      run: the run, with the data set that is judged.
+      splits: the splits whose pictures are judged.
+    """
+    trained = run.extra.get("config", {})
+    pictures = trained.get("unlabelled", {}).get("pictures", "")
+    split, _, name = pictures.partition("/")
+    named = (name or trained.get("data", {}).get("name", ""), run.config.data.name)
+    learned, judged = ({_SAME_PEOPLE.get(n, n) for n in names.split(",")} for names in named)
+    return split in splits and bool(learned & judged)
+
+
 def _refuse_imports(where: Path, config: dict) -> None:
     """Raises an `InputError` where a saved config names code outside this package."""
     for key, name in settings.outside_names(config).items():

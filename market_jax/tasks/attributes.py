@@ -138,7 +138,7 @@ def run(
     predicted, masks = evaluator.classify(
         run.predict, columns, labels, flip=flip, neighbours=neighbours, masks=report
     )
-    warning, known_here = inputs.known_people(run, [columns], images=images)
+    warning, known_here = inputs.known_people(run, [columns], split="" if images else split)
     about = {"judged": what.name, "flip": flip, "neighbours": neighbours, "checkpoint": run.step}
     result = evaluator.summarize(
         columns, predicted, run.extra["label_counts"], classes, about | known_here

@@ -96,7 +96,7 @@ def run(
             raise InputError(
                 f"{group[0].workdir}: {_others(split)} than {run.workdir} is judged on"
             )
-        label = " + ".join(each.workdir.name for each in group)
+        label = " + ".join(_name(each, split) for each in group)
         cells, record[label] = [label], {}
         for key in METRICS:
             mean = float(np.nanmean(values[key]))
@@ -106,13 +106,19 @@ def run(
             cells += [tables.percent(mean), *(_as_cells(differs) if differs else ("", ""))]
             record[label][key] = {"mean": mean} | (differs._asdict() if differs else {})
         rows.append(tuple(cells))
-    caution, known = inputs.known_people(run, [{"pid": pids}], images=None)
+    caution, known = inputs.known_people(run, [{"pid": pids}], split=split)
     path = run.evaluation / FILE
     about = {"split": split, "protocol": protocol, "flip": flip, "queries": len(names)}
     write_atomically(path, json.dumps(about | known | {"runs": record}, indent=2) + "\n")
     title = f"split {split}, protocol {protocol}: {len(names)} queries of {len(np.unique(pids))} "
     result = Result(title=title + "identities; percent", tables=(Table(HEADER, rows),))
     return inputs.as_text(result, f"written to {path}", first=caution)
+
+
+def _name(run: Run, split: str) -> str:
+    """The name of a run, marked where it has learned from what is judged."""
+    mark = runs.is_transductive(run, evaluator.split_names(split))
+    return run.workdir.name + (" (transductive)" if mark else "")
 
 
 def _as_cells(found: confidence.Comparison) -> tuple[str, str]:

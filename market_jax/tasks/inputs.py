@@ -12,6 +12,7 @@ from absl import logging
 from market_jax import files, runs
 from market_jax.data import attributes, columns, filenames, folders
 from market_jax.errors import InputError
+from market_jax.evaluators import reid
 from market_jax.evaluators.result import Result
 from market_jax.files import write_atomically
 from market_jax.registry import choose
@@ -194,24 +195,30 @@ def exclude(
     return kept["gallery"], kept.get("query")
 
 
-def known_people(
-    run: Run, sides: Sequence[Columns], *, images: str | None
-) -> tuple[str, dict[str, Any]]:
-    """Says whether a published network is judged on people that it was trained on.
+TRANSDUCTIVE = (
+    "TRANSDUCTIVE: the network has learned from the judged pictures, without their labels"
+)
+
+
+def known_people(run: Run, sides: Sequence[Columns], *, split: str) -> tuple[str, dict[str, Any]]:
+    """Says whether a network is judged on pictures or people that it was trained on.
 
     Args:
-      run: the run; of one that is no published network nothing is said.
+      run: the run; of whom one was trained on is said of published networks alone.
       sides: columns of what is judged.
-      images: the folder that is judged; None or "" is a split of a data set.
+      split: the split that is judged; "" is a folder of pictures.
 
     Returns:
-      A sentence, and entries for the record: of a split "data", the name of the data set, and of a
-      published network "identities_trained_on".
+      A sentence, and entries for the record: of a split "data", the name of the data set; where it
+      is so, "transductive"; and of a published network "identities_trained_on".
     """
-    record = {} if images else {"data": run.config.data.name}
+    record: dict[str, Any] = {"data": run.config.data.name} if split else {}
+    first = ""
+    if split and runs.is_transductive(run, reid.split_names(split)):
+        first, record["transductive"] = f"{TRANSDUCTIVE}.", True
     if not run.is_published:
-        return "", record
-    if images:
+        return first, record
+    if not split:
         text = (
             f"The network was trained on {run.trained_on}: what is judged here says nothing about "
             "new people if the pictures show some of them."
@@ -221,7 +228,7 @@ def known_people(
     text = f"{len(known)} of {len(shown)} identities judged here were trained on"
     if known:
         text = f"CAUTION: {text}; these figures say nothing about people who are new to the network"
-    return f"{text}.", record | {"identities_trained_on": len(known)}
+    return f"{first} {text}.".lstrip(), record | {"identities_trained_on": len(known)}
 
 
 def as_text(result: Result, *notes: str, first: str = "") -> str:
@@ -254,7 +261,7 @@ def judge_split(
     """
     choose(metric, dict.fromkeys(("cosine", "euclidean")), "metric")
     dataset = run.dataset()
-    caution, known = known_people(run, [dataset.open(split)], images=None)
+    caution, known = known_people(run, [dataset.open(split)], split=split)
     result = evaluate(run.predict, dataset, split=split, flip=flip, metric=metric)
     about = {"split": split, "flip": flip, "metric": metric, "checkpoint": run.step}
     path = run.evaluation / file

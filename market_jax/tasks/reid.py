@@ -284,7 +284,9 @@ def _judge(
       report: write the page.
     """
     pictures = _open_sides(run, what)
-    warning, known_here = inputs.known_people(run, pictures, images=what.images)
+    warning, known_here = inputs.known_people(
+        run, pictures, split="" if what.images else what.split
+    )
     gallery, queries = [*map(read.of, pictures), None][:2]
     if exclude:
         gallery, queries = inputs.exclude(Path(exclude), gallery, queries)

@@ -1,16 +1,19 @@
 """Trainings that clusters teach, at a small size on synthetic people."""
 
+import json
 import os
 import signal
 
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from configs import cluster_contrast, spcl
 from market_jax import build, runs, scripts
 from market_jax.errors import InputError
 from market_jax.recipes import cluster_contrast as recipe
+from market_jax.tasks import reid as reid_task
 from market_jax.training import checkpoints, loop, writers
 from tests.recipes.test_interrupted import heeded as heeded
 
@@ -104,6 +107,34 @@ def test_known_persons_and_pictures_without_labels_are_learned_together(syntheti
     assert kept["labels"][persons:].min() == persons
     assert float(kept["threshold"]) >= 0
     np.testing.assert_allclose(np.linalg.norm(kept["bank"], axis=1), 1, rtol=1e-5)
+
+
+def test_a_figure_of_pictures_that_were_clustered_is_marked(synthetic, tmp_path):
+    config = shrunk(spcl, synthetic, epochs=1)
+    recipe.fit(config, tmp_path / "run")
+    run = runs.restore(tmp_path / "run", allow_imports=True)
+    text = reid_task.run(run, split="test")
+    assert text.startswith("TRANSDUCTIVE: the network has learned from the judged pictures")
+    assert json.loads((run.evaluation / "reid.json").read_text())["transductive"] is True
+    assert "TRANSDUCTIVE" not in reid_task.run(run, split="val")
+    assert "transductive" not in json.loads((run.evaluation / "reid.json").read_text())
+    for name, marked in (("unitn", False), ("synthetic", True)):
+        elsewhere = run._replace(config=run.config.copy_and_resolve_references())
+        elsewhere.config.data.name = name
+        assert runs.is_transductive(elsewhere, ("test", "query")) is marked
+        assert not runs.is_transductive(elsewhere, ("holdout",))
+
+
+def test_the_release_is_cut_from_the_published_set():
+    def trained(name, pictures):
+        made = {"unlabelled": {"pictures": pictures}, "data": {"name": name}}
+        judged = ConfigDict({"data": {"name": "market1501"}})
+        return runs.Run(None, 0, judged, None, {"config": made})
+
+    assert runs.is_transductive(trained("unitn", "test"), ("test", "query"))
+    assert runs.is_transductive(trained("synthetic,unitn", "test/unitn"), ("test", "query"))
+    assert not runs.is_transductive(trained("synthetic,unitn", "test/synthetic"), ("test",))
+    assert not runs.is_transductive(trained("unitn", "train"), ("test", "query"))
 
 
 def test_from_one_data_set_to_another(synthetic, other, tmp_path):
