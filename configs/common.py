@@ -5,6 +5,7 @@ its arguments by name.
 """
 
 import ast
+from collections.abc import Collection
 
 from ml_collections import ConfigDict
 
@@ -180,6 +181,21 @@ def read_arguments(text: str) -> tuple[list[str], dict]:
         except (ValueError, SyntaxError):
             values[key] = value
     return words, values
+
+
+def take_words(text: str, known: Collection[str]) -> tuple[list[str], str]:
+    """The words of a config file's arguments that it knows itself, and the rest.
+
+    Args:
+      text: words and KEY=VALUE between commas.
+      known: the words to take out.
+
+    Returns:
+      The known words in their order, and all else between commas.
+    """
+    words = list(filter(None, text.split(",")))
+    rest = ",".join(word for word in words if word not in known)
+    return [word for word in words if word in known], rest
 
 
 def read_backbone(text: str) -> tuple[str, dict]:

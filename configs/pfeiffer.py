@@ -32,8 +32,7 @@ def get_config(arguments: str = "") -> ConfigDict:
     Args:
       arguments: "joined,separate,uncertain,resnet,depth=50", in any order.
     """
-    words = arguments.split(",")
-    rest = ",".join(word for word in words if word not in WORDS)
+    words, rest = common.take_words(arguments, WORDS)
     config = common.persons_only(rest, last_stride=1)
     config.batch_size, config.num_instances = 72, 4
     config.epochs = 60

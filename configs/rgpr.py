@@ -18,7 +18,7 @@ here patches fit into the picture.
 
 from ml_collections import ConfigDict
 
-from configs import bot, small
+from configs import bot, common, small
 
 BASES = {"bot": bot, "small": small}
 GRAY = {
@@ -34,12 +34,11 @@ def get_config(arguments: str = "") -> ConfigDict:
     Args:
       arguments: "small,patches,efficientnet_lite,variant=1", in any order.
     """
-    words = list(filter(None, arguments.split(",")))
-    base, *more = [word for word in words if word in BASES] or ["bot"]
-    rest = ",".join(word for word in words if word not in BASES and word not in GRAY)
-    config = BASES[base].get_config(rest)
-    chosen = [word for word in words if word in GRAY] or ["pictures", "patches"]
-    if more or ("none" in chosen and len(chosen) > 1):
+    bases, rest = common.take_words(arguments, BASES)
+    chosen, rest = common.take_words(rest, GRAY)
+    config = BASES[(bases or ["bot"])[0]].get_config(rest)
+    chosen = chosen or ["pictures", "patches"]
+    if len(bases) > 1 or ("none" in chosen and len(chosen) > 1):
         raise ValueError(f"{arguments!r} must name one of bot and small, and none alone")
     gray = {name: fields for word in chosen for name, fields in GRAY[word].items()}
     config.augmentation = gray | config.augmentation.to_dict()

@@ -4,9 +4,13 @@ python train.py --config=configs/small.py --config.data.name=unitn --config.data
 python train.py --config=configs/small.py:efficientnet_lite,variant=1 --config.data.name=unitn \
     --config.data.dir=DIR
 
+python train.py --config=configs/small.py:unlabelled --config.model.pretrained=runs/small \
+    --config.data.name=unitn --config.data.dir=DIR
+
 After the colon stand the backbone and its arguments; without, EfficientNet-Lite0 begins with
 ImageNet's weights. Persons are learned as in configs/bot.py, but with half a cosine for the rate;
-attributes by a head for each, and rare classes count more.
+attributes by a head for each, and rare classes count more. With `unlabelled`, pictures of the split
+"test" are clustered every round and learned beside these, as in configs/spcl.py.
 """
 
 from ml_collections import ConfigDict
@@ -18,13 +22,19 @@ def get_config(arguments: str = "") -> ConfigDict:
     """The experiment.
 
     Args:
-      arguments: the backbone and its arguments: "efficientnet_lite,variant=1".
+      arguments: the backbone and its arguments: "unlabelled,efficientnet_lite,variant=1".
     """
-    config = common.persons_only(arguments, last_stride=1)
+    unlabelled, rest = common.take_words(arguments, ("unlabelled",))
+    config = common.persons_only(rest, last_stride=1)
     config.epochs = 60
     config.optimizer.schedule = {"name": "cosine", "flat": 0.0, "end": 0.002}
     config.optimizer.update(learning_rate=7e-4, warmup_epochs=5.0)
     loss = {"name": "weighted_cross_entropies", "weight": 0.3, "sigma": 1.0}
     head = {"name": "normalized", "width": 256}
     common.learn_attributes(config, loss, head=head, dropout={})
+    if unlabelled:
+        common.learn_clusters(config, "test", batch_size=64, momentum=0.2, gap=0.02)
+        config.unlabelled.instances = True
+        config.batch_size, config.epochs = 128, 20
+        config.optimizer.update(learning_rate=3.5e-4, warmup_epochs=1.0)
     return config

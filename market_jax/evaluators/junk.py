@@ -1,11 +1,15 @@
-"""How strange every image is to an autoencoder, and whether that separates junk from people."""
+"""How strange every image is to a network, and whether that separates junk from people.
+
+To an autoencoder an image is strange that it does not redraw; to a network that knows persons, one
+that is near no others.
+"""
 
 from collections.abc import Mapping
 
 import numpy as np
 
 from market_jax.data import columns as columns_
-from market_jax.data import filenames
+from market_jax.data import filenames, images
 from market_jax.data.datasets import Dataset
 from market_jax.data.junk import make_junk
 from market_jax.errors import InputError
@@ -13,6 +17,8 @@ from market_jax.evaluators.result import Result, Table
 from market_jax.inference import Predictor
 from market_jax.metrics import reconstruction
 from market_jax.registry import choose
+from market_jax.retrieval import pseudo_labels
+from market_jax.retrieval.jaccard import jaccard
 from market_jax.typing import Columns, Outputs
 
 HEADER = ("junk, score", "AUROC", "average precision", "chance")
@@ -29,12 +35,18 @@ def score_images(predict: Predictor, columns: Columns) -> dict[str, np.ndarray]:
     """Computes every score of every image: score name -> [M].
 
     Args:
-      predict: a model with the outputs "reconstruction" and "target".
+      predict: a model with the outputs "reconstruction" and "target", for "error" and "normalized",
+        see `market_jax.metrics.reconstruction.scores`; or with "embedding", for "outlier": the
+        least Jaccard distance at which the image is in a cluster of the others, 0 to 1.
       columns: columns of M images.
 
     Raises:
       InputError: the model has no such outputs, or a score is not finite.
     """
+    if "reconstruction" not in predict.output_names(columns):
+        vectors = predict(columns, ("embedding",))["embedding"]
+        near = jaccard(vectors, k1=min(30, len(vectors) - 1), k2=min(6, len(vectors)))
+        return {"outlier": pseudo_labels.reach(near)}
     scores = predict(columns, reconstruction.SCORES, derive=_scores)
     for name, values in scores.items():
         bad = np.flatnonzero(~np.isfinite(values))
@@ -60,7 +72,7 @@ def judge_made(predict: Predictor, columns: Columns) -> dict[str, dict]:
     """Judges the scores on junk that is made from the people in the images, in all and by kind.
 
     Args:
-      predict: a model with the outputs "reconstruction" and "target".
+      predict: as for `score_images`.
       columns: columns of images; those of known persons are used.
 
     Returns:
@@ -73,14 +85,15 @@ def judge_made(predict: Predictor, columns: Columns) -> dict[str, dict]:
     if not len(people["name"]):
         raise InputError("no image shows a known person, of whom junk could be made")
     made, kinds = make_junk(people["image"][np.arange(len(people["name"]))])
-    usual = score_images(predict, people)
-    strange = score_images(predict, people | {"image": made})
+    both = {"image": images.join([people["image"], made]), "name": np.tile(people["name"], 2)}
+    scores = score_images(predict, both)
     result = {}
     for kind in ("all", *np.unique(kinds)):
         chosen = np.ones(len(kinds), bool) if kind == "all" else kinds == kind
-        truth = np.repeat([False, True], [len(kinds), chosen.sum()])
-        both = {name: np.concatenate([usual[name], strange[name][chosen]]) for name in usual}
-        result[f"made, {kind}"] = judge(both, truth)
+        judged = np.concatenate([np.ones(len(kinds), bool), chosen])
+        truth = np.repeat([False, True], len(kinds))[judged]
+        of_kind = {name: values[judged] for name, values in scores.items()}
+        result[f"made, {kind}"] = judge(of_kind, truth)
     return result
 
 
@@ -108,7 +121,7 @@ def summarize(
     scores: Mapping[str, np.ndarray],
     results: Mapping[str, Mapping],
     *,
-    score: str,
+    score: str | None,
     threshold: float | None,
     judged: str,
 ) -> tuple[Result, np.ndarray]:
@@ -118,7 +131,7 @@ def summarize(
       columns: columns of M images.
       scores: score name -> [M].
       results: judgements on other junk, as from `judge_made`; {} without any.
-      score: the name of the score that decides.
+      score: the name of the score that decides; None is the last of the scores.
       threshold: the score above which an image is flagged; None takes the smaller of the two that
         `metrics.reconstruction.propose_thresholds` proposes.
       judged: what is judged, in words, for the title.
@@ -129,6 +142,7 @@ def summarize(
     Raises:
       InputError: there is no such score.
     """
+    score = score or [*scores][-1]
     values = choose(score, scores, "score")
     proposed = reconstruction.propose_thresholds(values)
     limit = min(proposed.values()) if threshold is None else threshold
@@ -165,17 +179,16 @@ def evaluate(
     dataset: Dataset,
     *,
     split: str = "test",
-    score: str = "normalized",
+    score: str | None = None,
     made: bool = False,
 ) -> Result:
     """Scores every image, and judges the scores where junk is labelled.
 
     Args:
-      predict: a model with the outputs "reconstruction" and "target".
+      predict: as for `score_images`.
       dataset: the data set.
       split: the split that is judged: "test", "val" or "train".
-      score: the score that decides, "error" or "normalized", see
-        `market_jax.metrics.reconstruction.scores`.
+      score: the score that decides; None is the last that `score_images` has.
       made: judge the scores on junk made from people too.
 
     Raises:

@@ -1,5 +1,6 @@
 """Labels from distances alone: clusters by density, and which of their images to trust."""
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -43,6 +44,28 @@ def dbscan(distances: sparse.csr_array, eps: float, min_samples: int = 4) -> np.
     )
     sizes = np.bincount(labels[labels >= 0], minlength=1)
     return _renumber(np.where((labels >= 0) & (sizes[labels] >= min_samples), labels, OUTLIER))
+
+
+def reach(distances: sparse.csr_array, min_samples: int = 4) -> np.ndarray:
+    """The least `eps` for which `dbscan` has an image in a cluster, before it drops small ones.
+
+    Args:
+      distances: [M, M], of near pairs, with the diagonal.
+      min_samples: as in `dbscan`.
+
+    Returns:
+      [M]; 1 where the near pairs show none.
+    """
+    pointers, values = distances.indptr, distances.data
+    rows = [values[a:b] for a, b in itertools.pairwise(pointers)]
+    # the distance within which an image has enough others
+    core = np.array(
+        [
+            np.partition(r, min_samples - 1)[min_samples - 1] if len(r) >= min_samples else 1.0
+            for r in rows
+        ]
+    )
+    return np.minimum.reduceat(np.maximum(values, core[distances.indices]), pointers[:-1])
 
 
 def _renumber(labels: np.ndarray) -> np.ndarray:

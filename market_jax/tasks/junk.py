@@ -1,4 +1,4 @@
-"""--task=junk: how strange every image is to an autoencoder, and a page to decide on junk."""
+"""--task=junk: how strange every image is to a network, and a page to decide on junk."""
 
 import csv
 import io
@@ -54,33 +54,35 @@ def write_review(
     """
     order = np.argsort(-values, kind="stable")[: max(flagged.sum(), LEAST)]
     chosen = columns_.select(columns, order)
-    outputs = run.predict(chosen, ("target", "reconstruction"))
-    images, remade = (
-        pictures.to_unit_range(outputs[key], outputs["target"])
-        for key in ("target", "reconstruction")
-    )
+    shown = _draw(run, chosen)
     candidates = [
-        review_page.Candidate(
-            str(name),
-            float(value),
-            (
-                pictures.to_uint8(image),
-                pictures.to_uint8(again),
-                review_page.error_map(image, again),
-            ),
-        )
-        for name, value, image, again in zip(
-            chosen["name"], values[order], images, remade, strict=True
-        )
+        review_page.Candidate(str(name), float(value), drawn)
+        for name, value, drawn in zip(chosen["name"], values[order], shown, strict=True)
     ]
     path = run.evaluation / PAGE
+    what = "picture, reconstruction, error" if len(shown[0]) > 1 else "the picture"
     about = (
         f"{len(candidates)} of {len(values)} images, the strangest first by the score "
-        f"{score!r}: picture, reconstruction, error."
+        f"{score!r}: {what}."
     )
     key = f"market_jax junk {run.workdir.resolve()} {score} {run.step} {len(candidates)}"
     write_atomically(path, review_page.page("Is it junk?", about, key, candidates))
     return path
+
+
+def _draw(run: Run, columns: Columns) -> list[tuple[np.ndarray, ...]]:
+    """What is shown of each image: itself, and of an autoencoder what it makes of it."""
+    if "reconstruction" not in run.predict.output_names(columns):
+        return [(image,) for image in columns["image"][np.arange(len(columns["name"]))]]
+    outputs = run.predict(columns, ("target", "reconstruction"))
+    images, remade = (
+        pictures.to_unit_range(outputs[key], outputs["target"])
+        for key in ("target", "reconstruction")
+    )
+    return [
+        (pictures.to_uint8(image), pictures.to_uint8(again), review_page.error_map(image, again))
+        for image, again in zip(images, remade, strict=True)
+    ]
 
 
 def run(
@@ -89,7 +91,7 @@ def run(
     split: str = "test",
     images: str | None = None,
     skip_bad: bool = False,
-    score: str = "normalized",
+    score: str | None = None,
     threshold: float | None = None,
     made: bool = False,
     review: bool = False,
@@ -97,11 +99,12 @@ def run(
     """Scores every image, flags the strangest, and judges the scores where junk is known.
 
     Args:
-      run: a run whose model has the outputs "reconstruction" and "target".
+      run: a run whose model redraws images or knows persons.
       split: What is scored: test, val or train.
       images: Score this folder of crops, of any name, instead of a split.
       skip_bad: Leave bad pictures of --images out and list them.
-      score: error or normalized (by the image's own variance).
+      score: Of an autoencoder error or normalized (by the image's own variance, the default); of
+        a network that knows persons outlier (how near the image is to no others).
       threshold: The score above which an image is flagged; by default the smaller one of two
         that are proposed without labels.
       made: Judge the scores on junk made from people, too.
@@ -124,6 +127,7 @@ def run(
     result, flagged = evaluator.summarize(
         columns, scores, results, score=score, threshold=threshold, judged=what.name
     )
+    score = result.record["score"]
     values = scores[score]
     write_atomically(run.evaluation / LIST, as_csv(columns["name"], values, flagged))
     record = dict(result.record) | {"checkpoint": run.step}

@@ -3,6 +3,7 @@ import json
 
 import numpy as np
 import pytest
+from sklearn import cluster
 
 from configs import autoencoder
 from market_jax import runs
@@ -10,6 +11,7 @@ from market_jax.data import junk as made_junk
 from market_jax.errors import InputError
 from market_jax.metrics import reconstruction
 from market_jax.recipes import supervised
+from market_jax.retrieval.jaccard import jaccard
 from market_jax.tasks import inputs, junk, reid
 
 
@@ -91,10 +93,27 @@ def test_the_page_shows_the_strangest_and_what_it_rejects_is_left_out(trained, t
     assert result["images"] == len(listed) - 3
 
 
-def test_a_run_without_reconstructions_is_refused(workdir):
+def test_a_network_that_draws_nothing_finds_what_is_near_no_others(workdir):
     found = runs.restore(workdir)
-    with pytest.raises(InputError, match=r"unknown output of the model 'target'.* known: age"):
-        junk.run(found)
+    junk.run(found, made=True, review=True)
+    result = json.loads((found.evaluation / junk.FILE).read_text())
+    assert result["score"] == "outlier"
+    assert result["labelled junk"].keys() == result["made, all"].keys() == {"outlier"}
+    rows = found.dataset().open("test")
+    vectors = found.predict(rows, ("embedding",))["embedding"]
+    near = jaccard(vectors, k1=30, k2=6)
+    values = {row["name"]: float(row["score"]) for row in table(found.evaluation / junk.LIST)}
+    assert 0 < min(values.values()) < max(values.values()) <= 1
+    for eps in (0.3, 0.5, 0.7):
+        # by scikit-learn, which drops no cluster
+        labels = cluster.DBSCAN(eps=eps, min_samples=4, metric="precomputed").fit_predict(near)
+        inside = [values[name] <= eps + 1e-6 for name in rows["name"].tolist()]
+        assert inside == (labels >= 0).tolist()
+    page = (found.evaluation / junk.PAGE).read_text()
+    assert "the strangest first by the score 'outlier': the picture." in page.replace("&#x27;", "'")
+    assert page.count("<img ") == page.count('class="card"')
+    with pytest.raises(InputError, match="unknown score 'error'; known: outlier"):
+        junk.run(found, score="error")
 
 
 def test_scores_by_hand():
