@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+import data_prep
 from configs import cluster_contrast, spcl
 from market_jax import build, runs, scripts
 from market_jax.errors import InputError
@@ -207,3 +208,20 @@ def test_what_is_wrong_is_named(synthetic, tmp_path, module, changes, message):
     with pytest.raises(InputError, match=message):
         recipe.fit(shrunk(module, synthetic, **changes), tmp_path / "run")
     assert not (tmp_path / "run/checkpoints").exists()
+
+
+def test_without_labels_map_rises_over_rounds(tmp_path):
+    """On synthetic people whom no clustering has seen."""
+    data_prep.draw(tmp_path / "raw", identities=40, distractors=3, junk=6)
+    folder = data_prep.prepare("synthetic", tmp_path / "raw", tmp_path / "prepared")[0]
+    settings = {"data.val_fraction": 0.4, "data.image_size": (48, 24), "num_instances": 4}
+    settings |= {"clusters.k1": 12, "clusters.min_samples": 4, "model.backbone.width": 16}
+    settings |= {"epochs": 6, "steps_per_epoch": 20, "optimizer.learning_rate": 3e-3}
+    config = shrunk(cluster_contrast, folder, **settings)
+    config.batch_size = config.unlabelled.batch_size = 32
+    config.augmentation = {"flip": {"probability": 0.5}, "crop": {"padding": 4}}
+    recipe.fit(config, tmp_path / "run")
+    lines = writers.read_metrics(tmp_path / "run")
+    judged = [line["val/market/mAP"] for line in lines if "val/market/mAP" in line]
+    assert len(judged) == 6
+    assert np.mean(judged[-2:]) > 1.2 * np.mean(judged[:2])
