@@ -15,6 +15,7 @@ from sklearn.metrics import adjusted_rand_score
 from market_jax import devices
 from market_jax.metrics import ranking
 from market_jax.retrieval import clustering, distances, search
+from market_jax.retrieval.jaccard import jaccard
 from market_jax.retrieval.k_reciprocal import k_reciprocal
 
 K = 50
@@ -74,9 +75,16 @@ def cluster_neighbours(query, gallery, labels):
     return judge
 
 
+def find_neighbours(query, gallery, labels):
+    """Jaccard distances of the gallery, where they are below 0.6."""
+    found = jaccard(gallery, below=0.6)
+    return lambda: {"pairs": found.nnz / len(gallery), "distance": float(found.data.mean())}
+
+
 METHODS = ("ward", "average", "complete")
 LINKAGES = {method: functools.partial(cluster, method=method) for method in METHODS}
-TASKS = {"ranking": rank, "reranking": rerank, "search": find} | LINKAGES
+TASKS = {"ranking": rank, "reranking": rerank, "search": find, "jaccard": find_neighbours}
+TASKS |= LINKAGES
 VARIANTS = {"market_jax IVF256": find_ivf, "market_jax neighbours": cluster_neighbours}
 
 
@@ -84,7 +92,7 @@ def products(task, query, gallery):
     """The matrix products that the task cannot do without: its physical limit."""
     if task == "reranking":
         query = gallery = np.concatenate([query, gallery])
-    if task in METHODS:
+    if task in (*METHODS, "jaccard"):
         query = gallery
 
     @jax.jit

@@ -45,7 +45,7 @@ def score_images(predict: Predictor, columns: Columns) -> dict[str, np.ndarray]:
     """
     if "reconstruction" not in predict.output_names(columns):
         vectors = predict(columns, ("embedding",))["embedding"]
-        near = jaccard(vectors, k1=min(30, len(vectors) - 1), k2=min(6, len(vectors)))
+        near = jaccard(vectors, k1=min(30, len(vectors)), k2=min(6, len(vectors)))
         return {"outlier": pseudo_labels.reach(near)}
     scores = predict(columns, reconstruction.SCORES, derive=_scores)
     for name, values in scores.items():

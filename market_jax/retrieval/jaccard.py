@@ -49,8 +49,8 @@ def encode(
     features: np.ndarray,
     *,
     k1: int,
+    half: int,
     k2: int,
-    one_more: bool = False,
     relative: bool = True,
     squared: bool = False,
 ) -> tuple[sparse.csr_array, np.ndarray]:
@@ -59,8 +59,8 @@ def encode(
     Args:
       features: float32 [n, D].
       k1: the number of neighbours that are looked at, the image itself among them.
+      half: the number of neighbours of a neighbour that are looked at, at most k1.
       k2: the number of neighbours that an encoding is averaged over.
-      one_more: look at k1 + 1 neighbours.
       relative: weigh by distances over that of the farthest image, else as they are.
       squared: square the distances, which are squared already, once more.
 
@@ -68,13 +68,12 @@ def encode(
       The weights [n, n], which add up to 1 in each row; and the squared distance of each image's
       farthest [n].
     """
-    n, k = len(features), k1 + one_more
+    n = len(features)
     _, ranked, farthest = search.top_k(
-        features, features, max(k, k2), metric="euclidean", farthest=True
+        features, features, max(k1, k2), metric="euclidean", farthest=True
     )
     ranked = ranked.astype(np.int32)
-    half = _reciprocal(ranked, min(int(np.around(k1 / 2)) + one_more, k))
-    encoding = _expand(_reciprocal(ranked, k), half)
+    encoding = _expand(_reciprocal(ranked, k1), _reciprocal(ranked, half))
     rows = np.repeat(np.arange(n, dtype=np.int32), np.diff(encoding.indptr))
     # of equal images all are 0 apart, to rounding
     largest = np.max(np.einsum("nd,nd->n", features, features))
@@ -121,20 +120,18 @@ def jaccard(
     k1: int = 30,
     k2: int = 6,
     below: float = 1.0,
-    one_more: bool = True,
     metric: str = "cosine",
 ) -> sparse.csr_array:
     """Jaccard distances of all pairs of images, where they are near.
 
-    By default as SpCL and Cluster Contrast compute them: k1 + 1 neighbours are looked at, and their
-    squared distances are weighed as they are.
+    As in the programs of SpCL and Cluster Contrast: of a neighbour k1 / 2 + 1 neighbours are looked
+    at, and squared distances are weighed as they are.
 
     Args:
       features: [M, D].
       k1: the number of neighbours that are looked at, the image itself among them.
       k2: the number of neighbours that an image's encoding is averaged over.
       below: larger distances are left out; 1 leaves out only what has no neighbour in common.
-      one_more: look at k1 + 1 neighbours.
       metric: "cosine" or "euclidean", of the neighbours.
 
     Returns:
@@ -145,12 +142,13 @@ def jaccard(
       InputError: there are fewer images than neighbours, or the features are not finite.
     """
     features = np.asarray(features, np.float32)
-    for name, k in (("k1", k1 + one_more), ("k2", k2)):
+    for name, k in (("k1", k1), ("k2", k2)):
         if not 1 <= k <= len(features):
-            raise InputError(f"{name} looks at {k} neighbours; there are {len(features)} images")
+            raise InputError(f"{name} is {k}; it must be 1 to {len(features)}, the images")
     if metric == "cosine":
         features = distances.normalize(features)
-    encoding, _ = encode(features, k1=k1, k2=k2, one_more=one_more, relative=False)
+    half = min(int(np.around(k1 / 2)) + 1, k1)
+    encoding, _ = encode(features, k1=k1, half=half, k2=k2, relative=False)
     least = 2 * (1 - below) / (2 - below)  # of the sums s, whose distance is 1 - s / (2 - s)
     counts, at, found = [0], [], []
     for i, sums in enumerate(smallest_sums(encoding, encoding)):

@@ -58,7 +58,9 @@ def k_reciprocal(
             )
     if metric == "cosine":
         features = distances_.normalize(features)
-    encoding, farthest = jaccard.encode(features, k1=k1, k2=k2, one_more=one_more, squared=squared)
+    k = k1 + one_more
+    half = min(int(np.around(k1 / 2)) + one_more, k)
+    encoding, farthest = jaccard.encode(features, k1=k, half=half, k2=k2, squared=squared)
     # Jaccard distance of the encodings, in place: the matrix is the largest thing here
     result = np.empty((count, n - count), np.float32)
     for row, sums in zip(

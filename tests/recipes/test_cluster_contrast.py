@@ -199,7 +199,7 @@ def test_a_stopped_run_ends_with_the_same_parameters(synthetic, tmp_path, monkey
         (spcl, {"unlabelled.batch_size": 0}, "batch_size is 0; it must be 1 or more"),
         (spcl, {"clusters.eps": 0.0}, "eps is 0.0; it must be above 0"),
         (spcl, {"clusters.name": "dbscn"}, "unknown clustering .* 'dbscn'"),
-        (spcl, {"clusters.k1": 10000}, "k1 looks at 10001 neighbours; there are"),
+        (spcl, {"clusters.k1": 10000}, "k1 is 10000; it must be 1 to"),
         (cluster_contrast, {"clusters.min_samples": 99}, "round 0 has 0 clusters; a batch takes 8"),
         (spcl, {"hooks": {}}, "the loss 'memory' needs a memory, which a hook keeps"),
     ],

@@ -21,14 +21,14 @@ def reference(features, k1, k2):
     n = len(features)
 
     def reciprocal(i, k):
-        return {j for j in rank[i, : k + 1] if i in rank[j, : k + 1]}
+        return {j for j in rank[i, :k] if i in rank[j, :k]}
 
     encoding = np.zeros((n, n))
     for i in range(n):
         own = reciprocal(i, k1)
         expanded = set(own)
         for j in own:
-            others = reciprocal(j, int(np.around(k1 / 2)))
+            others = reciprocal(j, int(np.around(k1 / 2)) + 1)
             if len(others & own) > 2 / 3 * len(others):
                 expanded |= others
         at = sorted(expanded)
@@ -72,9 +72,9 @@ def test_equal_images_are_at_0_and_have_an_entry():
 
 
 def test_too_few_images_are_named():
-    with pytest.raises(InputError, match="k1 looks at 31 neighbours; there are 20 images"):
+    with pytest.raises(InputError, match="k1 is 30; it must be 1 to 20, the images"):
         jaccard(people(20))
-    with pytest.raises(InputError, match="k2 looks at 0 neighbours"):
+    with pytest.raises(InputError, match="k2 is 0; it must be 1 to 20"):
         jaccard(people(20), k1=4, k2=0)
 
 
