@@ -80,6 +80,8 @@ def open_sides(config: ConfigDict, dataset: Dataset) -> Sides:
     """
     if not config.steps_per_epoch:
         raise InputError("steps_per_epoch is 0; this recipe needs it: the steps of a round")
+    if config.stages:
+        raise InputError(f"this recipe has no stages; the config has {', '.join(config.stages)}")
     unlabelled, _ = _read(config)
     labelled, rows = _find(config, dataset, unlabelled.pictures)
     known, unknown = len(labelled["pid"]), len(rows["pid"])
@@ -99,7 +101,7 @@ def open_sides(config: ConfigDict, dataset: Dataset) -> Sides:
     slots = persons + (unknown if unlabelled.instances else unknown // 2)
     counted = {"model.identities": persons, "hooks.memory.slots": slots}
     val = dataset.open("val")
-    val |= {"slot": np.full(len(val["pid"]), -1, np.int32)}
+    val = val | {"slot": np.full(len(val["pid"]), -1, np.int32)}
     return Sides(settings.count(config, counted), train, val)
 
 

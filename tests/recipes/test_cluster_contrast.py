@@ -191,6 +191,7 @@ def test_a_stopped_run_ends_with_the_same_parameters(synthetic, tmp_path, monkey
     ("module", "changes", "message"),
     [
         (spcl, {"steps_per_epoch": 0}, "steps_per_epoch is 0; this recipe needs it"),
+        (spcl, {"stages.small": {"until": 0.5}}, "this recipe has no stages; .* small"),
         (spcl, {"unlabelled.batch_size": 16}, "the rest is for [0-9]+ images with labels"),
         (spcl, {"unlabelled.batch_size": 24}, "unlabelled.batch_size is 24: the rest is for"),
         (cluster_contrast, {"unlabelled.batch_size": 8}, "the rest is for 0 images with labels"),
