@@ -8,8 +8,9 @@ python train.py --config=configs/small.py:unlabelled --config.model.pretrained=r
     --config.data.name=unitn --config.data.dir=DIR
 
 After the colon stand the backbone and its arguments; without, EfficientNet-Lite0 begins with
-ImageNet's weights. Persons are learned as in configs/bot.py, but with half a cosine for the rate;
-attributes by a head for each, and rare classes count more. With `unlabelled`, pictures of the split
+ImageNet's weights. Persons are learned as in configs/bot.py, but with circle softmax on cosines, at
+eight times the rate, and with half a cosine for it: what each is worth, configs/ablation.py finds.
+Attributes have a head each, and rare classes count more. With `unlabelled`, pictures of the split
 "test" are clustered every round and learned beside these, as in configs/spcl.py.
 """
 
@@ -28,7 +29,10 @@ def get_config(arguments: str = "") -> ConfigDict:
     config = common.persons_only(rest, last_stride=1)
     config.epochs = 60
     config.optimizer.schedule = {"name": "cosine", "flat": 0.0, "end": 0.002}
-    config.optimizer.update(learning_rate=7e-4, warmup_epochs=5.0)
+    config.optimizer.update(learning_rate=2.8e-3, warmup_epochs=5.0)
+    config.model.classifier = "cosine"
+    circle = {"name": "circle_softmax", "logits": "identity", "margin": 0.35, "scale": 64.0}
+    config.losses.identity = circle | {"weight": 1.0}
     loss = {"name": "weighted_cross_entropies", "weight": 0.3, "sigma": 1.0}
     head = {"name": "normalized", "width": 256}
     common.learn_attributes(config, loss, head=head, dropout={})

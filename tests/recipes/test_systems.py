@@ -86,8 +86,9 @@ def test_a_word_that_is_not_known_is_named(name, arguments):
         ("jcm", "ctc=x", "ctc is 'x'; it must be 0 to 1"),
         ("rgpr", "bot,small", "must name one of bot and small"),
         ("rgpr", "none,patches", "and none alone"),
-        ("ablation", "gem,depth=50", "must be changes alone"),
-        ("ablation", "identity,gem", "must be changes alone"),
+        ("ablation", "gem,depth=50", "must be changes and a rate alone"),
+        ("ablation", "identity,gem", "or identity alone"),
+        ("ablation", "identity,rate=1e-3", "or identity alone"),
         ("ablation", "gemm", "unknown change 'gemm'"),
         ("residual_attention", "resnet", "'resnet' is more than a variant and a backbone"),
     ],
@@ -95,6 +96,11 @@ def test_a_word_that_is_not_known_is_named(name, arguments):
 def test_arguments_that_do_not_fit_are_named(name, arguments, message):
     with pytest.raises(ValueError, match=message):
         importlib.import_module(f"configs.{name}").get_config(arguments)
+
+
+def test_the_ablation_takes_another_rate():
+    assert ablation.get_config("gem,rate=7e-4").optimizer.learning_rate == 7e-4
+    assert ablation.get_config("rate=7e-4").losses == ablation.get_config().losses
 
 
 @pytest.mark.parametrize("change", ablation.CHANGES)
