@@ -122,7 +122,8 @@ void DepthwiseForwardTyped(const Depthwise& d, int64_t first, int64_t last, cons
           for (int p = 0; p < count; ++p) put(q + p, values[p]);
         }
       };
-      put_all(Constant<8>()), put_all(Constant<4>()), put_all(Constant<1>());
+      if constexpr (kRegisters > 16) put_all(Constant<8>());
+      put_all(Constant<4>()), put_all(Constant<1>());
       if (sums) Add(sums + v, sum, n), Add(sums + d.channels + v, squares, n);
     }
   }

@@ -11,6 +11,7 @@ namespace market_jax {
 namespace avx2 {
 namespace {
 constexpr char NAME[] = "avx2";
+constexpr int kBytes = 32, kRegisters = 16;
 #include "kernels_body.h"
 }  // namespace
 const Kernels& Table() { return kTable; }

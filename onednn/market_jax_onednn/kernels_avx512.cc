@@ -11,6 +11,7 @@ namespace market_jax {
 namespace avx512 {
 namespace {
 constexpr char NAME[] = "avx512";
+constexpr int kBytes = 64, kRegisters = 32;
 #include "kernels_body.h"
 }  // namespace
 const Kernels& Table() { return kTable; }

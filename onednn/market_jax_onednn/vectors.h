@@ -1,12 +1,13 @@
-// Sixteen float32 numbers at a time, from and to float32 and bfloat16 memory.
+// A register of float32 numbers at a time, from and to float32 and bfloat16 memory.
 //
-// Included by kernels_body.h within a namespace for each instruction set.
+// Included by kernels_body.h within a namespace for each instruction set, which says how many
+// bytes a register has (kBytes).
 
-typedef float Vector __attribute__((vector_size(64)));
-typedef uint32_t Bits __attribute__((vector_size(64)));
-typedef int32_t Mask __attribute__((vector_size(64)));
-typedef uint16_t Halves __attribute__((vector_size(32)));
-constexpr int64_t kLanes = 16;
+typedef float Vector __attribute__((vector_size(kBytes)));
+typedef uint32_t Bits __attribute__((vector_size(kBytes)));
+typedef int32_t Mask __attribute__((vector_size(kBytes)));
+typedef uint16_t Halves __attribute__((vector_size(kBytes / 2)));
+constexpr int64_t kLanes = kBytes / 4;
 
 #define INLINE inline __attribute__((always_inline))
 #define INLINE_LAMBDA __attribute__((always_inline))
