@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from configs import ablation
+from configs import ablation, comparison
 from market_jax import build, registry, runs, tasks
 from market_jax.recipes import supervised
 from market_jax.training import writers
@@ -67,6 +67,27 @@ def test_attributes_from_one_data_set_and_persons_from_another(synthetic, other,
         found = [line[f"train/loss/{task}"] for line in lines if f"train/loss/{task}" in line]
         assert max(found) > 0, task
         assert np.isfinite(found).all(), task
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"), [*SYSTEMS, ("small", ""), ("source_b", "identity"), ("sbs", "")]
+)
+def test_the_comparison_changes_the_size_and_the_length_alone(name, arguments):
+    own = importlib.import_module(f"configs.{name}")
+    own = own.get_config(arguments) if arguments else own.get_config()
+    config = comparison.get_config(f"{name},{arguments}".rstrip(","))
+    assert config.data.image_size == (256, 128)
+    assert config.epochs == 20
+    share = config.optimizer.warmup_epochs / 20
+    assert share == pytest.approx(own.optimizer.warmup_epochs / own.epochs)
+    for part in ("model", "losses", "augmentation", "hooks", "tasks", "batch_size"):
+        assert config[part] == own[part]
+
+
+@pytest.mark.parametrize("name", ["aprr", ""])
+def test_the_comparison_names_what_is_no_experiment(name):
+    with pytest.raises(ValueError, match=f"'{name}' is no experiment in configs/"):
+        comparison.get_config(name)
 
 
 @pytest.mark.parametrize(
