@@ -7,10 +7,13 @@ is filled anew at the beginning of each round, from the network as it is. A roun
 `config.steps_per_epoch` steps.
 """
 
+import functools
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
@@ -22,12 +25,15 @@ from market_jax.data.datasets import Dataset
 from market_jax.data.samplers import Sampler
 from market_jax.errors import InputError
 from market_jax.experiment import Sides, Training
+from market_jax.files import write_atomically
 from market_jax.inference import Predictor, features
 from market_jax.losses import memory
 from market_jax.retrieval import pseudo_labels
 from market_jax.training.loop import Round
 from market_jax.training.state import TrainState
 from market_jax.typing import Columns, PositiveInt
+
+FILE = "clusters.npz"
 
 
 class Unlabelled(NamedTuple):
@@ -170,11 +176,24 @@ def _describe(columns: Columns, labels: np.ndarray) -> dict[str, float]:
     return {name: float(value) for name, value in found.items()}
 
 
-def make_rounds(training: Training) -> Callable[[TrainState, int], Round]:
+def _keep(path: Path, names: np.ndarray, labels: np.ndarray, number: int) -> None:
+    """Writes the clusters of every round up to this one; a round that is made again, once."""
+    before = labels[None][:0]
+    if number and path.exists():
+        with np.load(path) as kept:
+            before = kept["labels"][:number]
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, name=names, labels=np.concatenate([before, labels[None]]))
+    write_atomically(path, buffer.getvalue())
+
+
+def make_rounds(training: Training, workdir: Path) -> Callable[[TrainState, int], Round]:
     """Makes the rounds: features, clusters, a memory of them, and the batches.
 
     Args:
       training: what `experiment.prepare` has built, with the images of `open_sides`.
+      workdir: the folder of the run, where `FILE` is written: "name" [M] of the pictures without
+        labels, and "labels" int [R, M], their clusters in R rounds.
 
     Returns:
       A function (state, number) -> round.
@@ -193,6 +212,8 @@ def make_rounds(training: Training) -> Callable[[TrainState, int], Round]:
         kept = state.collections["memory"]
         threshold = float(kept["threshold"]) if number else None
         labels, threshold = cluster(vectors[hidden], threshold=threshold)
+        if jax.process_index() == 0:
+            _keep(workdir / FILE, columns["name"][hidden], labels, number)
         slots, classes = assign(columns, labels, instances=unlabelled.instances)
         made = memory.fill(vectors, slots, classes, len(kept["labels"]))
         made["threshold"] = jnp.float32(threshold)
@@ -224,4 +245,5 @@ def fit(config: ConfigDict, workdir: Path, defaults: ConfigDict | None = None) -
     Raises:
       InputError: see `fitting.train`, `open_sides` and `make_rounds`.
     """
-    fitting.train(config, workdir, defaults, make_rounds, open_sides)
+    rounds = functools.partial(make_rounds, workdir=Path(workdir).expanduser())
+    fitting.train(config, workdir, defaults, rounds, open_sides)

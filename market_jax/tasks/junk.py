@@ -18,6 +18,7 @@ from market_jax.tasks import inputs
 from market_jax.typing import Columns
 
 FILE, LIST, PAGE = "junk.json", "junk.csv", "junk_review.html"
+ROUNDS = "clusters.npz"  # of the recipe cluster_contrast
 LEAST = 60  # candidates of the page, where fewer are flagged
 
 
@@ -70,6 +71,20 @@ def write_review(
     return path
 
 
+def _of_rounds(run: Run, columns: Columns) -> dict[str, np.ndarray]:
+    """The share of a training's rounds in which each image was in no cluster, where it is kept."""
+    path = run.workdir / ROUNDS
+    if not path.exists():
+        return {}
+    with np.load(path) as kept:
+        places = {name: i for i, name in enumerate(kept["name"].tolist())}
+        shares = np.mean(kept["labels"] < 0, axis=0)
+    names = columns["name"].tolist()
+    if not all(name in places for name in names):
+        return {}  # other images
+    return {"rounds": shares[[places[name] for name in names]]}
+
+
 def _draw(run: Run, columns: Columns) -> list[tuple[np.ndarray, ...]]:
     """What is shown of each image: itself, and of an autoencoder what it makes of it."""
     if "reconstruction" not in run.predict.output_names(columns):
@@ -104,7 +119,8 @@ def run(
       images: Score this folder of crops, of any name, instead of a split.
       skip_bad: Leave bad pictures of --images out and list them.
       score: Of an autoencoder error or normalized (by the image's own variance, the default); of
-        a network that knows persons outlier (how near the image is to no others).
+        a network that knows persons outlier (how near the image is to no others); of images
+        that it has clustered in training rounds (how often in no cluster), too.
       threshold: The score above which an image is flagged; by default the smaller one of two
         that are proposed without labels.
       made: Judge the scores on junk made from people, too.
@@ -122,7 +138,7 @@ def run(
         columns = inputs.read_folder(Path(images), size, named=False, skip_bad=skip_bad)
     else:
         columns = run.dataset().open(split)
-    scores = evaluator.score_images(run.predict, columns)
+    scores = _of_rounds(run, columns) | evaluator.score_images(run.predict, columns)
     results = evaluator.judge_made(run.predict, columns) if made else {}
     result, flagged = evaluator.summarize(
         columns, scores, results, score=score, threshold=threshold, judged=what.name

@@ -1,5 +1,6 @@
 """Trainings that clusters teach, at a small size on synthetic people."""
 
+import csv
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ from configs import cluster_contrast, spcl
 from market_jax import build, runs, scripts
 from market_jax.errors import InputError
 from market_jax.recipes import cluster_contrast as recipe
+from market_jax.tasks import junk as junk_task
 from market_jax.tasks import reid as reid_task
 from market_jax.training import checkpoints, loop, writers
 from tests.recipes.test_interrupted import heeded as heeded
@@ -96,7 +98,7 @@ def variables(workdir):
 def test_known_persons_and_pictures_without_labels_are_learned_together(synthetic, tmp_path):
     config = shrunk(spcl, synthetic, epochs=2)
     recipe.fit(config, tmp_path / "run")
-    run = runs.restore(tmp_path / "run", allow_imports=True)
+    run = runs.restore(tmp_path / "run", "latest", allow_imports=True)
     train, test = (run.dataset().open(split) for split in ("train", "test"))
     persons = len(np.unique(train["pid"]))
     assert run.config.model.identities == 0
@@ -108,6 +110,18 @@ def test_known_persons_and_pictures_without_labels_are_learned_together(syntheti
     assert kept["labels"][persons:].min() == persons
     assert float(kept["threshold"]) >= 0
     np.testing.assert_allclose(np.linalg.norm(kept["bank"], axis=1), 1, rtol=1e-5)
+    with np.load(tmp_path / "run" / recipe.FILE) as clusters:
+        assert clusters["name"].tolist() == test["name"].tolist()
+        labels = clusters["labels"]
+    assert labels.shape == (2, len(test["pid"]))
+    found = [line["round/outliers"] for line in rounds_of(tmp_path / "run")]
+    assert found == (labels < 0).sum(axis=1).tolist()
+    junk_task.run(run, score="rounds")
+    rows = list(csv.DictReader((run.evaluation / "junk.csv").read_text().splitlines()))
+    scores = {row["name"]: float(row["score"]) for row in rows}
+    expected = dict(zip(test["name"].tolist(), (labels < 0).mean(axis=0).tolist(), strict=True))
+    assert scores == pytest.approx(expected)
+    assert junk_task._of_rounds(run, train) == {}
 
 
 def test_a_figure_of_pictures_that_were_clustered_is_marked(synthetic, tmp_path):
@@ -185,6 +199,8 @@ def test_a_stopped_run_ends_with_the_same_parameters(synthetic, tmp_path, monkey
     for a, b in zip(*(variables(tmp_path / name) for name in ("whole", "run")), strict=True):
         np.testing.assert_array_equal(a, b)
     assert rounds_of(tmp_path / "whole") == rounds_of(tmp_path / "run")
+    kept = [np.load(tmp_path / name / recipe.FILE)["labels"] for name in ("whole", "run")]
+    np.testing.assert_array_equal(*kept)
 
 
 @pytest.mark.parametrize(
