@@ -79,6 +79,7 @@ def get_config(arguments: str = "small") -> ConfigDict:
             CHANGES[word](config)
         config.optimizer.learning_rate = rate or config.optimizer.learning_rate
     config.epochs = 12
+    config.stages = {}
     config.evaluate_every = 4
     config.select = {"metric": "val/market/mAP", "mode": "max"}
     config.patience = 0

@@ -3,15 +3,15 @@
 python train.py --config=configs/small.py --config.data.name=unitn --config.data.dir=DIR
 python train.py --config=configs/small.py:efficientnet_lite,variant=1 --config.data.name=unitn \
     --config.data.dir=DIR
-
 python train.py --config=configs/small.py:unlabelled --config.model.pretrained=runs/small \
     --config.data.name=unitn --config.data.dir=DIR
 
 After the colon stand the backbone and its arguments; without, EfficientNet-Lite0 begins with
 ImageNet's weights. Persons are learned as in configs/bot.py, but with circle softmax on cosines, at
-eight times the rate, and with half a cosine for it: what each is worth, configs/ablation.py finds.
-Attributes have a head each, and rare classes count more. With `unlabelled`, pictures of the split
-"test" are clustered every round and learned beside these, as in configs/spcl.py.
+sixteen times the rate, and with half a cosine for it: configs/ablation.py finds what each is worth.
+Pictures grow from 128x64 over 192x96 to 256x128. Attributes have a head each, and rare classes
+count more. With `unlabelled`, pictures of the split "test" are clustered every round and learned
+beside these, as in configs/spcl.py.
 """
 
 from ml_collections import ConfigDict
@@ -28,8 +28,12 @@ def get_config(arguments: str = "") -> ConfigDict:
     unlabelled, rest = common.take_words(arguments, ("unlabelled",))
     config = common.persons_only(rest, last_stride=1)
     config.epochs = 60
+    config.stages = {
+        "first": {"until": 0.66, "image_size": (128, 64)},
+        "second": {"until": 0.86, "image_size": (192, 96)},
+    }
     config.optimizer.schedule = {"name": "cosine", "flat": 0.0, "end": 0.002}
-    config.optimizer.update(learning_rate=2.8e-3, warmup_epochs=5.0)
+    config.optimizer.update(learning_rate=5.6e-3, warmup_epochs=5.0)
     config.model.classifier = "cosine"
     circle = {"name": "circle_softmax", "logits": "identity", "margin": 0.35, "scale": 64.0}
     config.losses.identity = circle | {"weight": 1.0}
@@ -38,7 +42,7 @@ def get_config(arguments: str = "") -> ConfigDict:
     common.learn_attributes(config, loss, head=head, dropout={})
     if unlabelled:
         common.learn_clusters(config, "test", batch_size=64, momentum=0.2, gap=0.02)
-        config.unlabelled.instances = True
+        config.unlabelled.instances, config.stages = True, {}
         config.batch_size, config.epochs = 128, 20
         config.optimizer.update(learning_rate=3.5e-4, warmup_epochs=1.0)
     return config
