@@ -294,8 +294,7 @@ def is_transductive(run: Run, splits: Sequence[str]) -> bool:
       splits: the splits whose pictures are judged.
     """
     trained = run.extra.get("config", {})
-    pictures = trained.get("unlabelled", {}).get("pictures", "")
-    split, _, name = pictures.partition("/")
+    split, _, name = trained.get("unlabelled", {}).get("pictures", "").partition("/")
     named = (name or trained.get("data", {}).get("name", ""), run.config.data.name)
     learned, judged = ({_SAME_PEOPLE.get(n, n) for n in names.split(",")} for names in named)
     return split in splits and bool(learned & judged)

@@ -124,7 +124,7 @@ class Round(NamedTuple):
       columns: columns of the training images.
       sampler: the rows of each step's batch; steps count from the round's beginning.
       steps: the number of steps; None never ends.
-      reset: state -> state, called when the round begins; it can fill a memory bank.
+      reset: state -> state, called when the round begins; it can fill a memory.
       step: as in `Actions`, for this round; None is the step of the actions.
       report: metrics of the round itself, logged with its first step.
     """
@@ -332,8 +332,7 @@ def run(
       The state after the last step.
 
     Raises:
-      NotFiniteError: as `run_round`.
-      StoppedError: as `run_round`.
+      NotFiniteError, StoppedError: as `run_round`.
     """
     while not is_over(state, progress, plan):
         this = rounds(border, progress.round)
