@@ -16,8 +16,8 @@ On the official split the pictures of "test" are the gallery that is judged: a f
 transductive, and evaluate.py marks it so.
 
 It differs from the paper in the backbone; in that features are computed anew for each clustering
-instead of read from the memory; and in that single pictures are drawn four different ones at a
-time instead of one alone.
+instead of read from the memory; in that single pictures are drawn four different ones at a time
+instead of one alone; and in that two data sets share their BatchNorms.
 """
 
 from ml_collections import ConfigDict
