@@ -66,7 +66,7 @@ def get_config(arguments: str = "small") -> ConfigDict:
     """
     words, values = common.read_arguments(arguments)
     rate = values.pop("rate", None)
-    if values or ("identity" in words and (len(words) > 1 or rate)):
+    if values or ("identity" in words and (len(words) > 1 or rate is not None)):
         raise ValueError(f"{arguments!r} must be changes and a rate alone, or identity alone")
     if words == ["identity"]:
         config = source_b.get_config("identity")
@@ -77,7 +77,8 @@ def get_config(arguments: str = "small") -> ConfigDict:
             if word not in CHANGES:
                 raise ValueError(f"unknown change {word!r}; known: identity, {', '.join(CHANGES)}")
             CHANGES[word](config)
-        config.optimizer.learning_rate = rate or config.optimizer.learning_rate
+        if rate is not None:
+            config.optimizer.learning_rate = rate
     config.epochs = 12
     config.stages = {}
     config.evaluate_every = 4

@@ -42,7 +42,8 @@ def get_config(arguments: str = "") -> ConfigDict:
     common.learn_attributes(config, loss, head=head, dropout={})
     if unlabelled:
         common.learn_clusters(config, "test", batch_size=64, momentum=0.2, gap=0.02)
-        config.unlabelled.instances, config.stages = True, {}
+        config.unlabelled.instances, config.losses.memory.weight = True, 2.0  # as in spcl.py
+        config.stages = {}
         config.batch_size, config.epochs = 128, 20
         config.optimizer.update(learning_rate=3.5e-4, warmup_epochs=1.0)
     return config

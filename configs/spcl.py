@@ -15,9 +15,10 @@ Adam at 3.5e-4 for 50 rounds of 400 steps, a tenth every 20.
 On the official split the pictures of "test" are the gallery that is judged: a figure there is
 transductive, and evaluate.py marks it so.
 
-It differs from the paper in the backbone; in that features are computed anew for each clustering
-instead of read from the memory; in that single pictures are drawn four different ones at a time
-instead of one alone; and in that two data sets share their BatchNorms.
+It differs from the paper in the backbone; in that features are computed, and the memory filled,
+anew for each clustering; in that single pictures are drawn four different ones at a time instead of
+one alone, and known persons' whatever their cameras; in that a cluster left with one picture is
+none; and in that two data sets share their BatchNorms.
 """
 
 from ml_collections import ConfigDict
@@ -36,6 +37,7 @@ def get_config(arguments: str = "") -> ConfigDict:
     config.losses = {}
     common.learn_clusters(config, "test", batch_size=64, momentum=0.2, gap=0.02)
     config.unlabelled.instances = True
+    config.losses.memory.weight = 2.0  # the sum of the means of both halves of a batch
     config.batch_size, config.steps_per_epoch = 128, 400
     cluster_contrast.follow_spcl(config)
     return config

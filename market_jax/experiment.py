@@ -37,6 +37,8 @@ class Training(NamedTuple):
       hooks: what happens after each update.
       plan: when what happens.
       mesh: the devices.
+      clustered: the pictures that it learns from without labels, and the run that it began with
+        has: (names of the data sets, split) each.
     """
 
     config: ConfigDict
@@ -50,6 +52,7 @@ class Training(NamedTuple):
     hooks: list[hooks.Hook]
     plan: loop.Plan
     mesh: Any
+    clustered: list[tuple[str, str]]
 
 
 def check_classes(config: ConfigDict, labels: Mapping[str, tuple[str, ...]]) -> None:
@@ -92,7 +95,9 @@ def open_sides(config: ConfigDict, dataset: Dataset) -> Sides:
       dataset: that it is trained on.
     """
     train = dataset.open("train")
-    config = settings.count(config, {"model.identities": int(train["identity"].max()) + 1})
+    config = settings.count(
+        config, {"model.identities": int(train["identity"].max(initial=-1)) + 1}
+    )
     return Sides(config, train, dataset.open("val"))
 
 
@@ -177,11 +182,13 @@ class Saved(NamedTuple):
       config: the config that it was started with, as JSON.
       schema: the labels that it learns.
       kept: who is trained on and who is held out.
+      clustered: as in `Training`.
     """
 
     config: dict
     schema: Schema
     kept: list[Division]
+    clustered: list[tuple[str, str]]
 
 
 def read_saved(workdir: Path) -> Saved | None:
@@ -202,7 +209,20 @@ def read_saved(workdir: Path) -> Saved | None:
     settings.check_format(extra, directory)
     labels = {name: tuple(classes) for name, classes in extra["labels"].items()}
     divisions = [Division(**division) for division in extra["divisions"]]
-    return Saved(extra["config"], Schema(f"the run {workdir}", labels), divisions)
+    clustered = [tuple(pair) for pair in extra.get("clustered", ())]
+    return Saved(extra["config"], Schema(f"the run {workdir}", labels), divisions, clustered)
+
+
+def _list_clustered(config: ConfigDict) -> list[tuple[str, str]]:
+    """`Training.clustered` of a run that begins."""
+    found, source = [], config.model.get("pretrained", "")
+    if "unlabelled" in config:
+        split, _, name = config.unlabelled.pictures.partition("/")
+        found.append((name or config.data.name, split))
+    if source and Path(source).expanduser().is_dir():
+        before = read_saved(Path(source).expanduser())
+        found += before.clustered if before else []
+    return found
 
 
 def prepare(
@@ -247,16 +267,22 @@ def prepare(
         hooks=build.hooks(config),
         plan=plan,
         mesh=mesh,
+        clustered=saved.clustered if saved else _list_clustered(config),
     )
     return _load(made) if config.data.in_memory else made  # once all else is found to be right
 
 
 def _load(training: Training) -> Training:
-    """The same with its pictures in memory, for evaluators too."""
+    """The same with its pictures in memory, for evaluators too where they are those of a split."""
     sides = {name: columns_.in_memory(getattr(training, name)) for name in ("train", "val")}
+    own = {
+        name: side
+        for name, side in sides.items()
+        if getattr(training, name)["image"] is training.dataset.open(name)["image"]
+    }
 
     def open_split(split: str) -> Columns:
-        return sides[split] if split in sides else training.dataset.open(split)
+        return own[split] if split in own else training.dataset.open(split)
 
     return training._replace(**sides, dataset=training.dataset._replace(open=open_split))
 

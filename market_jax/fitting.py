@@ -306,6 +306,7 @@ def _actions(
         "labels": {name: list(classes) for name, classes in labels.items()},
         "label_counts": count_labels(training.train, labels),
         "divisions": [division._asdict() for division in training.dataset.divisions()],
+        "clustered": training.clustered,
     }
     write = writers.ignore
     if leader:

@@ -25,7 +25,7 @@ from market_jax.weights import published as zoo
 
 _MODEL = {"model": ("embedding",), "predictions": ("predictions",)}  # --features -> outputs
 PUBLISHED = Path("runs/published")  # where evaluations of published networks are written
-_SAME_PEOPLE = {"unitn": "market1501"}  # the course release is cut from it, with its pids
+_SAME_PEOPLE = {"unitn": "market1501"}  # divided anew, and under other numbers
 
 
 class Data(NamedTuple):
@@ -276,28 +276,37 @@ def known_pids(run: Run, sides: Sequence[Columns]) -> tuple[set[int], set[int]]:
       The pids of the known persons, and those of them that were trained on.
     """
     shown = {int(pid) for side in sides for pid in np.unique(side["pid"]) if pid > 0}
-    names = [run.dataset().schema.name, *(entry["name"] for entry in run.extra["trained_on"])]
-    judged, *trained = [_SAME_PEOPLE.get(name, name) for name in names]
-    known = [
-        entry["pids"]["train"]
-        for name, entry in zip(trained, run.extra["trained_on"], strict=True)
-        if name == judged
-    ]
+    judged = run.dataset().schema.name
+    known = [entry["pids"]["train"] for entry in run.extra["trained_on"] if entry["name"] == judged]
     return shown, shown & {pid for pids in known for pid in pids}
 
 
 def is_transductive(run: Run, splits: Sequence[str]) -> bool:
     """Whether a run has learned from pictures of these splits without their labels.
 
+    The course release and the published set share pictures whatever the split.
+
     Args:
       run: the run, with the data set that is judged.
       splits: the splits whose pictures are judged.
     """
-    trained = run.extra.get("config", {})
-    split, _, name = trained.get("unlabelled", {}).get("pictures", "").partition("/")
-    named = (name or trained.get("data", {}).get("name", ""), run.config.data.name)
-    learned, judged = ({_SAME_PEOPLE.get(n, n) for n in names.split(",")} for names in named)
-    return split in splits and bool(learned & judged)
+    judged = set(run.config.data.name.split(","))
+    for names, split in run.extra.get("clustered", ()):
+        learned = set(names.split(","))
+        if (learned & judged and split in splits) or are_related(learned - judged, judged):
+            return True
+    return False
+
+
+def are_related(names: set[str], others: set[str]) -> bool:
+    """Whether data sets show the same people, be it under other numbers.
+
+    Args:
+      names: names of data sets.
+      others: names of other data sets.
+    """
+    first, second = ({_SAME_PEOPLE.get(n, n) for n in group} for group in (names, others))
+    return bool(first & second)
 
 
 def _refuse_imports(where: Path, config: dict) -> None:

@@ -23,6 +23,8 @@ SMALL = (
     "--config.batch_size=8",
     "--config.log_every=1",
 )
+# compiled as outside the tests
+AS_USERS = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "false"}
 
 
 def start(script, *flags, most=None, **environment):
@@ -34,7 +36,7 @@ def start(script, *flags, most=None, **environment):
     return subprocess.Popen(
         [sys.executable, *(["-c", limit] if most else []), str(ROOT / script), *flags],
         cwd=ROOT,
-        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""} | environment,
+        env=os.environ | AS_USERS | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -170,7 +172,7 @@ def test_train_then_evaluate_without_a_workdir(synthetic, tmp_path):
     process = subprocess.run(
         [sys.executable, str(ROOT / "evaluate.py"), "--task=attributes", "--split=test"],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
+        env=os.environ | AS_USERS | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=False,

@@ -56,6 +56,7 @@ def by_identity(
     num_instances: int,
     seed: int,
     camids: np.ndarray | None = None,
+    again: bool = False,
 ) -> Sampler:
     """The PK sampler: batches of some persons with `num_instances` images of each.
 
@@ -70,6 +71,7 @@ def by_identity(
       seed: seeds the draws.
       camids: the camera of each image, int [M]; a person's images are then of as many cameras as
         can be. None draws them alike.
+      again: whether a person may come up again in a batch, where there are too few.
 
     Raises:
       InputError: the batch size is no multiple of `num_instances`, or there are too few persons.
@@ -82,6 +84,8 @@ def by_identity(
             f"batch_size is {batch_size}; it must be 2 or more times num_instances, {num_instances}"
         )
     rows_of = [np.flatnonzero(pids == pid) for pid in np.unique(pids[pids > 0])]
+    if again and rows_of:
+        rows_of *= -(-people // len(rows_of))
     batches = len(rows_of) // people  # before a person comes up again
     if batches == 0:
         raise InputError(
@@ -93,8 +97,11 @@ def by_identity(
         if camids is None or len(rows) < num_instances:
             return rng.choice(rows, num_instances, replace=len(rows) < num_instances)
         rows = rng.permutation(rows)
-        same = camids[rows][:, None] == camids[rows]
-        return rows[np.argsort(np.tril(same, -1).sum(axis=1), kind="stable")[:num_instances]]
+        order = np.argsort(camids[rows], kind="stable")
+        first = np.searchsorted(camids[rows][order], camids[rows][order])
+        turn = np.empty(len(rows), np.int64)  # how many of its camera come before an image
+        turn[order] = np.arange(len(rows)) - first
+        return rows[np.argsort(turn, kind="stable")[:num_instances]]
 
     def indices(step):
         lap, part = divmod(int(step), batches)

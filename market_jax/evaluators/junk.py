@@ -44,15 +44,32 @@ def score_images(predict: Predictor, columns: Columns) -> dict[str, np.ndarray]:
       InputError: the model has no such outputs, or a score is not finite.
     """
     if "reconstruction" not in predict.output_names(columns):
-        vectors = predict(columns, ("embedding",))["embedding"]
-        near = jaccard(vectors, k1=min(30, len(vectors)), k2=min(6, len(vectors)))
-        return {"outlier": pseudo_labels.reach(near)}
+        return {"outlier": _stand_alone(predict(columns, ("embedding",))["embedding"])}
     scores = predict(columns, reconstruction.SCORES, derive=_scores)
     for name, values in scores.items():
         bad = np.flatnonzero(~np.isfinite(values))
         if len(bad):
             raise InputError(f"the score {name!r} of {columns['name'][bad[0]]} is not finite")
     return scores
+
+
+def _stand_alone(vectors: np.ndarray) -> np.ndarray:
+    """The score "outlier" of images [M, D], see `score_images`."""
+    near = jaccard(vectors, k1=min(30, len(vectors)), k2=min(6, len(vectors)))
+    return pseudo_labels.reach(near)
+
+
+def _score_made(predict: Predictor, people: Columns, made: np.ndarray) -> dict[str, np.ndarray]:
+    """Scores of people, and after them of junk; the junk a little at a time, as junk is rare."""
+    both = {"image": images.join([people["image"], made]), "name": np.tile(people["name"], 2)}
+    if "reconstruction" in predict.output_names(both):
+        return score_images(predict, both)
+    vectors = predict(both, ("embedding",))["embedding"]
+    usual, strange = np.split(vectors, 2)
+    parts = np.array_split(strange, -(-len(strange) // max(len(usual) // 20, 1)))
+    scores = [_stand_alone(usual)]
+    scores += [_stand_alone(np.concatenate([usual, part]))[len(usual) :] for part in parts]
+    return {"outlier": np.concatenate(scores)}
 
 
 def judge(scores: Mapping[str, np.ndarray], junk: np.ndarray) -> dict[str, dict[str, float]]:
@@ -85,8 +102,7 @@ def judge_made(predict: Predictor, columns: Columns) -> dict[str, dict]:
     if not len(people["name"]):
         raise InputError("no image shows a known person, of whom junk could be made")
     made, kinds = make_junk(people["image"][np.arange(len(people["name"]))])
-    both = {"image": images.join([people["image"], made]), "name": np.tile(people["name"], 2)}
-    scores = score_images(predict, both)
+    scores = _score_made(predict, people, made)
     result = {}
     for kind in ("all", *np.unique(kinds)):
         chosen = np.ones(len(kinds), bool) if kind == "all" else kinds == kind

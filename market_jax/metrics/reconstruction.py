@@ -35,14 +35,14 @@ def propose_thresholds(values: np.ndarray) -> dict[str, float]:
 
     Returns:
       {"quantile": the score that 2 % exceed, "robust_z": 3.5 robust standard deviations (1.4826 of
-      the median absolute deviation) above the median}.
+      the median absolute deviation) above the median}. Where more than 2 % have the highest score,
+      the quantile is the score below it; where most have the same score, the second is the first.
     """
-    median = np.median(values)
+    median, known = np.median(values), np.unique(values)
     deviation = 1.4826 * np.median(np.abs(values - median))
-    return {
-        "quantile": float(np.quantile(values, QUANTILE)),
-        "robust_z": float(median + DEVIATIONS * deviation),
-    }
+    quantile = min(np.quantile(values, QUANTILE), known[-2:][0])
+    robust = median + DEVIATIONS * deviation if deviation else quantile
+    return {"quantile": float(quantile), "robust_z": float(robust)}
 
 
 def judge(values: np.ndarray, junk: np.ndarray) -> dict[str, float]:

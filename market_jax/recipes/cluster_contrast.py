@@ -2,9 +2,10 @@
 
 Cluster Contrast (Dai et al. 2022), where every cluster has one slot of the memory and outliers are
 left out; and SpCL (Ge et al. 2020), where every picture has one, an outlier is a class of its own,
-and persons whose labels are known are learned beside them. It differs from both in that the memory
-is filled anew at the beginning of each round, from the network as it is. A round is an epoch of
-`config.steps_per_epoch` steps.
+and persons whose labels are known are learned beside them. A round is an epoch of
+`config.steps_per_epoch` steps; at its beginning the network as it is (with averaged parameters, if
+there are any) gives the features that are clustered and that the memory is filled with, and at its
+end it is evaluated.
 """
 
 import functools
@@ -16,6 +17,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from ml_collections import ConfigDict
 
 from market_jax import devices, fitting, registry, settings
@@ -54,11 +56,35 @@ class Unlabelled(NamedTuple):
 
 def _read(config: ConfigDict) -> tuple[Unlabelled, Callable]:
     """`config.unlabelled`, and the function from features to clusters of `config.clusters`."""
-    fields = {"name": "pictures"} | config.unlabelled.to_dict()
-    unlabelled = registry.bind(fields, {"pictures": Unlabelled}, "setting of the unlabelled")
+    parts = {"unlabelled": config, "clusters": config, "memory": config.losses}
+    for name, owner in [*parts.items(), ("memory", config.hooks)]:
+        if name not in owner:
+            raise InputError(
+                f"the recipe cluster_contrast needs {name!r}, which the config has not; see "
+                "configs/common.py: learn_clusters"
+            )
+    fields = {"name": "unlabelled"} | config.unlabelled.to_dict()
+    unlabelled = registry.bind(fields, {"unlabelled": Unlabelled}, "setting")
     known = registry.names_of(pseudo_labels)
     cluster = registry.bind(config.clusters, known, "clustering (clusters)")
     return registry.complete(unlabelled, "unlabelled")(), cluster
+
+
+def _check(config: ConfigDict, unlabelled: Unlabelled) -> None:
+    """Refuses settings of batches and rounds that do not fit together."""
+    if not config.steps_per_epoch:
+        raise InputError("steps_per_epoch is 0; this recipe needs it: the steps of a round")
+    if config.stages:
+        raise InputError(f"this recipe has no stages; the config has {', '.join(config.stages)}")
+    if config.grad_accum_steps > 1:
+        raise InputError("this recipe needs whole batches: grad_accum_steps must be 1")
+    each, rest = config.num_instances, config.batch_size - unlabelled.batch_size
+    if not each or unlabelled.batch_size % each or rest % each or rest < 0:
+        raise InputError(
+            f"num_instances is {each}, unlabelled.batch_size {unlabelled.batch_size} and "
+            f"batch_size {config.batch_size}: the first must be 1 or more and divide the others, "
+            "and the second be at most the third"
+        )
 
 
 def _find(config: ConfigDict, dataset: Dataset, pictures: str) -> tuple[Columns, Columns]:
@@ -82,21 +108,19 @@ def open_sides(config: ConfigDict, dataset: Dataset) -> Sides:
       dataset: that it is trained on.
 
     Raises:
-      InputError: a setting is wrong, or a batch and the images do not fit together.
+      InputError: a setting is wrong, or there are no images for a part of the batch.
     """
-    if not config.steps_per_epoch:
-        raise InputError("steps_per_epoch is 0; this recipe needs it: the steps of a round")
-    if config.stages:
-        raise InputError(f"this recipe has no stages; the config has {', '.join(config.stages)}")
     unlabelled, _ = _read(config)
+    _check(config, unlabelled)
     labelled, rows = _find(config, dataset, unlabelled.pictures)
-    known, unknown = len(labelled["pid"]), len(rows["pid"])
     rest = config.batch_size - unlabelled.batch_size
-    if rest < 0 or bool(rest) != bool(known) or not unknown:
+    if not rest:  # nobody's labels are learned
+        labelled = columns_.select(labelled, np.zeros(len(labelled["pid"]), bool))
+    known, unknown = len(labelled["pid"]), len(rows["pid"])
+    if (rest and not known) or not unknown:
         raise InputError(
-            f"batch_size is {config.batch_size}, unlabelled.batch_size is "
-            f"{unlabelled.batch_size}: the rest is for {known} images with labels, beside "
-            f"{unknown} without"
+            f"batch_size is {config.batch_size}, unlabelled.batch_size {unlabelled.batch_size}: "
+            f"there are {known} images for the rest, and {unknown} without labels"
         )
     nothing = np.full(unknown, -1, np.int32)
     hidden = dict.fromkeys(("pid", "identity", *dataset.schema.labels), nothing)
@@ -147,26 +171,30 @@ def _make_sampler(
     sizes = np.bincount(classes + 1)  # of the classes from -1
     alone = np.flatnonzero(hidden & (classes >= 0) & (sizes[classes + 1] == 1))
     groups = np.where(hidden, classes + 1, 0)
-    mixed = np.random.default_rng(seed).permutation(len(alone)) // config.num_instances
-    groups[alone] = len(sizes) + mixed
+    order = np.random.default_rng(seed).permutation(len(alone))
+    groups[alone] = len(sizes) + order // config.num_instances
     found, taken = len(np.unique(groups[groups > 0])), batch_size // config.num_instances
-    if found < taken:
+    if not found:
         raise InputError(
-            f"round {number} has {found} clusters; a batch takes {taken}: change the settings of "
-            "clusters (eps, min_samples), or lower unlabelled.batch_size"
+            f"round {number} has no clusters: begin in another --workdir with other settings of "
+            "clusters (eps, min_samples)"
         )
-    second = samplers.by_identity(groups, batch_size, camids=columns["camid"], **draw)
+    if found < taken:
+        logging.warning("round %d has %d clusters; a batch takes %d", number, found, taken)
+    mixed = {"camids": columns["camid"], "again": True}
+    second = samplers.by_identity(groups, batch_size, **mixed, **draw)
     if batch_size == config.batch_size:
         return second
     first = samplers.by_identity(columns["pid"], config.batch_size - batch_size, **draw)
     return samplers.side_by_side(first, second)
 
 
-def _describe(columns: Columns, labels: np.ndarray) -> dict[str, float]:
+def _describe(columns: Columns, labels: np.ndarray, threshold: float | None) -> dict[str, float]:
     """What is logged of a clustering; beside its size, how well it agrees with who is who."""
     from sklearn import metrics  # slow to import
 
     found = {"round/clusters": labels.max(initial=-1) + 1, "round/outliers": np.sum(labels < 0)}
+    found |= {} if threshold is None else {"round/threshold": threshold}
     truth = columns["true_pid"][columns["identity"] < 0]
     judged = (truth > 0) & (labels >= 0)
     if judged.any():
@@ -176,15 +204,30 @@ def _describe(columns: Columns, labels: np.ndarray) -> dict[str, float]:
     return {name: float(value) for name, value in found.items()}
 
 
-def _keep(path: Path, names: np.ndarray, labels: np.ndarray, number: int) -> None:
-    """Writes the clusters of every round up to this one; a round that is made again, once."""
-    before = labels[None][:0]
+def _keep(path: Path, columns: Columns, labels: np.ndarray, number: int) -> None:
+    """Adds the clusters of a round to the file of all; a round that is made again, once."""
+    kept = {}
     if number and path.exists():
-        with np.load(path) as kept:
-            before = kept["labels"][:number]
+        with np.load(path) as before:
+            kept = {key: before[key] for key in before if key.isdigit() and int(key) < number}
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, name=names, labels=np.concatenate([before, labels[None]]))
+    pictures = {key: columns[key][columns["identity"] < 0] for key in ("name", "digest")}
+    np.savez_compressed(buffer, **pictures, **kept, **{str(number): labels})
     write_atomically(path, buffer.getvalue())
+
+
+def outlier_shares(path: Path) -> dict[str, float]:
+    """In how many of a training's rounds each picture was in no cluster.
+
+    Args:
+      path: the `FILE` of the run.
+
+    Returns:
+      The picture's digest -> a share, 0 to 1.
+    """
+    with np.load(path) as kept:
+        rounds = [kept[key] < 0 for key in kept if key.isdigit()]
+        return dict(zip(kept["digest"].tolist(), np.mean(rounds, axis=0).tolist(), strict=True))
 
 
 def make_rounds(training: Training, workdir: Path) -> Callable[[TrainState, int], Round]:
@@ -192,31 +235,34 @@ def make_rounds(training: Training, workdir: Path) -> Callable[[TrainState, int]
 
     Args:
       training: what `experiment.prepare` has built, with the images of `open_sides`.
-      workdir: the folder of the run, where `FILE` is written: "name" [M] of the pictures without
-        labels, and "labels" int [R, M], their clusters in R rounds.
+      workdir: the folder of the run, where `FILE` is written: "name" and "digest" [M] of the
+        pictures without labels, and for each round, "0" and so on, their clusters int [M].
 
     Returns:
       A function (state, number) -> round.
 
     Raises:
-      InputError: (when called) there are fewer clusters than a batch takes.
+      InputError: (when called) there are no clusters.
     """
     config, columns = training.config, training.train
     unlabelled, cluster = _read(config)
     hidden = np.flatnonzero(columns["identity"] < 0)
     predict = Predictor(training.apply, None, model=training.model, batch_size=config.batch_size)
 
+    output = config.hooks.memory.get("features", "embedding")
+    batch = {key: value for key, value in columns.items() if key != "true_pid"}
+
     def make_round(state: TrainState, number: int) -> Round:
         now = predict.with_variables(state.averaged_variables)
-        vectors = features(now, columns)["feature"]
+        vectors = features(now, columns, (output,))["feature"]
         kept = state.collections["memory"]
-        threshold = float(kept["threshold"]) if number else None
-        labels, threshold = cluster(vectors[hidden], threshold=threshold)
+        before = float(kept["threshold"])  # below 0 where no round has said it
+        labels, threshold = cluster(vectors[hidden], before if before >= 0 else None)
         if jax.process_index() == 0:
-            _keep(workdir / FILE, columns["name"][hidden], labels, number)
+            _keep(workdir / FILE, columns, labels, number)
         slots, classes = assign(columns, labels, instances=unlabelled.instances)
         made = memory.fill(vectors, slots, classes, len(kept["labels"]))
-        made["threshold"] = jnp.float32(threshold)
+        made["threshold"] = jnp.float32(-1 if threshold is None else threshold)
 
         def reset(state: TrainState) -> TrainState:
             filled = devices.replicate(training.mesh, made)
@@ -224,11 +270,11 @@ def make_rounds(training: Training, workdir: Path) -> Callable[[TrainState, int]
 
         devices.release_memory()
         return Round(
-            columns | {"slot": slots},
+            batch | {"slot": slots},
             _make_sampler(config, columns, classes, number, unlabelled.batch_size),
             config.steps_per_epoch,
             reset,
-            report=_describe(columns, labels),
+            report=_describe(columns, labels, threshold),
         )
 
     return make_round

@@ -10,6 +10,7 @@ import numpy as np
 from scipy import sparse
 
 from market_jax.errors import InputError
+from market_jax.registry import choose
 from market_jax.retrieval import distances, search
 from market_jax.typing import Array
 
@@ -145,7 +146,7 @@ def jaccard(
     for name, k in (("k1", k1), ("k2", k2)):
         if not 1 <= k <= len(features):
             raise InputError(f"{name} is {k}; it must be 1 to {len(features)}, the images")
-    if metric == "cosine":
+    if choose(metric, {"cosine": True, "euclidean": False}, "metric"):
         features = distances.normalize(features)
     half = min(int(np.around(k1 / 2)) + 1, k1)
     encoding, _ = encode(features, k1=k1, half=half, k2=k2, relative=False)

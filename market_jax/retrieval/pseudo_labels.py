@@ -19,8 +19,7 @@ def dbscan(distances: sparse.csr_array, eps: float, min_samples: int = 4) -> np.
     """Clusters by density (DBSCAN, Ester et al. 1996, by scikit-learn).
 
     An image with `min_samples` images within `eps` of it, itself among them, is in a cluster with
-    all of these. A cluster that is left with fewer images, since another one has taken those
-    between the two, is none.
+    all of these. One image alone is no cluster.
 
     Args:
       distances: [M, M], of near pairs; a pair without an entry is farther than `eps`.
@@ -43,7 +42,7 @@ def dbscan(distances: sparse.csr_array, eps: float, min_samples: int = 4) -> np.
         sparse.csr_matrix(distances)
     )
     sizes = np.bincount(labels[labels >= 0], minlength=1)
-    return _renumber(np.where((labels >= 0) & (sizes[labels] >= min_samples), labels, OUTLIER))
+    return _renumber(np.where((labels >= 0) & (sizes[labels] > 1), labels, OUTLIER))
 
 
 def reach(distances: sparse.csr_array, min_samples: int = 4) -> np.ndarray:
@@ -81,17 +80,18 @@ class Clusters(NamedTuple):
 
     Attributes:
       labels: int64 [M], the clusters from 0; `OUTLIER` where an image is in none that is trusted.
-      threshold: how independent a cluster had to be, see `trust`.
+      threshold: how independent a cluster had to be, see `trust`; None where nothing says it.
     """
 
     labels: np.ndarray
-    threshold: float
+    threshold: float | None
 
 
 def jaccard_dbscan(
     features: Array,
-    *,
     threshold: float | None = None,
+    /,
+    *,
     k1: PositiveInt = 30,
     k2: PositiveInt = 6,
     eps: Positive = 0.6,
@@ -112,12 +112,14 @@ def jaccard_dbscan(
       quantile: the share of the first clusters that are independent, 0 to 1.
 
     Raises:
-      InputError: there are fewer images than neighbours.
+      InputError: there are fewer images than neighbours, or the gap is not below eps.
     """
+    if gap >= eps:
+        raise InputError(f"gap is {gap}; it must be below eps, {eps}")
     distances = jaccard(features, k1=k1, k2=k2, below=min(eps + gap, 1.0))
     labels = dbscan(distances, eps, min_samples)
     if not gap:
-        return Clusters(labels, 0.0)
+        return Clusters(labels, None)
     tighter, looser = (dbscan(distances, eps + change, min_samples) for change in (-gap, gap))
     return trust(labels, tighter, looser, threshold=threshold, quantile=quantile)
 
@@ -149,11 +151,14 @@ def trust(
     labels = np.asarray(labels)
     clustered = np.flatnonzero(labels >= 0)
     if not len(clustered):
-        return Clusters(np.full(len(labels), OUTLIER, np.int64), threshold or 0.0)
+        return Clusters(np.full(len(labels), OUTLIER, np.int64), threshold)
     own = labels[clustered]
-    least_dependent = np.full(own.max() + 1, np.inf)
+    least_dependent = np.full(own.max() + 1, np.inf, np.float32)
     least_loose = least_dependent.copy()
-    dependent, loose = (1 - overlap(labels, other)[clustered] for other in (looser, tighter))
+    # in float32, in which a training keeps the threshold: clusters are often just at it
+    dependent, loose = (
+        np.float32(1 - overlap(labels, other)[clustered]) for other in (looser, tighter)
+    )
     np.minimum.at(least_dependent, own, dependent)
     np.minimum.at(least_loose, own, loose)
     if threshold is None:

@@ -153,6 +153,7 @@ def _about(run: Run, name: str, config: dict[str, Any]) -> dict[str, Any]:
         "labels": run.extra["labels"],
         "label_counts": run.extra["label_counts"],
         "trained_on": trained_on,
+        "clustered": run.extra.get("clustered", []),
         "commit": _commit(),
     }
 

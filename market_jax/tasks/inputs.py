@@ -224,6 +224,14 @@ def known_people(run: Run, sides: Sequence[Columns], *, split: str) -> tuple[str
             "new people if the pictures show some of them."
         )
         return text, record
+    names = {side["name"] for side in run.extra["trained_on"]}
+    if runs.are_related(names - {run.config.data.name}, {run.config.data.name}):
+        text = (
+            f"CAUTION: the network was trained on {run.trained_on}, which shows people of "
+            f"{run.config.data.name} under other numbers; these figures say nothing about people "
+            "who are new to the network."
+        )
+        return f"{first} {text}".lstrip(), record
     shown, known = runs.known_pids(run, sides)
     text = f"{len(known)} of {len(shown)} identities judged here were trained on"
     if known:

@@ -11,6 +11,7 @@ from market_jax.data import columns as columns_
 from market_jax.errors import InputError
 from market_jax.evaluators import junk as evaluator
 from market_jax.files import write_atomically
+from market_jax.recipes import cluster_contrast
 from market_jax.report import pictures
 from market_jax.report import review as review_page
 from market_jax.runs import Run
@@ -18,7 +19,6 @@ from market_jax.tasks import inputs
 from market_jax.typing import Columns
 
 FILE, LIST, PAGE = "junk.json", "junk.csv", "junk_review.html"
-ROUNDS = "clusters.npz"  # of the recipe cluster_contrast
 LEAST = 60  # candidates of the page, where fewer are flagged
 
 
@@ -73,16 +73,14 @@ def write_review(
 
 def _of_rounds(run: Run, columns: Columns) -> dict[str, np.ndarray]:
     """The share of a training's rounds in which each image was in no cluster, where it is kept."""
-    path = run.workdir / ROUNDS
-    if not path.exists():
+    path = run.workdir / cluster_contrast.FILE
+    if not path.exists() or "digest" not in columns:
         return {}
-    with np.load(path) as kept:
-        places = {name: i for i, name in enumerate(kept["name"].tolist())}
-        shares = np.mean(kept["labels"] < 0, axis=0)
-    names = columns["name"].tolist()
-    if not all(name in places for name in names):
+    shares = cluster_contrast.outlier_shares(path)
+    digests = columns["digest"].tolist()
+    if not all(digest in shares for digest in digests):
         return {}  # other images
-    return {"rounds": shares[[places[name] for name in names]]}
+    return {"rounds": np.array([shares[digest] for digest in digests])}
 
 
 def _draw(run: Run, columns: Columns) -> list[tuple[np.ndarray, ...]]:
@@ -146,10 +144,11 @@ def run(
     score = result.record["score"]
     values = scores[score]
     write_atomically(run.evaluation / LIST, as_csv(columns["name"], values, flagged))
-    record = dict(result.record) | {"checkpoint": run.step}
+    caution, known = inputs.known_people(run, [columns], split="" if images else split)
+    record = dict(result.record) | known | {"checkpoint": run.step}
     write_atomically(run.evaluation / FILE, json.dumps(record, indent=2) + "\n")
     notes = [f"written to {run.evaluation / LIST} and {run.evaluation / FILE}"]
     if review:
         path = write_review(run, columns, values, flagged, score)
         notes.append(f"open {path} in a browser to decide")
-    return inputs.as_text(result, *notes)
+    return inputs.as_text(result, *notes, first=caution)

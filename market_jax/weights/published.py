@@ -35,6 +35,7 @@ FIELDS = {  # of the metadata
     "labels": dict[str, tuple[str, ...]],  # label -> class names
     "label_counts": dict[str, tuple[int, ...]],  # label -> training images of each class
     "trained_on": tuple[dict[str, Any], ...],  # an entry for each data set
+    "clustered": tuple[tuple[str, ...], ...],  # (data sets, split) learned from without labels
     "commit": str,  # of market_jax that wrote the file
 }
 TRAINED_ON = {  # of an entry of "trained_on"

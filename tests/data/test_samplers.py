@@ -97,3 +97,32 @@ def test_grouped_batches_hold_many_persons():
 def test_grouped_needs_images_of_a_person():
     with pytest.raises(InputError, match="num_instances is 0; it must be 1 or more"):
         samplers.grouped(np.array([1, 2]), 4, num_instances=0)
+
+
+def test_images_of_a_person_are_of_as_many_cameras_as_can_be():
+    pids = np.repeat([1, 2, 3, 4], 12)
+    camids = np.tile([1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 3, 4], 4)
+    sampler = samplers.by_identity(pids, 16, num_instances=4, seed=0, camids=camids)
+    for step in range(50):
+        rows = sampler.indices(step).reshape(4, 4)
+        assert [sorted(camids[r]) for r in rows] == [[1, 2, 3, 4]] * 4
+    many = samplers.by_identity(pids, 20, num_instances=10, seed=0, camids=camids)
+    counts = np.bincount(camids[many.indices(0)[:10]], minlength=5)
+    assert counts.tolist() == [0, 6, 2, 1, 1], "each camera's turn until it has no more"
+    drawn = {row for step in range(50) for row in sampler.indices(step).tolist()}
+    assert drawn == set(range(48)), "every image comes up"
+
+
+def test_a_person_comes_up_again_in_a_batch_only_when_asked():
+    pids = np.repeat([1, 2, 3], 4)
+    with pytest.raises(InputError, match="the training split has 3 identities"):
+        samplers.by_identity(pids, 16, num_instances=2, seed=0)
+    rows = samplers.by_identity(pids, 16, num_instances=2, seed=0, again=True).indices(0)
+    assert sorted(np.bincount(pids[rows], minlength=4)[1:].tolist()) == [4, 6, 6]
+
+
+def test_two_samplers_side_by_side():
+    first, second = samplers.sequential(8, 4), samplers.shuffled(6, 2, seed=0)
+    both = samplers.side_by_side(first, second)
+    assert both.steps == 2
+    assert both.indices(1).tolist() == [4, 5, 6, 7, *second.indices(1).tolist()]

@@ -96,6 +96,7 @@ def test_a_cluster_whose_images_another_took_is_none():
     np.fill_diagonal(far, 0)
     found = pseudo_labels.dbscan(sparse.csr_array(far), 1.0, 4)
     assert found.tolist() == [0, 0, 0, 0, -1]
+    assert pseudo_labels.dbscan(line(0, 1, 9), 1.0, 1).tolist() == [0, 0, -1]
 
 
 @pytest.mark.parametrize(("eps", "min_samples"), [(0, 4), (-1, 4), (0.5, 0)])
@@ -161,6 +162,25 @@ def test_the_threshold_is_the_first_rounds_quantile():
     assert again.labels.tolist() == labels.tolist()
 
 
+def test_a_cluster_at_the_threshold_is_trusted_in_every_round():
+    """The threshold goes through float32 between two rounds; 7 / 12 has no such number."""
+    labels = np.repeat([0, 1, 2], [7, 5, 8])
+    looser = np.repeat([0, 2], [12, 8])
+    first = pseudo_labels.trust(labels, labels, looser, quantile=0.9)
+    assert first.labels.tolist() == labels.tolist()
+    again = pseudo_labels.trust(
+        labels, labels, looser, threshold=float(np.float32(first.threshold))
+    )
+    assert again.labels.tolist() == labels.tolist()
+
+
 def test_nothing_clustered_leaves_nothing():
     none = np.full(5, -1)
-    assert pseudo_labels.trust(none, none, none).labels.tolist() == [-1] * 5
+    found = pseudo_labels.trust(none, none, none)
+    assert found.labels.tolist() == [-1] * 5
+    assert found.threshold is None, "the first round with clusters says it"
+
+
+def test_metrics_that_are_not_known_are_refused():
+    with pytest.raises(InputError, match="unknown metric 'dot'"):
+        jaccard(people(), k1=4, k2=2, metric="dot")

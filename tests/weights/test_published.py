@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
+from ml_collections import ConfigDict
 
 import market_jax
 from market_jax import build, runs
 from market_jax.data.attributes import CLASSES
 from market_jax.errors import InputError
-from market_jax.tasks import attributes, export, reid
+from market_jax.tasks import attributes, export, inputs, reid
 from market_jax.weights import published
 from tests.conftest import ROOT
 from tests.weights import golden_published
@@ -106,20 +107,28 @@ def test_a_folder_alone_is_of_the_data_it_was_trained_on(package, synthetic):
         runs.published("tiny", runs.Data("unitn,synthetic", "a,b"))
 
 
-def test_the_course_release_shows_the_people_of_market1501(trained, synthetic):
+def test_the_course_release_shows_the_people_of_market1501_under_other_numbers(trained, synthetic):
     extra = trained.extra | {"trained_on": [{"name": "unitn", "pids": {"train": [2, 7]}}]}
-    run = trained._replace(extra=extra)
+    extra["trained_on"][0]["identities"] = 2
     sides = [{"pid": np.array([-1, 0, 2, 2, 9])}]
 
     class Judged:
+        is_published, trained_on = True, "2 identities of unitn"
+
         def __init__(self, name):
-            self.extra, self.name = run.extra, name
+            self.extra, self.name = extra, name
+            self.config = ConfigDict({"data": {"name": name}})
 
         def dataset(self):
             return build.datasets.Dataset(build.datasets.Schema(self.name, {}), None)
 
-    assert runs.known_pids(Judged("market1501"), sides) == ({2, 9}, {2})
+    assert runs.known_pids(Judged("unitn"), sides) == ({2, 9}, {2})
     assert runs.known_pids(Judged("synthetic"), sides) == ({2, 9}, set())
+    text, record = inputs.known_people(Judged("market1501"), sides, split="test")
+    assert text.startswith("CAUTION: the network was trained on 2 identities of unitn, which shows")
+    assert "identities_trained_on" not in record
+    text, record = inputs.known_people(Judged("unitn"), sides, split="test")
+    assert record["identities_trained_on"] == 1
 
 
 def test_pictures_of_a_folder(package, synthetic_raw):
