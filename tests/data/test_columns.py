@@ -125,3 +125,13 @@ def test_sides_that_leave_nobody_to_train_on_are_refused():
         columns.divide(rows, fractions={"holdout": 0.5, "val": 0.5}, seed=0)
     with pytest.raises(InputError, match="2 identities cannot be split; at least 3"):
         columns.divide({"pid": np.array([4, 9])}, fractions={"holdout": 0.1, "val": 0.1}, seed=0)
+
+
+def test_rows_of_two_splits_stand_one_after_the_other():
+    first = {"pid": np.array([1, 2]), "image": np.zeros((2, 4, 2, 3), np.uint8), "name": ["a", "b"]}
+    second = {"pid": np.array([-1]), "image": np.ones((1, 4, 2, 3), np.uint8), "name": ["c"]}
+    both = columns.stack(first, second | {"hat": np.array([0])})
+    assert both["pid"].tolist() == [1, 2, -1]
+    assert both["name"].tolist() == ["a", "b", "c"]
+    assert both["image"][np.arange(3)][:, 0, 0, 0].tolist() == [0, 0, 1]
+    assert "hat" not in both

@@ -214,6 +214,17 @@ def test_a_network_may_know_identities_alone():
     assert "predictions" not in outputs
 
 
+def test_without_a_classifier_the_embedding_still_has_its_batchnorm():
+    given = spec("classifier", classes={}, identities=0, classifier="none")
+    given["backbone"] = spec("alexnet", dense=False)
+    outputs, variables = jax.eval_shape(
+        build_.model(given).init_with_output, KEY, np.zeros((2, 64, 64, 3), np.float32)
+    )
+    assert "identity" not in outputs
+    assert "bnneck" in variables["params"]
+    assert "head_identity" not in variables["params"]
+
+
 def test_false_leaves_the_dense_layers_out():
     given = spec("classifier", classes=CLASSES, backbone=spec("alexnet", dense=False))
     params = jax.eval_shape(build_.model(given).init, KEY, np.zeros((1, 64, 64, 3)))["params"]
@@ -229,8 +240,8 @@ def test_a_backbone_from_outside():
 @pytest.mark.parametrize("variant", source_b.VARIANTS)
 def test_every_variant_of_source_b_has_a_model_and_a_loss(variant):
     config = source_b.get_config(variant)
-    dataset = Dataset(Schema("made", {}), None)
-    config = experiment.fill_in(config, dataset, {"identity": np.array([0, 7, 3])})
+    dataset = Dataset(Schema("made", {}), lambda split: {"identity": np.array([0, 7, 3])})
+    config = experiment.open_sides(config, dataset).config
     assert config.model.identities == (8 if variant == "identity" else 0)
     model = build_.model(config.model)
     x = jax.ShapeDtypeStruct((2, 128, 64, 3), np.float32)
