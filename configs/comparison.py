@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 EPOCHS, IMAGE_SIZE = 20, (256, 128)
 
 
-def get_config(arguments: str) -> ConfigDict:
+def get_config(arguments: str = "bot") -> ConfigDict:
     """The experiment.
 
     Args:

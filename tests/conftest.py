@@ -17,11 +17,11 @@ from market_jax.data import attributes, columns, datasets
 from market_jax.recipes import supervised
 from market_jax.typing import Columns
 
+# compiling takes most of the time; test_scripts.py runs the programs without
+FLAGS = "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
-# compiling takes most of the time; what the tests start inherits it, and tests/kernels does without
-jax.config.update("jax_disable_most_optimizations", True)
-os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
 devices.start()
 hypothesis.settings.register_profile("tests", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("tests")

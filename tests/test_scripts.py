@@ -23,8 +23,7 @@ SMALL = (
     "--config.batch_size=8",
     "--config.log_every=1",
 )
-# compiled as outside the tests
-AS_USERS = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "false"}
+AS_USERS = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}  # compiled as outside the tests
 
 
 def start(script, *flags, most=None, **environment):

@@ -97,11 +97,7 @@ def by_identity(
         if camids is None or len(rows) < num_instances:
             return rng.choice(rows, num_instances, replace=len(rows) < num_instances)
         rows = rng.permutation(rows)
-        order = np.argsort(camids[rows], kind="stable")
-        first = np.searchsorted(camids[rows][order], camids[rows][order])
-        turn = np.empty(len(rows), np.int64)  # how many of its camera come before an image
-        turn[order] = np.arange(len(rows)) - first
-        return rows[np.argsort(turn, kind="stable")[:num_instances]]
+        return rows[_by_turns(camids[rows])[:num_instances]]
 
     def indices(step):
         lap, part = divmod(int(step), batches)
@@ -111,6 +107,14 @@ def by_identity(
         return np.concatenate([draw(rng, rows) for rows in chosen])
 
     return Sampler(max(len(pids) // batch_size, 1), indices)
+
+
+def _by_turns(camids: np.ndarray) -> np.ndarray:
+    """The order in which the first image of each camera comes first, then the second of each."""
+    order = np.argsort(camids, kind="stable")
+    turn = np.empty(len(camids), np.int64)  # how many of its camera come before an image
+    turn[order] = np.arange(len(camids)) - np.searchsorted(camids[order], camids[order])
+    return np.argsort(turn, kind="stable")
 
 
 def side_by_side(first: Sampler, second: Sampler) -> Sampler:

@@ -58,17 +58,13 @@ def k_reciprocal(
             )
     if metric == "cosine":
         features = distances_.normalize(features)
-    k = k1 + one_more
-    half = min(int(np.around(k1 / 2)) + one_more, k)
+    k, half = k1 + one_more, min(int(np.around(k1 / 2)), k1) + one_more
     encoding, farthest = jaccard.encode(features, k1=k, half=half, k2=k2, squared=squared)
     # Jaccard distance of the encodings, in place: the matrix is the largest thing here
     result = np.empty((count, n - count), np.float32)
-    for row, sums in zip(
-        result, jaccard.smallest_sums(encoding[:count], encoding[count:]), strict=True
-    ):
-        row[:] = sums
-    np.divide(result, 2 - result, out=result)
-    np.subtract(1, result, out=result)
+    for i, sums in enumerate(jaccard.smallest_sums(encoding[:count], encoding[count:])):
+        result[i] = sums
+    np.subtract(1, np.divide(result, 2 - result, out=result), out=result)
     result *= 1 - lambda_value
     scale = farthest[:count, None] / (2 if metric == "cosine" else 1)  # of `distances`
     relative = np.asarray(distances, np.float32) / scale

@@ -131,6 +131,7 @@ KEYWORDS = {
     "weighted_cross_entropies": {"logits": ("x", "x"), "ratios": {"x": (0.2, 0.3, 0.5)}},
     "accuracy": {"logits": ("x",)},
     "centroid_triplet": {"features": "x"},
+    "memory": {"features": "x"},
     "ctc": {"labels": ("x",)},
     "squared_error": {"reduce": "sum"},
 }
@@ -143,8 +144,10 @@ def test_every_term_gives_a_value_per_image_eager_and_jitted(name):
     images = {k: rng.random((2, 4, 3, 3), np.float32) for k in ("reconstruction", "target")}
     latent = {k: rng.normal(size=(2, 5)).astype(np.float32) for k in ("mean", "logvar")}
     outputs = {"x": LOGITS, "sequence": jnp.ones((2, 2, 4))} | images | latent
-    batch = {"x": jnp.array([1, 2]), "pid": jnp.array([1, 2])}
-    made = context(outputs, batch, collections={"centers": {"x": jnp.zeros((3, 3))}})
+    batch = {"x": jnp.array([1, 2]), "pid": jnp.array([1, 2]), "slot": jnp.array([0, 1])}
+    kept = {"centers": {"x": jnp.zeros((3, 3))}}
+    kept["memory"] = {"bank": jnp.eye(3), "labels": jnp.arange(3)}
+    made = context(outputs, batch, collections=kept)
     eager, jitted = term(made), jax.jit(term)(made)
     for a, b in zip(eager, jitted, strict=True):
         assert a.shape == (2,)

@@ -30,7 +30,7 @@ def shrunk(name, arguments, folder):
     config.batch_size, config.epochs, config.evaluate_every, config.log_every = 16, 1, 1, 1
     config.num_instances = min(config.num_instances, 4)
     config.optimizer.update(warmup_epochs=0.0, freeze_epochs=0.0, lr_multipliers=())
-    config.model.pretrained = ""
+    config.model.pretrained, config.stages = "", {}
     if name != "residual_attention":
         config.model.backbone = {"name": "tests.toys:Backbone", "width": 8}
     if "stage" in config.model:
