@@ -29,21 +29,22 @@ def get_config(arguments: str = "") -> ConfigDict:
     Args:
       arguments: the backbone and its arguments: "resnet,depth=50".
     """
-    config = common.persons_only(arguments, last_stride=1, pooling="gem")
-    config.model.update(identities=0, classifier="none")
-    config.losses = {}
+    config = begin(arguments)
     common.learn_clusters(config, "train", batch_size=256, momentum=0.1)
     config.batch_size, config.num_instances = 256, 16
-    follow_spcl(config)
     return config
 
 
-def follow_spcl(config: ConfigDict) -> None:
-    """The schedule that SpCL and Cluster Contrast share.
+def begin(arguments: str) -> ConfigDict:
+    """The network and the schedule that SpCL and Cluster Contrast share, without a loss.
 
     Args:
-      config: of the experiment, which is changed.
+      arguments: the backbone and its arguments.
     """
+    config = common.persons_only(arguments, last_stride=1, pooling="gem")
+    config.model.update(identities=0, classifier="none")
+    config.losses = {}
     config.epochs = 50
     config.optimizer.update(learning_rate=3.5e-4, warmup_epochs=0.0)
     config.optimizer.schedule = {"name": "multistep", "at": (0.4, 0.8), "factor": 0.1}
+    return config

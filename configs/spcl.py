@@ -32,12 +32,9 @@ def get_config(arguments: str = "") -> ConfigDict:
     Args:
       arguments: the backbone and its arguments: "resnet,depth=50".
     """
-    config = common.persons_only(arguments, last_stride=1, pooling="gem")
-    config.model.update(identities=0, classifier="none")
-    config.losses = {}
+    config = cluster_contrast.begin(arguments)
     common.learn_clusters(config, "test", batch_size=64, momentum=0.2, gap=0.02)
     config.unlabelled.instances = True
     config.losses.memory.weight = 2.0  # the sum of the means of both halves of a batch
     config.batch_size, config.steps_per_epoch = 128, 400
-    cluster_contrast.follow_spcl(config)
     return config
