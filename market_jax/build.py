@@ -24,7 +24,7 @@ from market_jax.registry import choose
 from market_jax.training import hooks as hooks_
 from market_jax.training import optimizer as optimizer_
 from market_jax.training import schedules, transfer
-from market_jax.training.loop import Plan, Select
+from market_jax.training.plan import Plan, Select
 from market_jax.training.step import Objective
 from market_jax.typing import Columns, PyTree, Range
 from market_jax.weights import pretrained

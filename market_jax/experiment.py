@@ -17,7 +17,8 @@ from market_jax.data.schema import Schema, merge
 from market_jax.errors import InputError
 from market_jax.losses import Context
 from market_jax.metrics.attributes import count_labels
-from market_jax.training import checkpoints, hooks, loop, step
+from market_jax.training import checkpoints, hooks, step
+from market_jax.training.plan import Plan
 from market_jax.training.state import TrainState, init_state, init_variables
 from market_jax.typing import Columns
 
@@ -50,7 +51,7 @@ class Training(NamedTuple):
     objective: step.Objective
     optimizer: Any
     hooks: list[hooks.Hook]
-    plan: loop.Plan
+    plan: Plan
     mesh: Any
     clustered: list[tuple[str, str]]
 

@@ -29,7 +29,8 @@ from market_jax.kernels import convolution
 from market_jax.metrics.attributes import count_labels
 from market_jax.report import curves
 from market_jax.training import checkpoints, loop, optimizer, profile, step, writers
-from market_jax.training.loop import Progress, Round
+from market_jax.training.loop import Round
+from market_jax.training.plan import NotFiniteError, Progress
 from market_jax.training.state import TrainState
 
 
@@ -189,7 +190,7 @@ def settle(train_step: Callable) -> Callable:
     return run
 
 
-def explain(error: loop.NotFiniteError, directory: Path) -> InputError:
+def explain(error: NotFiniteError, directory: Path) -> InputError:
     """What a user needs to look into a value that is not finite.
 
     Args:
@@ -262,7 +263,7 @@ def _run(
             state, border, progress, training.plan, actions,
             rounds=make_rounds(training), feed=functools.partial(_feed, training),
         )  # fmt: skip
-    except loop.NotFiniteError as error:
+    except NotFiniteError as error:
         raise explain(error, directory) from None
     except loop.StoppedError as error:
         logging.warning("%s: saved in %s", error, directory / str(error.step))

@@ -1,11 +1,9 @@
 """Trained runs and published networks: finding one, and restoring its parameters."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
@@ -20,12 +18,11 @@ from market_jax.models.backbones import efficientnet_lite
 from market_jax.registry import choose
 from market_jax.training import checkpoints
 from market_jax.training.state import init_variables
-from market_jax.typing import Columns, PositiveInt, PyTree
+from market_jax.typing import PositiveInt, PyTree
 from market_jax.weights import published as zoo
 
 _MODEL = {"model": ("embedding",), "predictions": ("predictions",)}  # --features -> outputs
 PUBLISHED = Path("runs/published")  # where evaluations of published networks are written
-_SAME_PEOPLE = {"unitn": "market1501"}  # divided anew, and under other numbers
 
 
 class Data(NamedTuple):
@@ -263,50 +260,6 @@ def _rebuild(network: zoo.Network) -> tuple[ConfigDict, Any, PyTree]:
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise InputError(f"{network.path}: no network follows from its config ({reason})") from None
-
-
-def known_pids(run: Run, sides: Sequence[Columns]) -> tuple[set[int], set[int]]:
-    """Whom the images of a data set show, and whom of them a published network was trained on.
-
-    Args:
-      run: a published network, with the data set that is judged.
-      sides: columns of images of the data set.
-
-    Returns:
-      The pids of the known persons, and those of them that were trained on.
-    """
-    shown = {int(pid) for side in sides for pid in np.unique(side["pid"]) if pid > 0}
-    judged = run.dataset().schema.name
-    known = [entry["pids"]["train"] for entry in run.extra["trained_on"] if entry["name"] == judged]
-    return shown, shown & {pid for pids in known for pid in pids}
-
-
-def is_transductive(run: Run, splits: Sequence[str]) -> bool:
-    """Whether a run has learned from pictures of these splits without their labels.
-
-    The course release and the published set share pictures whatever the split.
-
-    Args:
-      run: the run, with the data set that is judged.
-      splits: the splits whose pictures are judged.
-    """
-    judged = set(run.config.data.name.split(","))
-    for names, split in run.extra.get("clustered", ()):
-        learned = set(names.split(","))
-        if (learned & judged and split in splits) or are_related(learned - judged, judged):
-            return True
-    return False
-
-
-def are_related(names: set[str], others: set[str]) -> bool:
-    """Whether data sets show the same people, be it under other numbers.
-
-    Args:
-      names: names of data sets.
-      others: names of other data sets.
-    """
-    first, second = ({_SAME_PEOPLE.get(n, n) for n in group} for group in (names, others))
-    return bool(first & second)
 
 
 def _refuse_imports(where: Path, config: dict) -> None:

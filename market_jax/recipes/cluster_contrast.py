@@ -126,7 +126,6 @@ def open_sides(config: ConfigDict, dataset: Dataset) -> Sides:
     hidden = dict.fromkeys(("pid", "identity", *dataset.schema.labels), nothing)
     train = columns_.stack(labelled, rows | hidden)
     train["true_pid"] = np.concatenate([labelled["pid"], rows["pid"]])
-    train["slot"] = np.full(known + unknown, -1, np.int32)
     persons = int(labelled["identity"].max(initial=-1)) + 1
     slots = persons + (unknown if unlabelled.instances else unknown // 2)
     counted = {"model.identities": persons, "hooks.memory.slots": slots}

@@ -46,7 +46,7 @@ def dbscan(distances: sparse.csr_array, eps: float, min_samples: int = 4) -> np.
 
 
 def reach(distances: sparse.csr_array, min_samples: int = 4) -> np.ndarray:
-    """The least `eps` for which `dbscan` has an image in a cluster, before it drops small ones.
+    """The least `eps` for which `dbscan` has an image in a cluster, were one image a cluster too.
 
     Args:
       distances: [M, M], of near pairs, with the diagonal.

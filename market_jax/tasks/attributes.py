@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from market_jax import seen
 from market_jax.errors import InputError
 from market_jax.evaluators import attributes as evaluator
 from market_jax.evaluators.result import Result
@@ -138,7 +139,7 @@ def run(
     predicted, masks = evaluator.classify(
         run.predict, columns, labels, flip=flip, neighbours=neighbours, masks=report
     )
-    warning, known_here = inputs.known_people(run, [columns], split="" if images else split)
+    warning, known_here = seen.known_people(run, [columns], split="" if images else split)
     about = {"judged": what.name, "flip": flip, "neighbours": neighbours, "checkpoint": run.step}
     result = evaluator.summarize(
         columns, predicted, run.extra["label_counts"], classes, about | known_here

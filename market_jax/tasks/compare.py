@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from market_jax import registry, runs
+from market_jax import registry, runs, seen
 from market_jax.errors import InputError
 from market_jax.evaluators import reid as evaluator
 from market_jax.evaluators.protocols import NAMES, Protocol
@@ -106,7 +106,7 @@ def run(
             cells += [tables.percent(mean), *(_as_cells(differs) if differs else ("", ""))]
             record[label][key] = {"mean": mean} | (differs._asdict() if differs else {})
         rows.append(tuple(cells))
-    caution, known = inputs.known_people(run, [{"pid": pids}], split=split)
+    caution, known = seen.known_people(run, [{"pid": pids}], split=split)
     path = run.evaluation / FILE
     about = {"split": split, "protocol": protocol, "flip": flip, "queries": len(names)}
     write_atomically(path, json.dumps(about | known | {"runs": record}, indent=2) + "\n")
@@ -117,7 +117,7 @@ def run(
 
 def _name(run: Run, split: str) -> str:
     """The name of a run, marked where it has learned from what is judged."""
-    mark = runs.is_transductive(run, evaluator.split_names(split))
+    mark = seen.is_transductive(run, evaluator.split_names(split))
     return run.workdir.name + (" (transductive)" if mark else "")
 
 

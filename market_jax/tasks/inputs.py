@@ -2,17 +2,16 @@
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from absl import logging
 
-from market_jax import files, runs
+from market_jax import files, seen
 from market_jax.data import attributes, columns, filenames, folders
 from market_jax.errors import InputError
-from market_jax.evaluators import reid
 from market_jax.evaluators.result import Result
 from market_jax.files import write_atomically
 from market_jax.registry import choose
@@ -195,50 +194,6 @@ def exclude(
     return kept["gallery"], kept.get("query")
 
 
-TRANSDUCTIVE = (
-    "TRANSDUCTIVE: the network has learned from the judged pictures, without their labels"
-)
-
-
-def known_people(run: Run, sides: Sequence[Columns], *, split: str) -> tuple[str, dict[str, Any]]:
-    """Says whether a network is judged on pictures or people that it was trained on.
-
-    Args:
-      run: the run; of whom one was trained on is said of published networks alone.
-      sides: columns of what is judged.
-      split: the split that is judged; "" is a folder of pictures.
-
-    Returns:
-      A sentence, and entries for the record: of a split "data", the name of the data set; where it
-      is so, "transductive"; and of a published network "identities_trained_on".
-    """
-    record: dict[str, Any] = {"data": run.config.data.name} if split else {}
-    first = ""
-    if split and runs.is_transductive(run, reid.split_names(split)):
-        first, record["transductive"] = f"{TRANSDUCTIVE}.", True
-    if not run.is_published:
-        return first, record
-    if not split:
-        text = (
-            f"The network was trained on {run.trained_on}: what is judged here says nothing about "
-            "new people if the pictures show some of them."
-        )
-        return text, record
-    names = {side["name"] for side in run.extra["trained_on"]}
-    if runs.are_related(names - {run.config.data.name}, {run.config.data.name}):
-        text = (
-            f"CAUTION: the network was trained on {run.trained_on}, which shows people of "
-            f"{run.config.data.name} under other numbers; these figures say nothing about people "
-            "who are new to the network."
-        )
-        return f"{first} {text}".lstrip(), record
-    shown, known = runs.known_pids(run, sides)
-    text = f"{len(known)} of {len(shown)} identities judged here were trained on"
-    if known:
-        text = f"CAUTION: {text}; these figures say nothing about people who are new to the network"
-    return f"{first} {text}.".lstrip(), record | {"identities_trained_on": len(known)}
-
-
 def as_text(result: Result, *notes: str, first: str = "") -> str:
     """The text of a result for the terminal.
 
@@ -269,7 +224,7 @@ def judge_split(
     """
     choose(metric, dict.fromkeys(("cosine", "euclidean")), "metric")
     dataset = run.dataset()
-    caution, known = known_people(run, [dataset.open(split)], split=split)
+    caution, known = seen.known_people(run, [dataset.open(split)], split=split)
     result = evaluate(run.predict, dataset, split=split, flip=flip, metric=metric)
     about = {"split": split, "flip": flip, "metric": metric, "checkpoint": run.step}
     path = run.evaluation / file

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from market_jax import seen
 from market_jax.data import columns as columns_
 from market_jax.errors import InputError
 from market_jax.evaluators import junk as evaluator
@@ -144,7 +145,7 @@ def run(
     score = result.record["score"]
     values = scores[score]
     write_atomically(run.evaluation / LIST, as_csv(columns["name"], values, flagged))
-    caution, known = inputs.known_people(run, [columns], split="" if images else split)
+    caution, known = seen.known_people(run, [columns], split="" if images else split)
     record = dict(result.record) | known | {"checkpoint": run.step}
     write_atomically(run.evaluation / FILE, json.dumps(record, indent=2) + "\n")
     notes = [f"written to {run.evaluation / LIST} and {run.evaluation / FILE}"]

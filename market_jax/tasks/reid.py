@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from market_jax import inference, registry, runs
+from market_jax import inference, registry, runs, seen
 from market_jax.data import images as images_
 from market_jax.errors import InputError
 from market_jax.evaluators import reid as evaluator
@@ -284,9 +284,7 @@ def _judge(
       report: write the page.
     """
     pictures = _open_sides(run, what)
-    warning, known_here = inputs.known_people(
-        run, pictures, split="" if what.images else what.split
-    )
+    warning, known_here = seen.known_people(run, pictures, split="" if what.images else what.split)
     gallery, queries = [*map(read.of, pictures), None][:2]
     if exclude:
         gallery, queries = inputs.exclude(Path(exclude), gallery, queries)

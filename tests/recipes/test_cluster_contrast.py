@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 import data_prep
 from configs import cluster_contrast, spcl
-from market_jax import build, runs, scripts
+from market_jax import build, runs, scripts, seen
 from market_jax.errors import InputError
 from market_jax.recipes import cluster_contrast as recipe
 from market_jax.tasks import junk as junk_task
@@ -143,15 +143,15 @@ def test_a_figure_of_pictures_that_were_clustered_is_marked(synthetic, tmp_path)
     for name, marked in (("unitn", False), ("synthetic", True)):
         elsewhere = run._replace(config=run.config.copy_and_resolve_references())
         elsewhere.config.data.name = name
-        assert runs.is_transductive(elsewhere, ("test", "query")) is marked
-        assert not runs.is_transductive(elsewhere, ("holdout",))
+        assert seen.is_transductive(elsewhere, ("test", "query")) is marked
+        assert not seen.is_transductive(elsewhere, ("holdout",))
 
 
 def test_the_release_shows_the_pictures_of_the_published_set():
     def marked(judged, *clustered):
         config = ConfigDict({"data": {"name": judged}})
         run = runs.Run(None, 0, config, None, {"clustered": clustered})
-        return runs.is_transductive(run, ("test", "query"))
+        return seen.is_transductive(run, ("test", "query"))
 
     assert marked("market1501", ("unitn", "test"))
     assert marked("market1501", ("synthetic,unitn", "train")), "divided anew, whatever the split"
@@ -171,7 +171,7 @@ def test_a_run_that_goes_on_from_one_that_clustered_is_marked_too(synthetic, tmp
     recipe.fit(config, tmp_path / "run")
     run = runs.restore(tmp_path / "run", allow_imports=True)
     assert run.extra["clustered"] == [["synthetic", "train"], ["synthetic", "test"]]
-    assert runs.is_transductive(run, ("test", "query"))
+    assert seen.is_transductive(run, ("test", "query"))
     junk_task.run(run)
     assert json.loads((run.evaluation / "junk.json").read_text())["transductive"] is True
 

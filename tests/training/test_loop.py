@@ -7,6 +7,7 @@ import pytest
 from market_jax.data import samplers
 from market_jax.errors import InputError
 from market_jax.training import loop
+from market_jax.training import plan as plan_
 
 
 class State:
@@ -17,7 +18,7 @@ class State:
 def run(val_losses, train_losses=None, *, state=None, progress=None, adjust=None, **changes):
     """Runs the loop on made losses; returns (state, progress, saved, written)."""
     saved, written = [], []
-    state, progress = state or State(), progress or loop.Progress()
+    state, progress = state or State(), progress or plan_.Progress()
     val = iter(val_losses)
     changes = dict(changes)
     round_steps = changes.pop("round_steps", None)
@@ -46,7 +47,7 @@ def run(val_losses, train_losses=None, *, state=None, progress=None, adjust=None
             state,
             State(progress.round_start),
             progress,
-            loop.Plan(**plan),
+            plan_.Plan(**plan),
             actions,
             rounds=rounds,
             feed=lambda this, first: itertools.count(first),
@@ -76,7 +77,7 @@ def test_patience_zero_never_stops():
 
 def test_a_finished_or_stopped_run_does_nothing():
     assert run([], state=State(12))[2] == []
-    assert run([], state=State(8), progress=loop.Progress(2.0, 4, 2))[2] == []
+    assert run([], state=State(8), progress=plan_.Progress(2.0, 4, 2))[2] == []
 
 
 def test_an_unfinished_epoch_ends_with_an_evaluation():
@@ -102,7 +103,7 @@ def test_metrics_are_averaged_between_lines():
 def test_a_loss_that_is_not_finite_stops_before_saving(bad, step):
     losses = [1.0] * 12
     losses[step] = bad
-    with pytest.raises(loop.NotFiniteError) as error:
+    with pytest.raises(plan_.NotFiniteError) as error:
         run([3, 2, 1, 1, 1, 1], losses)
     assert error.value.step == step
     assert error.value.batch == (f"{step}.jpg",)
@@ -111,7 +112,7 @@ def test_a_loss_that_is_not_finite_stops_before_saving(bad, step):
 
 
 def test_a_selected_metric_that_is_not_finite_is_never_saved():
-    with pytest.raises(loop.NotFiniteError, match="val/loss of step 4 is nan"):
+    with pytest.raises(plan_.NotFiniteError, match="val/loss of step 4 is nan"):
         run([3, math.nan, 1])
     assert [step for step, _ in run.last[0]] == [2]
 
@@ -136,16 +137,16 @@ def test_every_round_begins_where_the_last_one_ended():
 
 
 def test_going_on_in_the_middle_of_a_round_makes_it_from_its_border():
-    progress = loop.Progress(4.0, 8, 0, round=1, round_start=5)
+    progress = plan_.Progress(4.0, 8, 0, round=1, round_start=5)
     _, _, saved, _ = run([3, 2], state=State(8), progress=progress, round_steps=5, evaluate_every=4)
     assert run.rounds == [(5, 1), (10, 2)]
     assert [step for step, _ in saved] == [10, 12]
 
 
 def test_the_largest_is_the_best_where_the_mode_says_so():
-    select = loop.Select("val/loss", "max")
+    select = plan_.Select("val/loss", "max")
     _, progress, *_ = run([1, 3, 2, 2.5], select=select)
     assert (progress.best, progress.best_step, progress.stale) == (3, 4, 2)
     assert select.score(1, {"val/loss": 3.0}) > select.score(1, {"val/loss": 2.0})
     with pytest.raises(InputError, match=r"select\.metric is 'val/mAP'; evaluated are val/loss"):
-        loop.Select("val/mAP").score(1, {"val/loss": 3.0})
+        plan_.Select("val/mAP").score(1, {"val/loss": 3.0})

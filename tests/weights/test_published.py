@@ -11,10 +11,10 @@ import safetensors.numpy
 from ml_collections import ConfigDict
 
 import market_jax
-from market_jax import build, runs
+from market_jax import build, runs, seen
 from market_jax.data.attributes import CLASSES
 from market_jax.errors import InputError
-from market_jax.tasks import attributes, export, inputs, reid
+from market_jax.tasks import attributes, export, reid
 from market_jax.weights import published
 from tests.conftest import ROOT
 from tests.weights import golden_published
@@ -122,12 +122,12 @@ def test_the_course_release_shows_the_people_of_market1501_under_other_numbers(t
         def dataset(self):
             return build.datasets.Dataset(build.datasets.Schema(self.name, {}), None)
 
-    assert runs.known_pids(Judged("unitn"), sides) == ({2, 9}, {2})
-    assert runs.known_pids(Judged("synthetic"), sides) == ({2, 9}, set())
-    text, record = inputs.known_people(Judged("market1501"), sides, split="test")
+    assert seen.known_pids(Judged("unitn"), sides) == ({2, 9}, {2})
+    assert seen.known_pids(Judged("synthetic"), sides) == ({2, 9}, set())
+    text, record = seen.known_people(Judged("market1501"), sides, split="test")
     assert text.startswith("CAUTION: the network was trained on 2 identities of unitn, which shows")
     assert "identities_trained_on" not in record
-    text, record = inputs.known_people(Judged("unitn"), sides, split="test")
+    text, record = seen.known_people(Judged("unitn"), sides, split="test")
     assert record["identities_trained_on"] == 1
 
 
