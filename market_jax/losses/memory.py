@@ -16,6 +16,7 @@ import numpy as np
 from market_jax.errors import InputError
 from market_jax.losses.context import Context
 from market_jax.retrieval import distances
+from market_jax.retrieval.triplets import unit_length
 from market_jax.typing import Array, Positive
 
 __all__ = ["memory"]
@@ -60,9 +61,7 @@ def _slots(batch: Mapping[str, Array]) -> Array:
 
 def _unit(vectors: Array, slots: Array) -> Array:
     """[N, D] -> float32 of length 1; what has no slot is 0, for padding may hold anything."""
-    vectors = jnp.where((slots >= 0)[:, None], vectors.astype(jnp.float32), 0.0)
-    squares = jnp.sum(jnp.square(vectors), axis=-1, keepdims=True)
-    return vectors * jax.lax.rsqrt(jnp.maximum(squares, 1e-12))  # bounds the root's gradient
+    return unit_length(jnp.where((slots >= 0)[:, None], vectors, 0.0))
 
 
 def _mean_over_slots(logits: Array, labels: Array) -> Array:
@@ -96,8 +95,7 @@ def move(
 
     def body(i, bank):
         slot = jnp.maximum(slots[i], 0)
-        moved = momentum * bank[slot] + (1 - momentum) * vectors[i]
-        moved *= jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(moved)), 1e-12))
+        moved = unit_length(momentum * bank[slot] + (1 - momentum) * vectors[i])
         return bank.at[slot].set(jnp.where(slots[i] >= 0, moved, bank[slot]))
 
     return jax.lax.fori_loop(0, len(slots), body, bank)

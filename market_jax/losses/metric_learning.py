@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from market_jax.errors import InputError
 from market_jax.losses.context import Context
-from market_jax.retrieval.triplets import hardest, pairs, squared_distances
+from market_jax.retrieval.triplets import hardest, pairs, squared_distances, unit_length
 from market_jax.typing import Array, NonNegative, Positive, Range
 
 __all__ = ["center", "centroid_triplet", "multi_similarity", "triplet", "weighted_triplet"]
@@ -168,8 +168,7 @@ def multi_similarity(
 
 def _cosines(vectors: Array) -> Array:
     """[N, D] -> cosines of all pairs [N, N]; 0 with a vector of zeros."""
-    squares = jnp.sum(jnp.square(vectors), axis=1, keepdims=True)
-    vectors = vectors * jax.lax.rsqrt(jnp.maximum(squares, 1e-12))  # bounds the root's gradient
+    vectors = unit_length(vectors)
     return vectors @ vectors.T
 
 

@@ -8,9 +8,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from market_jax.errors import InputError
-from market_jax.models.layers import shares_of_cells, unit_length
+from market_jax.models.layers import shares_of_cells
 from market_jax.models.norms import batch_norm
 from market_jax.registry import choose
+from market_jax.retrieval.triplets import unit_length
 from market_jax.typing import Array, FractionBelow1, Outputs, PositiveInt, Width
 
 Classifier = Literal["linear", "cosine", "none"]  # of persons, see `bnneck`

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from market_jax.kernels import convolution, fused, planned
 from market_jax.kernels.fused import Pending, Spec, finish
@@ -30,7 +29,6 @@ __all__ = [
     "mean_pool",
     "normalize",
     "shares_of_cells",
-    "unit_length",
 ]
 
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and deviation of its channels
@@ -219,15 +217,3 @@ def shares_of_cells(size: int, cells: int) -> np.ndarray:
     at = np.arange(size)
     inside = (at >= starts[:, None]) & (at < ends[:, None])
     return inside / inside.sum(axis=1, keepdims=True)
-
-
-def unit_length(x: Array, axis: int = -1) -> Array:
-    """Vectors divided by their length, float32; one of zeros stays so, with a finite gradient.
-
-    Args:
-      x: the vectors, [..., D].
-      axis: the axis along which they lie.
-    """
-    x = x.astype(jnp.float32)
-    squares = jnp.sum(jnp.square(x), axis=axis, keepdims=True)
-    return x * lax.rsqrt(jnp.maximum(squares, 1e-12))

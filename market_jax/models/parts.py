@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from market_jax.errors import InputError
 from market_jax.models import classifier
 from market_jax.models.heads import bnneck, pool, stripes
-from market_jax.models.layers import unit_length
 from market_jax.models.norms import batch_norm
 from market_jax.registry import choose
+from market_jax.retrieval.triplets import unit_length
 from market_jax.typing import Array, FractionBelow1, Outputs, Range, WidthOrNone
 
 Branch = Literal["global", "part", "channel"]

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 
 from market_jax.models import classifier
 from market_jax.models.heads import person_logits, stripes
-from market_jax.models.layers import unit_length
 from market_jax.models.norms import batch_norm
+from market_jax.retrieval.triplets import unit_length
 from market_jax.typing import Array, FractionBelow1, Outputs, Range, Width
 
 

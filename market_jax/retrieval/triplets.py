@@ -1,10 +1,23 @@
-"""Pairs of a batch, and its hardest triplets (Hermans, Beyer & Leibe 2017)."""
+"""Vectors of a batch, their pairs, and its hardest triplets (Hermans, Beyer & Leibe 2017)."""
 
+import jax
 import jax.numpy as jnp
 
 from market_jax.typing import Array
 
-__all__ = ["hardest", "pairs", "squared_distances"]
+__all__ = ["hardest", "pairs", "squared_distances", "unit_length"]
+
+
+def unit_length(x: Array, axis: int = -1) -> Array:
+    """Vectors divided by their length, float32; one of zeros stays so, with a finite gradient.
+
+    Args:
+      x: the vectors, [..., D].
+      axis: the axis along which they lie.
+    """
+    x = x.astype(jnp.float32)
+    squares = jnp.sum(jnp.square(x), axis=axis, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.maximum(squares, 1e-12))
 
 
 def squared_distances(features: Array) -> Array:

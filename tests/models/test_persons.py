@@ -14,8 +14,9 @@ from market_jax.models import classifier, heads, parts
 from market_jax.models.attention import NonLocal
 from market_jax.models.backbones import efficientnet_lite, resnet
 from market_jax.models.heads import pool_and_classify
-from market_jax.models.layers import conv, shares_of_cells, unit_length
+from market_jax.models.layers import conv, shares_of_cells
 from market_jax.models.norms import batch_norm
+from market_jax.retrieval.triplets import unit_length
 from market_jax.training import checkpoints, transfer
 from market_jax.training.state import init_state
 from tests.models.test_backbones import made_up_weights
