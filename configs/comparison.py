@@ -6,16 +6,19 @@ python train.py --config=configs/comparison.py:jcm,ctc=0.5 --workdir=runs/jcm ..
 python evaluate.py --task=reid --workdir=runs/apr --checkpoint=latest
 
 After the colon stand the name of a file in configs/ and the arguments that it takes itself. Its
-network, losses, augmentation, optimizer and the shape of its schedule stay as they are. Pictures
-are 256x128, the training has 20 epochs, in which a warm-up has its share, and the last network is
-judged, so that nothing is selected.
+network, losses and augmentation stay as they are. How long and at which rate it is trained is
+small.py's, for all: at their papers' rates none of them is trained out in so few epochs, and the
+comparison would be one of rates. Pictures grow in the same way to 256x128 (a sequence of rows
+needs twelve, and begins at 192x96), and the last network is judged, so that nothing is selected.
 """
 
 import importlib
 
 from ml_collections import ConfigDict
 
-EPOCHS, IMAGE_SIZE = 20, (256, 128)
+from configs import small
+
+EPOCHS = 20
 
 
 def get_config(arguments: str = "bot") -> ConfigDict:
@@ -30,10 +33,11 @@ def get_config(arguments: str = "bot") -> ConfigDict:
     except (ImportError, AttributeError):
         raise ValueError(f"{name!r} is no experiment in configs/") from None
     config = make(rest) if rest else make()
-    share = EPOCHS / config.epochs
-    for key in ("warmup_epochs", "freeze_epochs"):
-        config.optimizer[key] = share * config.optimizer[key]
+    usual = small.get_config()
+    config.optimizer, config.stages = usual.optimizer, usual.stages
+    config.optimizer.warmup_epochs *= EPOCHS / usual.epochs
+    if config.model.name == "jcm":
+        del config.stages.first
+    config.batch_size, config.data.image_size = usual.batch_size, usual.data.image_size
     config.epochs, config.evaluate_every, config.patience = EPOCHS, 5, 0
-    config.data.image_size = IMAGE_SIZE
-    config.stages = {}
     return config

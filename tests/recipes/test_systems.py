@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from configs import ablation, comparison
+from configs import ablation, comparison, small
 from market_jax import build, registry, runs, tasks
 from market_jax.recipes import supervised
 from market_jax.training import writers
@@ -72,15 +72,20 @@ def test_attributes_from_one_data_set_and_persons_from_another(synthetic, other,
 @pytest.mark.parametrize(
     ("name", "arguments"), [*SYSTEMS, ("small", ""), ("source_b", "identity"), ("sbs", "")]
 )
-def test_the_comparison_changes_the_size_and_the_length_alone(name, arguments):
+def test_the_comparison_trains_all_alike_and_leaves_the_method(name, arguments):
     own = importlib.import_module(f"configs.{name}")
     own = own.get_config(arguments) if arguments else own.get_config()
-    config = comparison.get_config(f"{name},{arguments}".rstrip(","))
-    assert config.data.image_size == (256, 128)
+    config, usual = comparison.get_config(f"{name},{arguments}".rstrip(",")), small.get_config()
     assert config.epochs == 20
     share = config.optimizer.warmup_epochs / 20
-    assert share == pytest.approx(own.optimizer.warmup_epochs / own.epochs)
-    for part in ("model", "losses", "augmentation", "hooks", "tasks", "batch_size"):
+    assert share == pytest.approx(usual.optimizer.warmup_epochs / usual.epochs)
+    config.optimizer.warmup_epochs = usual.optimizer.warmup_epochs
+    for part in ("optimizer", "batch_size"):
+        assert config[part] == usual[part]
+    assert config.data.image_size == (256, 128)
+    sizes = [stage["image_size"] for stage in config.stages.values()]
+    assert sizes == [(128, 64), (192, 96)][name == "jcm" :]
+    for part in ("model", "losses", "augmentation", "hooks", "tasks", "num_instances"):
         assert config[part] == own[part]
 
 
