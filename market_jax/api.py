@@ -1,19 +1,25 @@
-"""A trained network for programs: `market_jax.load("runs/x")` -> embed, predict, search."""
+"""A trained network for programs: `market_jax.load("small")` -> embed, attributes, same_person."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from market_jax import inference, runs
+from market_jax import calibration, inference, runs
+from market_jax.calibration import Calibration
 from market_jax.data import decoding, filenames
+from market_jax.data.images import ImageFiles
 from market_jax.errors import InputError
-from market_jax.retrieval import search
-from market_jax.typing import Columns
+from market_jax.retrieval import distances, search
+from market_jax.typing import Columns, Outputs
 from market_jax.weights import published
 
-Pictures = np.ndarray | str | Path | Sequence[str | Path | np.ndarray]
+Picture = str | Path | np.ndarray
+Pictures = Picture | Iterable[Picture]
+
+_CHUNK = 1024  # arrays at a time
 
 
 class Prediction(NamedTuple):
@@ -30,8 +36,66 @@ class Prediction(NamedTuple):
     classes: tuple[str, ...]
 
 
+class Attributes(Mapping[str, Prediction]):
+    """What a network takes M pictures to show: label -> `Prediction`.
+
+    Args:
+      pictures: the pictures' paths, or "picture 0" and so on, str [M].
+      predictions: label -> its prediction.
+    """
+
+    def __init__(self, pictures: np.ndarray, predictions: Mapping[str, Prediction]):
+        self.pictures, self._predictions = pictures, dict(predictions)
+
+    def __getitem__(self, label: str) -> Prediction:
+        return self._predictions[label]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._predictions)
+
+    def __len__(self) -> int:
+        return len(self._predictions)
+
+    def to_dataframe(self):
+        """A pandas DataFrame with a row for each picture: labels, and "LABEL probability".
+
+        Raises:
+          InputError: pandas is not installed.
+
+        >>> model.attributes(folder).to_dataframe()["gender"].tolist()[:1]
+        ['female']
+        """
+        try:
+            import pandas
+        except ImportError:
+            raise InputError("to_dataframe needs: pip install pandas") from None
+        values = {}
+        for label, found in self.items():
+            values[label] = found.names
+            values[f"{label} probability"] = found.probabilities.max(axis=1)
+        return pandas.DataFrame(values, index=pandas.Index(self.pictures, name="picture"))
+
+
+class SamePerson(NamedTuple):
+    """Whether pairs of pictures show the same person.
+
+    Attributes:
+      distance: of each pair, float32 [M].
+      same: whether it is at most the threshold, bool [M].
+      calibration: the threshold, and its precision on people who were not trained on.
+    """
+
+    distance: np.ndarray
+    same: np.ndarray
+    calibration: Calibration
+
+
 class Model:
     """A trained network.
+
+    Pictures are a folder, a path, an array uint8 [H, W, 3] or [M, H, W, 3], or any number of paths
+    or arrays of any sizes, in a list or as they come from a generator. They are computed in batches
+    of 64, 8 or one, so that a program that calls often compiles three times at the most.
 
     Args:
       run: what `market_jax.runs.restore` or `market_jax.runs.published` has read.
@@ -40,57 +104,85 @@ class Model:
     def __init__(self, run: runs.Run):
         self.run = run
 
-    def read(self, pictures: Pictures) -> Columns:
-        """Reads pictures into the columns "image" and "name".
-
-        Args:
-          pictures: a folder; a picture's path, or several; an array uint8 [M, H, W, 3]; or
-            several arrays [H, W, 3] of any size.
-
-        Raises:
-          InputError: a file is missing or is no picture, or an array has another shape or dtype.
-        """
-        size = tuple(self.run.config.data.image_size)
-        if isinstance(pictures, str | Path):
-            path = Path(pictures)
-            pictures = _pictures_of(path) if path.is_dir() else [path]
-        if not len(pictures):
-            raise InputError("no picture is given")
-        images, names = [], []
-        for number, picture in enumerate(pictures):
-            name = str(picture) if isinstance(picture, str | Path) else f"picture {number}"
-            images.append(decoding.resize(_as_array(picture, name), size))
-            names.append(name)
-        return {"image": np.stack(images), "name": np.array(names)}
-
     def embed(self, pictures: Pictures, *, flip: bool = False) -> np.ndarray:
         """The embedding of each picture: float32 [M, D].
 
         Args:
-          pictures: M pictures, see `read`.
+          pictures: M pictures; a folder's are sorted by name. None at all give [0, D].
           flip: average the embeddings of a picture and its mirror image.
 
         Raises:
-          InputError: as `read`; or an embedding is not finite.
-        """
-        columns = self.read(pictures)
-        return inference.features(self.run.predict, columns, flip=flip)["feature"]
+          InputError: a file is missing or is no picture, an array has another shape or dtype, a
+            folder holds no picture, or an embedding is not finite.
 
-    def predict(self, pictures: Pictures, *, flip: bool = False) -> dict[str, Prediction]:
-        """The labels of each picture that the network knows: label -> `Prediction`.
+        >>> model.embed(folder).shape
+        (6, 12)
+        """
+        return self._run(pictures, ["embedding"], flip)[1]["embedding"].astype(np.float32)
+
+    def attributes(self, pictures: Pictures, *, flip: bool = False) -> Attributes:
+        """The labels that the network knows, with probabilities: label -> `Prediction`.
 
         Args:
-          pictures: M pictures, see `read`.
+          pictures: M pictures, as for `embed`.
           flip: average the logits of a picture and its mirror image.
 
         Raises:
-          InputError: as `read`.
+          InputError: as `embed`.
+
+        >>> found = model.attributes(folder)
+        >>> found["hat"].classes
+        ('no', 'yes')
+        >>> found["hat"].probabilities.shape
+        (6, 2)
         """
-        columns, classes = self.read(pictures), self.run.schema.labels
-        names = self.run.predict.output_names(columns)
-        known = [label for label in classes if label in names]
-        logits = self.run.predict(columns, known, flip=flip)
-        return {label: _predict(logits[label], classes[label]) for label in known}
+        return self.describe(pictures, flip=flip)[1]
+
+    def describe(self, pictures: Pictures, *, flip: bool = False) -> tuple[np.ndarray, Attributes]:
+        """Embeddings and attributes, in one pass.
+
+        Args:
+          pictures: M pictures, as for `embed`.
+          flip: average what a picture and its mirror image give.
+
+        Returns:
+          float32 [M, D], and label -> `Prediction`.
+
+        Raises:
+          InputError: as `embed`.
+        """
+        classes = self.run.schema.labels
+        known = [label for label in classes if label in self._output_names()]
+        names, outputs = self._run(pictures, ["embedding", *known], flip)
+        found = {label: _predict(outputs[label], classes[label]) for label in known}
+        return outputs["embedding"].astype(np.float32), Attributes(names, found)
+
+    def same_person(self, first: Pictures, second: Pictures) -> SamePerson:
+        """Whether two pictures, or each of M pairs, show the same person.
+
+        Args:
+          first: M pictures, as for `embed`.
+          second: M pictures that they are compared with, one by one.
+
+        Raises:
+          InputError: as `embed`; the numbers of pictures differ; or no evaluation has found a
+            threshold for this network.
+
+        >>> found = model.same_person(pictures[0], pictures[1])
+        >>> found.distance.shape, found.same.shape
+        ((1,), (1,))
+        >>> 0 <= found.calibration.precision <= 1
+        True
+        """
+        found = calibration.find(self.run)
+        left, right = (self.embed(side, flip=found.flip) for side in (first, second))
+        if len(left) != len(right):
+            raise InputError(
+                f"{len(left)} pictures are compared with {len(right)}, one by one: there must be "
+                "as many"
+            )
+        distance = distances.of_pairs(left, right, found.metric)
+        return SamePerson(distance, distance <= found.threshold, found)
 
     def search(
         self, query: Pictures, gallery: Pictures, k: int = 10, *, flip: bool = False
@@ -105,28 +197,83 @@ class Model:
 
         Returns:
           Cosine distances float32 [Q, k], ascending, and positions in the gallery int64 [Q, k].
+
+        >>> distances, positions = model.search(pictures[0], folder, k=3)
+        >>> positions.shape
+        (1, 3)
         """
         sides = [x if _is_embedding(x) else self.embed(x, flip=flip) for x in (query, gallery)]
         return search.top_k(*sides, k)
 
+    def _output_names(self) -> tuple[str, ...]:
+        return self.run.predict.output_names(self._no_picture())
+
+    def _no_picture(self) -> Columns:
+        size = tuple(self.run.config.data.image_size)
+        return {"image": np.zeros((1, *size, 3), np.uint8), "name": np.array(["none"])}
+
+    def _run(
+        self, pictures: Pictures, outputs: Sequence[str], flip: bool
+    ) -> tuple[np.ndarray, Outputs]:
+        """The pictures' names [M], and output -> float [M, ...], which is finite."""
+        names, parts = [], []
+        for columns in _read(pictures, tuple(self.run.config.data.image_size)):
+            found = self.run.predict(columns, outputs, flip=flip)
+            for values in found.values():
+                inference.check_finite(values, columns["name"])
+            names.append(columns["name"])
+            parts.append(found)
+        if not parts:
+            found = self.run.predict(self._no_picture(), outputs)
+            return np.empty(0, str), {name: value[:0] for name, value in found.items()}
+        return np.concatenate(names), {
+            name: np.concatenate([part[name] for part in parts]) for name in parts[0]
+        }
+
+
+def _read(pictures: Pictures, size: tuple[int, int]) -> Iterator[Columns]:
+    """Yields the columns "image" and "name": of files at once, of arrays some at a time."""
+    if isinstance(pictures, str | Path):
+        path = Path(pictures)
+        pictures = _pictures_of(path) if path.is_dir() else [path]
+    elif isinstance(pictures, np.ndarray) and pictures.ndim == 3:
+        pictures = [pictures]
+    if isinstance(pictures, Sequence) and all(isinstance(p, str | Path) for p in pictures):
+        names = np.array([str(path) for path in pictures])
+        if len(names):
+            yield {"image": ImageFiles(names, size), "name": names}
+        return
+    numbered = enumerate(pictures)
+    while chunk := list(itertools.islice(numbered, _CHUNK)):
+        names = [str(p) if isinstance(p, str | Path) else f"picture {i}" for i, p in chunk]
+        arrays = (_as_array(p, name) for (_, p), name in zip(chunk, names, strict=True))
+        yield {"image": decoding.resize_all(arrays, size, len(chunk)), "name": np.array(names)}
+
 
 def _pictures_of(folder: Path) -> list[Path]:
     """The pictures of a folder, sorted by name."""
-    return sorted(p for p in folder.iterdir() if p.is_file() and filenames.is_image(p.name))
+    found = sorted(p for p in folder.iterdir() if p.is_file() and filenames.is_image(p.name))
+    if not found:
+        raise InputError(f"{folder}: the folder holds no picture")
+    return found
 
 
 def _is_embedding(x: Pictures) -> bool:
     return isinstance(x, np.ndarray) and x.ndim == 2
 
 
-def _as_array(picture: str | Path | np.ndarray, name: str) -> np.ndarray:
+def _as_array(picture: Picture, name: str) -> np.ndarray:
     """A picture as uint8 [H, W, 3]."""
     if isinstance(picture, str | Path):
         return decoding.read(picture)
+    if not isinstance(picture, np.ndarray):
+        raise InputError(f"{name} is a {type(picture).__name__}; it must be a path or an array")
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
         raise InputError(
             f"{name} is {picture.dtype} {picture.shape}; it must be uint8 [height, width, 3]"
         )
+    if not picture.size:
+        raise InputError(f"{name} is {picture.shape}: it has no pixel")
     return picture
 
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from market_jax import devices
+from market_jax import devices, progress
 from market_jax.data import cached, pipeline, samplers, transforms
 from market_jax.errors import InputError
 from market_jax.kernels import convolution
@@ -115,7 +115,7 @@ def run(
       forward: (variables, uint8 [N, H, W, 3]) -> outputs, jitted.
       variables: of the model, the same in every process.
       images: [M, H, W, 3] uint8, indexed by arrays of positions.
-      batch_size: images at a time.
+      batch_size: images at a time, fewer in the end, see `samplers.few_sizes`.
 
     Returns:
       Output name -> [M, ...], in the order of the images.
@@ -134,7 +134,8 @@ def run(
         else images.take(np.arange(first, last))
     )
     parts: list[dict[str, np.ndarray]] = []
-    for batch in batches(own_images, samplers.sequential(last - first, batch_size)):
+    order = samplers.few_sizes(last - first, batch_size, mesh.size)
+    for batch in progress.track(batches(own_images, order), "images", order.steps):
         placed = devices.place_batch(mesh, {"image": batch})
         parts.append(jax.device_get(forward(variables, placed["image"])))
     count = own.stop - own.start
@@ -280,35 +281,6 @@ class Predictor:
         return self._cache / f"outputs-{digest}.npz"
 
 
-class Descriptor:
-    """A function of pictures in a model's place: its one output has the name that is asked for.
-
-    Args:
-      function: uint8 [n, H, W, 3] -> [n, D].
-    """
-
-    def __init__(self, function: Callable[[np.ndarray], np.ndarray]):
-        self._function = function
-
-    def __call__(
-        self, columns: Columns, names: Sequence[str], *, flip: bool = False, keep: bool = False
-    ) -> dict[str, np.ndarray]:
-        """Features of every image, as `Predictor` gives outputs.
-
-        Args:
-          columns: "image" and "name" of M images.
-          names: one name, which the features get.
-          flip: the mean with the mirrored images' features.
-          keep: has no effect; features are computed anew.
-        """
-        images, size, parts = columns["image"], len(columns["name"]), []
-        for rows in np.array_split(np.arange(size), -(-size // 1024)):
-            chunk = images[rows]
-            value = self._function(chunk)
-            parts.append((value + self._function(_mirror(chunk))) / 2 if flip else value)
-        return {names[0]: np.concatenate(parts)}
-
-
 def features(
     predict: Callable,
     columns: Columns,
@@ -332,7 +304,20 @@ def features(
         if outputs[name].ndim != 2:
             raise InputError(f"output {name!r} is {outputs[name].shape}; features are [images, D]")
     feature = np.concatenate([outputs[name] for name in names], axis=1).astype(np.float32)
-    bad = np.flatnonzero(~np.isfinite(feature).all(axis=1))
-    if len(bad):
-        raise InputError(f"the features of {columns['name'][bad[0]]} are not finite")
+    check_finite(feature, columns["name"])
     return {k: v for k, v in columns.items() if k != "image"} | {"feature": feature}
+
+
+def check_finite(values: np.ndarray, names: np.ndarray) -> None:
+    """Refuses outputs that are not finite.
+
+    Args:
+      values: [M, ...].
+      names: of the pictures, str [M].
+
+    Raises:
+      InputError: a value is not finite; the message names the first such picture.
+    """
+    bad = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))
+    if len(bad):
+        raise InputError(f"the features of {names[bad[0]]} are not finite")

@@ -12,7 +12,7 @@ from market_jax.data import descriptors
 from market_jax.data.datasets import Dataset, Division
 from market_jax.data.schema import Schema, merge
 from market_jax.errors import InputError
-from market_jax.inference import Descriptor, Predictor
+from market_jax.inference import Predictor
 from market_jax.kernels import convolution
 from market_jax.models.backbones import efficientnet_lite
 from market_jax.registry import choose
@@ -297,7 +297,7 @@ def feature_source(run: Run, source: str) -> tuple[Any, tuple[str, ...]]:
         `market_jax.data.descriptors`.
 
     Returns:
-      A `Predictor` or `Descriptor`, and the names of the outputs to ask it for.
+      A `Predictor` or `descriptors.Descriptor`, and the names of the outputs to ask it for.
 
     Raises:
       InputError: the source is unknown, or it needs a model and the run has none.
@@ -311,4 +311,4 @@ def feature_source(run: Run, source: str) -> tuple[Any, tuple[str, ...]]:
         return imagenet_predictor(run.evaluation), ("embedding",)
     known = {name: getattr(descriptors, name) for name in descriptors.__all__}
     describe = choose(source, known | dict.fromkeys((*_MODEL, "imagenet")), "features")
-    return Descriptor(describe), (source,)
+    return descriptors.Descriptor(describe), (source,)

@@ -1,17 +1,21 @@
 """`market_jax.load` as a program uses it."""
 
+import doctest
 import json
+import shutil
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 import market_jax
-from market_jax import runs
+from market_jax import api, calibration, runs
 from market_jax.data.attributes import CLASSES
 from market_jax.errors import InputError
+from market_jax.retrieval import distances
 from tests.conftest import ROOT
 
 
@@ -62,13 +66,129 @@ def test_pictures_in_every_form_give_the_same(model, synthetic_raw, workdir):
     np.testing.assert_allclose(by_folder, expected, atol=1e-6)
 
 
-def test_predictions_have_names_and_probabilities(model, synthetic_raw):
-    found = model.predict(synthetic_raw / "query", flip=True)
+def test_attributes_have_names_and_probabilities(model, synthetic_raw):
+    folder = synthetic_raw / "query"
+    found = model.attributes(folder, flip=True)
     assert list(found) == list(CLASSES)
     hat = found["hat"]
     assert hat.classes == ("no", "yes")
     np.testing.assert_allclose(hat.probabilities.sum(axis=1), 1, rtol=1e-5)
     assert [hat.classes[i] for i in hat.probabilities.argmax(axis=1)] == hat.names.tolist()
+    assert found.pictures.tolist() == [str(path) for path in sorted(folder.iterdir())]
+    embeddings, again = model.describe(folder, flip=True)
+    np.testing.assert_allclose(embeddings, model.embed(folder, flip=True), atol=1e-6)
+    np.testing.assert_allclose(again["hat"].probabilities, hat.probabilities, atol=1e-6)
+
+
+def test_attributes_become_a_dataframe(model, synthetic_raw, monkeypatch):
+    found = model.attributes(synthetic_raw / "query")
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(InputError, match="to_dataframe needs: pip install pandas"):
+        found.to_dataframe()
+    monkeypatch.undo()
+    pytest.importorskip("pandas")
+    table = found.to_dataframe()
+    assert table["hat"].tolist() == found["hat"].names.tolist()
+    assert table.index.tolist() == found.pictures.tolist()
+    assert (table["hat probability"] >= 0.5).all()
+
+
+def test_a_generator_is_read_as_it_comes(model, monkeypatch):
+    rng = np.random.default_rng(0)
+    crops = [rng.integers(0, 256, (20 + i % 3, 10 + i % 5, 3), np.uint8) for i in range(11)]
+    expected = model.embed(crops)
+    monkeypatch.setattr(api, "_CHUNK", 4)
+    np.testing.assert_allclose(model.embed(iter(crops)), expected, atol=1e-6)
+    np.testing.assert_allclose(model.embed(crops[3]), expected[3:4], atol=1e-6)
+    assert model.attributes(crop for crop in crops).pictures.tolist()[-1] == "picture 10"
+
+
+def test_a_tracker_compiles_three_times_at_the_most(workdir):
+    """Frames with any number of people, crops of any size."""
+    model = market_jax.load(str(workdir))
+    rng = np.random.default_rng(0)
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, _, **__: compiled.append(event) if "backend_compile" in event else None
+    )
+
+    def track(counts):
+        for count in counts:
+            sizes = rng.integers(8, 40, (count, 2))
+            crops = [rng.integers(0, 256, (*size, 3), np.uint8) for size in sizes]
+            assert model.embed(crops).shape == (count, 12)
+
+    track([1, 9, 16])  # the sizes of batches
+    before = len(compiled)
+    assert before > 0
+    track([*range(1, 17), 0, 2])
+    assert len(compiled) == before
+
+
+def record(**changes):
+    """What an evaluation has written, as far as it says who is the same person."""
+    rates = {"precision": 0.9, "recall": 0.5, "false_positive_rate": 0.01}
+    found = {"threshold": rates | {"distance": 0.25}, "on_other_identities": rates}
+    about = {"images": 9, "identities": 3, "metric": "cosine", "flip": True, "features": "model"}
+    return about | {"verification": found, "judged": "split val", "checkpoint": 3} | changes
+
+
+def test_the_same_person_is_as_near_as_the_evaluation_said(workdir, synthetic_raw, tmp_path):
+    trained = market_jax.load(str(workdir)).run
+    model = api.Model(trained._replace(workdir=tmp_path))
+    paths = sorted((synthetic_raw / "query").iterdir())
+    with pytest.raises(InputError, match=r"reid.json: has no threshold .* --task=reid --workdir"):
+        model.same_person(paths[0], paths[1])
+    path = tmp_path / "evaluation" / "reid.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(record(checkpoint=trained.step)))
+    found = model.same_person(paths[:2], [paths[0], paths[2]])
+    assert found.calibration.threshold == 0.25
+    assert found.calibration.precision == 0.9
+    assert "3 people" in found.calibration.judged
+    left, right = model.embed(paths[:2], flip=True), model.embed([paths[0], paths[2]], flip=True)
+    np.testing.assert_allclose(found.distance, np.diag(distances.compute(left, right)), atol=1e-5)
+    assert found.same.tolist() == [True, bool(found.distance[1] <= 0.25)]
+    with pytest.raises(InputError, match="2 pictures are compared with 1, one by one"):
+        model.same_person(paths[:2], paths[0])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"checkpoint": -1},
+        {"features": "predictions"},
+        {"judged": "split train"},
+        {"transductive": True},
+        {"identities_trained_on": 2},
+        {"verification": None},
+    ],
+)
+def test_other_evaluations_do_not_calibrate(workdir, tmp_path, changes):
+    run = market_jax.load(str(workdir)).run._replace(workdir=tmp_path)
+    (tmp_path / "evaluation").mkdir()
+    path = tmp_path / "evaluation" / "reid.json"
+    path.write_text(json.dumps(record(checkpoint=run.step) | changes))
+    with pytest.raises(InputError, match="has no threshold for the embeddings"):
+        calibration.find(run)
+    path.write_text(json.dumps(record(checkpoint=run.step)))
+    assert calibration.find(run).recall == 0.5
+
+
+def test_the_examples_of_the_docstrings_run(workdir, synthetic_raw, tmp_path):
+    pytest.importorskip("pandas")
+    folder = tmp_path / "crops"
+    folder.mkdir()
+    pictures = sorted((synthetic_raw / "query").iterdir())[:6]
+    for path in pictures:
+        shutil.copy(path, folder)
+    run = market_jax.load(str(workdir)).run._replace(workdir=tmp_path)
+    (tmp_path / "evaluation").mkdir()
+    (tmp_path / "evaluation" / "reid.json").write_text(json.dumps(record(checkpoint=run.step)))
+    names = {"model": api.Model(run), "folder": folder, "pictures": pictures}
+    failed, tried = doctest.testmod(api, extraglobs=names)
+    assert tried >= 8
+    assert not failed
 
 
 def test_search_finds_a_picture_itself_first(model, synthetic_raw):
@@ -84,7 +204,8 @@ def test_search_finds_a_picture_itself_first(model, synthetic_raw):
     ("pictures", "message"),
     [
         ("/no/such.jpg", "/no/such.jpg: there is no such file"),
-        ([], "no picture is given"),
+        ([1], "picture 0 is a int; it must be a path or an array"),
+        ([np.zeros((0, 4, 3), np.uint8)], r"picture 0 is \(0, 4, 3\): it has no pixel"),
         ([np.zeros((4, 4), np.uint8)], r"picture 0 is uint8 \(4, 4\); it must be uint8"),
         ([np.zeros((4, 4, 3))], "picture 0 is float64"),
     ],
@@ -92,6 +213,13 @@ def test_search_finds_a_picture_itself_first(model, synthetic_raw):
 def test_what_is_no_picture_is_refused(model, pictures, message):
     with pytest.raises(InputError, match=message):
         model.embed(pictures)
+
+
+def test_no_picture_has_no_embedding_but_an_empty_folder_is_an_error(model, tmp_path):
+    assert model.embed([]).shape == (0, 12)
+    assert model.attributes([])["hat"].probabilities.shape == (0, 2)
+    with pytest.raises(InputError, match=f"{tmp_path}: the folder holds no picture"):
+        model.embed(tmp_path)
 
 
 def test_what_is_no_run_is_refused(tmp_path):

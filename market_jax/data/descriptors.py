@@ -1,6 +1,10 @@
 """Features that need no training, uint8 [M, H, W, 3] -> [M, D]: the baseline for every model."""
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
+
+from market_jax.typing import Columns
 
 __all__ = ["color_histogram", "pixels"]
 
@@ -33,3 +37,32 @@ def color_histogram(images: np.ndarray) -> np.ndarray:
     counts = np.bincount(place.ravel(), minlength=m * stripes * colors)
     shares = counts.reshape(m, -1) / place.shape[2]
     return np.sqrt(shares).astype(np.float32)
+
+
+class Descriptor:
+    """A function of pictures in a model's place: its one output has the name that is asked for.
+
+    Args:
+      function: uint8 [n, H, W, 3] -> [n, D].
+    """
+
+    def __init__(self, function: Callable[[np.ndarray], np.ndarray]):
+        self._function = function
+
+    def __call__(
+        self, columns: Columns, names: Sequence[str], *, flip: bool = False, keep: bool = False
+    ) -> dict[str, np.ndarray]:
+        """Features of every image, as `inference.Predictor` gives outputs.
+
+        Args:
+          columns: "image" and "name" of M images.
+          names: one name, which the features get.
+          flip: the mean with the mirrored images' features.
+          keep: has no effect; features are computed anew.
+        """
+        images, size, parts = columns["image"], len(columns["name"]), []
+        for rows in np.array_split(np.arange(size), -(-size // 1024)):
+            chunk = images[rows]
+            value = self._function(chunk)
+            parts.append((value + self._function(chunk[:, :, ::-1])) / 2 if flip else value)
+        return {names[0]: np.concatenate(parts)}

@@ -177,3 +177,25 @@ def sequential(size: int, batch_size: int) -> Sampler:
         return np.where(rows < size, rows, PADDING)
 
     return Sampler(-(-size // batch_size), indices)
+
+
+def few_sizes(size: int, batch_size: int, multiple: int = 1) -> Sampler:
+    """Every image once, in order, in batches of at most three sizes, so that little is compiled.
+
+    Full batches come first; what is left is cut into batches of 8, or is one image alone.
+
+    Args:
+      size: the number of images.
+      batch_size: images in a full batch.
+      multiple: of which every size is one; `batch_size` is.
+    """
+    one, few = (min(-(-n // multiple) * multiple, batch_size) for n in (1, 8))
+    full, rest = divmod(size, batch_size)
+    sizes = [batch_size] * full + ([one] if 0 < rest <= one else [few] * -(-rest // few))
+    ends = np.cumsum(sizes, dtype=np.int64)
+
+    def indices(step):
+        rows = np.arange(ends[step] - sizes[step], ends[step])
+        return np.where(rows < size, rows, PADDING)
+
+    return Sampler(len(sizes), indices)

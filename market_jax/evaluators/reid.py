@@ -18,6 +18,7 @@ from market_jax.report import tables
 from market_jax.retrieval import chain, distances
 from market_jax.typing import Columns
 
+FILE = "reid.json"  # the record of `--task=reid`
 PLAIN = "ranking"  # by the distances of the features alone
 HEADER = ("retrieval, protocol", "mAP", "95 %", "trapezoid", "mINP", "R1", "95 %", "R5", "R10")
 

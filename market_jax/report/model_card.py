@@ -33,7 +33,7 @@ features = model.embed("folder/of/crops")
 ## Figures
 
 {figures}
-
+{others}
 Figures of different data sets, splits and protocols are not comparable. People of the split that
 chose the checkpoint ("val") are new to the network, but not to that choice.
 
@@ -64,11 +64,18 @@ apart: one column of zeros stands in its place, so that the network is built as 
 ```
 """
 
+OTHERS = """
+They are of another network by the same recipe, which was trained on {identities} identities and
+judged on others. This one has learned from all of them, so that nobody is left to judge it on.
+"""
+
 
 def model_card(
     about: Mapping[str, Any],
     evaluations: Sequence[Mapping[str, Any]],
     recipe: Mapping[str, Any],
+    *,
+    others: int = 0,
     **shown: Any,
 ) -> str:
     """The text of a model card, in Markdown.
@@ -77,6 +84,8 @@ def model_card(
       about: the metadata of the network's file, see `weights.published.FIELDS`.
       evaluations: what `--task=attributes` and `--task=reid` have written of this network.
       recipe: setting -> value, of the config that it was trained with.
+      others: the number of identities that the evaluated network was trained on, where it is
+        another one by the same recipe; 0 where it is this one.
       **shown: "size" of the embedding; number of "parameters"; "dtype" of kernels; number of
         "drawn" people, and the lowest "cosine" between their embeddings by the run and the file.
     """
@@ -92,6 +101,7 @@ def model_card(
         trained="; ".join(map(_trained_on, about["trained_on"])),
         commit=about["commit"],
         figures="\n".join(figures(evaluations)),
+        others=OTHERS.format(identities=others) if others else "",
         recipe="\n".join(f"{key} = {json.dumps(value)}" for key, value in recipe.items()),
         **shown,
     )

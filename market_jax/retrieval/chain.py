@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from market_jax import progress
 from market_jax.errors import InputError
 from market_jax.registry import accepts, names_of
 from market_jax.retrieval import (
@@ -20,6 +21,15 @@ __all__ = ["RERANKERS", "TRANSFORMS", "apply", "transform_all"]
 
 TRANSFORMS = names_of(transforms, mahalanobis)  # (query, gallery) -> (query, gallery)
 RERANKERS = names_of(k_reciprocal, centroids, spatio_temporal)  # and distances -> distances
+
+
+def _function(step: Callable) -> Callable:
+    """The function of a step whose arguments may be bound."""
+    return getattr(step, "func", step)
+
+
+def _name(step: Callable) -> str:
+    return getattr(_function(step), "__name__", type(step).__name__)
 
 
 def _settings(function: Callable, metric: str) -> dict[str, str]:
@@ -40,8 +50,9 @@ def transform_all(
       metric: "cosine" or "euclidean"; handed to what has an argument of that name.
     """
     for transform in transforms:
-        query, gallery = transform(query, gallery, **_settings(transform, metric))
-        metric = getattr(getattr(transform, "func", transform), "metric_after", metric)
+        with progress.waiting(_name(transform)):
+            query, gallery = transform(query, gallery, **_settings(transform, metric))
+        metric = getattr(_function(transform), "metric_after", metric)
     return query, gallery, metric
 
 
@@ -67,14 +78,14 @@ def apply(
       InputError: another re-ranker comes before one that must be first; or as they do.
     """
     for rerank in rerankers[1:]:
-        function = getattr(rerank, "func", rerank)
-        if getattr(function, "must_be_first", False):
+        if getattr(_function(rerank), "must_be_first", False):
             raise InputError(
-                f"re-ranker {function.__name__!r} must be the first: it reads distances as "
+                f"re-ranker {_name(rerank)!r} must be the first: it reads distances as "
                 "similarities, which they are no longer after another one"
             )
     query, gallery, metric = transform_all(query, gallery, transforms, metric)
     result = distances.compute(query["feature"], gallery["feature"], metric)
     for rerank in rerankers:
-        result = rerank(query, gallery, result, **_settings(rerank, metric))
+        with progress.waiting(_name(rerank)):
+            result = rerank(query, gallery, result, **_settings(rerank, metric))
     return result

@@ -10,7 +10,7 @@ from market_jax.errors import InputError
 from market_jax.registry import choose
 from market_jax.typing import Array
 
-__all__ = ["compute", "normalize", "prepare"]
+__all__ = ["compute", "normalize", "of_pairs", "prepare"]
 
 
 def _check(name: str, features: Array) -> np.ndarray:
@@ -83,3 +83,18 @@ def compute(query: Array, gallery: Array, metric: str = "cosine") -> np.ndarray:
     if metric == "euclidean":
         result += np.einsum("qd,qd->q", left, left)[:, None] / 4
     return np.maximum(result, 0, out=result)
+
+
+def of_pairs(first: Array, second: Array, metric: str = "cosine") -> np.ndarray:
+    """The distance of each row of features from the same row of others: [M] float32.
+
+    Args:
+      first: [M, D].
+      second: [M, D].
+      metric: "cosine" or "euclidean" (squared).
+    """
+    if choose(metric, {"cosine": True, "euclidean": False}, "metric"):
+        first, second = normalize(first), normalize(second)
+        return np.maximum(1 - np.einsum("md,md->m", first, second), 0)
+    difference = np.asarray(first, np.float32) - second
+    return np.einsum("md,md->m", difference, difference)

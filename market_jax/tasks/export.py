@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from market_jax import files, registry, runs, settings
+from market_jax import calibration, files, registry, runs, settings
 from market_jax.data import decoding
 from market_jax.errors import InputError
 from market_jax.report import model_card
@@ -21,6 +21,7 @@ from market_jax.weights import published
 FORMATS = ("safetensors",)
 LEAST = 0.999  # cosine of a drawn person's embeddings before and after
 DRAWN = 16  # people that are compared
+_MAY_DIFFER = {"data.val_fraction", "data.holdout_fraction", "evaluate_every", "seed"}
 _PERSONS = "head_identity"  # begins the names of layers that classify the training identities
 _DECODERS = "no decoder of people's pictures is ever shipped"
 
@@ -43,7 +44,12 @@ def draw_people(count: int, image_size: tuple[int, int]) -> Columns:
 
 
 def run(
-    run: Run, *, output: str | None = None, to: str = "safetensors", dtype: str | None = None
+    run: Run,
+    *,
+    output: str | None = None,
+    to: str = "safetensors",
+    dtype: str | None = None,
+    figures: str | None = None,
 ) -> str:
     """Writes the run's network into one file, and its model card beside it.
 
@@ -53,13 +59,15 @@ def run(
       to: The format: safetensors.
       dtype: float16 or float32, of the kernels; by default float16, and float32 where float16
         changes the features.
+      figures: A run of the same recipe that has held people out, whose evaluations go into the
+        card; for a network that was trained on everybody. By default the run's own.
 
     Returns:
       The text for the terminal.
 
     Raises:
-      InputError: the run is none that can be published, a file is there already, or the features
-        are not what they were.
+      InputError: the run is none that can be published, a file is there already, the features are
+        not what they were, or `figures` is of another recipe.
     """
     registry.choose(to, dict.fromkeys(FORMATS), "value of --to")
     kinds = list(published.DTYPES)
@@ -68,9 +76,11 @@ def run(
     path, people = _check_output(output), draw_people(DRAWN, run.config.data.image_size)
     _check_run(run, people)
     config = _config(run)
-    variables, about = _without_persons(run, config), _about(run, path.stem, config)
+    judged = _of_same_recipe(run, figures) if figures else run
+    variables, about = _without_persons(run, config), _about(run, path.stem, config, judged)
     content, kind, lowest = _write(run, path.name, variables, about, kinds, people)
-    files.write_atomically(path.with_suffix(".md"), card(run, about, variables, kind, lowest))
+    text = card(run, about, variables, kind, lowest, judged)
+    files.write_atomically(path.with_suffix(".md"), text)
     files.write_atomically(path, content)
     text = (
         f"{len(content) / 1e6:.2f} MB in {path}, its card in {path.with_suffix('.md')}; kernels in "
@@ -137,8 +147,21 @@ def _without_persons(run: Run, config: dict[str, Any]) -> PyTree:
     return jax.tree_util.tree_map_with_path(cut, dict(run.predict.variables), dict(template))
 
 
-def _about(run: Run, name: str, config: dict[str, Any]) -> dict[str, Any]:
-    """The file's metadata, see `published.FIELDS`."""
+def _of_same_recipe(run: Run, workdir: str) -> Run:
+    """The last network of another run, whose config may differ in whom it has held out alone."""
+    other = runs.restore(workdir, "latest", cache=False)
+    first, second = (settings.flatten(_config(each)) for each in (run, other))
+    for key in sorted((first.keys() | second.keys()) - _MAY_DIFFER):
+        if first.get(key) != second.get(key):
+            raise InputError(
+                f"--figures={workdir}: its {key} is {second.get(key)!r}, the run's "
+                f"{first.get(key)!r}; figures must be of the same recipe"
+            )
+    return other
+
+
+def _about(run: Run, name: str, config: dict[str, Any], judged: Run) -> dict[str, Any]:
+    """The file's metadata, see `published.FIELDS`; `judged` is the run whose figures it has."""
     trained_on = [
         {
             "name": division.name,
@@ -147,6 +170,7 @@ def _about(run: Run, name: str, config: dict[str, Any]) -> dict[str, Any]:
         }
         for division in run.divisions
     ]
+    calibrated = map(calibration.of_record, evaluations_of(judged))
     return {
         "name": name,
         "config": config,
@@ -154,6 +178,7 @@ def _about(run: Run, name: str, config: dict[str, Any]) -> dict[str, Any]:
         "label_counts": run.extra["label_counts"],
         "trained_on": trained_on,
         "clustered": run.extra.get("clustered", []),
+        "same_person": next((found._asdict() for found in calibrated if found), {}),
         "commit": _commit(),
     }
 
@@ -200,7 +225,9 @@ def lowest_cosine(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.min(np.where(np.isfinite(cosines), cosines, -1)))
 
 
-def card(run: Run, about: dict[str, Any], variables: PyTree, dtype: str, cosine: float) -> str:
+def card(
+    run: Run, about: dict[str, Any], variables: PyTree, dtype: str, cosine: float, judged: Run
+) -> str:
     """The text of the model card, with the figures of the run's evaluations.
 
     Args:
@@ -209,18 +236,20 @@ def card(run: Run, about: dict[str, Any], variables: PyTree, dtype: str, cosine:
       variables: the file's.
       dtype: that of its kernels.
       cosine: the lowest one between embeddings of the run and of the file.
+      judged: the run whose figures it shows: the same, or another by the same recipe.
     """
     size = tuple(about["config"]["data"]["image_size"])
     one = {"image": np.zeros((1, *size, 3), np.uint8), "name": np.array(["none"])}
     return model_card.model_card(
         about,
-        evaluations_of(run),
+        evaluations_of(judged),
         settings.flatten(about["config"]),
         size=run.predict(one, ["embedding"])["embedding"].shape[1],
         parameters=f"{sum(np.size(leaf) for leaf in jax.tree.leaves(variables)):,}",
         dtype=dtype,
         cosine=cosine,
         drawn=DRAWN,
+        others=0 if judged is run else sum(len(each.pids["train"]) for each in judged.divisions),
     )
 
 

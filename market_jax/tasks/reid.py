@@ -23,7 +23,7 @@ from market_jax.runs import Run
 from market_jax.tasks import inputs
 from market_jax.typing import Columns
 
-FILE, PAGE, ANSWERS = "reid.json", "report.html", "reid_test.txt"
+FILE, PAGE, ANSWERS = evaluator.FILE, "report.html", "reid_test.txt"
 LENGTH = 100  # answers to a query of the release
 LISTED, SHOWN = 10, 5  # answers to a query of the page; queries of each kind
 

@@ -36,6 +36,7 @@ FIELDS = {  # of the metadata
     "label_counts": dict[str, tuple[int, ...]],  # label -> training images of each class
     "trained_on": tuple[dict[str, Any], ...],  # an entry for each data set
     "clustered": tuple[tuple[str, ...], ...],  # (data sets, split) learned from without labels
+    "same_person": dict[str, Any],  # see calibration.py; {} where nothing has calibrated it
     "commit": str,  # of market_jax that wrote the file
 }
 TRAINED_ON = {  # of an entry of "trained_on"

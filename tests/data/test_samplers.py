@@ -126,3 +126,30 @@ def test_two_samplers_side_by_side():
     both = samplers.side_by_side(first, second)
     assert both.steps == 2
     assert both.indices(1).tolist() == [4, 5, 6, 7, *second.indices(1).tolist()]
+
+
+@pytest.mark.parametrize(
+    ("size", "multiple", "expected"),
+    [
+        (0, 1, []),
+        (1, 1, [1]),
+        (2, 1, [8]),
+        (63, 1, [8] * 8),
+        (64, 1, [64]),
+        (65, 1, [64, 1]),
+        (141, 1, [64, 64, 8, 8]),
+        (3, 16, [16]),
+        (70, 16, [64, 16]),
+    ],
+)
+def test_few_sizes_cover_every_image_once_in_order(size, multiple, expected):
+    sampler = samplers.few_sizes(size, 64, multiple)
+    batches = [sampler.indices(step) for step in range(sampler.steps)]
+    assert [len(batch) for batch in batches] == expected
+    rows = np.concatenate([*batches, np.empty(0, int)])
+    assert rows[rows != samplers.PADDING].tolist() == list(range(size))
+    assert (np.diff((rows != samplers.PADDING).astype(int)) <= 0).all()  # padding comes last
+
+
+def test_a_small_batch_has_its_size():
+    assert [len(samplers.few_sizes(7, 4).indices(step)) for step in range(2)] == [4, 4]

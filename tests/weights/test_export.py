@@ -12,6 +12,7 @@ from market_jax.errors import InputError
 from market_jax.inference import Predictor
 from market_jax.report import model_card
 from market_jax.tasks import attributes, export, reid
+from tests.weights import networks
 from tests.weights.networks import IDENTITIES, read
 
 
@@ -93,6 +94,36 @@ def test_figures_are_those_of_this_checkpoint(trained, tmp_path):
     assert model_card.judged(folder) == "folder crops: 9 images of 3 people"
     other = "\n".join(model_card.figures(export.evaluations_of(run._replace(step=8))))
     assert "was not evaluated" in other
+
+
+def test_figures_may_be_those_of_another_run_by_the_same_recipe(trained, tmp_path, monkeypatch):
+    other = networks.as_run(
+        networks.tiny(**{"data.val_fraction": 0.4, "model.identities": 3}), tmp_path / "b", [1, 2]
+    )
+    monkeypatch.setattr(export.runs, "restore", lambda *_, **__: other)
+    other.evaluation.mkdir(parents=True)
+    row = {"mAP": 0.5, "mAP_interval": [0.4, 0.6], "rank1": 0.75, "mINP": 0.25}
+    rates = {"precision": 0.9, "recall": 0.5, "false_positive_rate": 0.01}
+    found = {"threshold": rates | {"distance": 0.25}, "on_other_identities": rates}
+    about = {"judged": "split val", "data": "unitn", "images": 9, "identities": 3, "checkpoint": 7}
+    about |= {"features": "model", "flip": False, "metric": "cosine", "verification": found}
+    (other.evaluation / reid.FILE).write_text(json.dumps({"ranking": {"market": row}} | about))
+    path = tmp_path / "a.safetensors"
+    export.run(trained, output=str(path), figures=str(tmp_path / "b"))
+    text = path.with_suffix(".md").read_text()
+    assert (
+        "| mAP, ranking, protocol market | unitn, split val: 9 images of 3 people | 50.00" in text
+    )
+    assert "another network by the same recipe, which was trained on 2 identities" in " ".join(
+        text.split()
+    )
+    same_person = read(path)[1]["same_person"]
+    assert (same_person["threshold"], same_person["precision"]) == (0.25, 0.9)
+    other.config.optimizer.learning_rate = 0.5
+    other.extra["config"]["optimizer"]["learning_rate"] = 0.5
+    path.unlink(), path.with_suffix(".md").unlink()
+    with pytest.raises(InputError, match=r"--figures=.*: its optimizer\.learning_rate is 0\.5"):
+        export.run(trained, output=str(path), figures=str(tmp_path / "b"))
 
 
 def test_float16_gives_way_where_it_changes_features(trained, tmp_path, monkeypatch):

@@ -53,7 +53,7 @@ def test_embeddings_of_arrays(trained, file):
     assert found.shape == (4, 256)
     assert found.dtype == np.float32
     np.testing.assert_array_equal(model.embed(people["image"]), model.embed(people["image"]))
-    assert model.predict(people["image"])["hat"].classes == ("no", "yes")
+    assert model.attributes(people["image"])["hat"].classes == ("no", "yes")
     assert model.search(people["image"], people["image"], k=1)[1][:, 0].tolist() == [0, 1, 2, 3]
 
 
