@@ -107,7 +107,11 @@ def find_published():
 
 
 def find(task: str):
-    """The run or published network that the flags name, restored; or one without a model."""
+    """The run or published network that the flags name, restored; or one without a model.
+
+    Args:
+      task: what the newest run must be able to do, where the flags name none.
+    """
     from market_jax import runs
 
     if MODEL.value:
@@ -134,7 +138,8 @@ def main(_) -> None:
         devices.start()
         task = find_task(TASK.value)
         given = {n: flags.FLAGS[n].value for n in task_arguments(task) if flags.FLAGS[n].present}
-        print(task(find(TASK.value), **given))
+        needs = getattr(sys.modules.get(task.__module__), "NEEDS", TASK.value)
+        print(task(find(needs), **given))
 
 
 if __name__ == "__main__":

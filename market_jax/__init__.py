@@ -1,6 +1,6 @@
 """Pedestrian attributes and person re-identification on Market-1501, in JAX."""
 
-__all__ = ["load"]
+__all__ = ["gallery", "load"]
 
 
 def load(run: str, *, checkpoint: str = "best", allow_imports: bool = False):
@@ -21,3 +21,23 @@ def load(run: str, *, checkpoint: str = "best", allow_imports: bool = False):
     from market_jax import api  # JAX and all else is imported when it is needed
 
     return api.load(run, checkpoint=checkpoint, allow_imports=allow_imports)
+
+
+def gallery(place: str, model: str = "small", *, flip: bool = False, create: bool = False):
+    """Opens a gallery; see `market_jax.galleries.gallery.Gallery` for what it can do.
+
+    Args:
+      place: a folder, or the address of a Milvus server (`pip install "market_jax[gallery]"`).
+      model: the network that describes its pictures, as for `load`.
+      flip: describe a picture by the mean with its mirror image.
+      create: make the gallery if it is not there.
+
+    Returns:
+      A `market_jax.galleries.gallery.Gallery`.
+
+    Raises:
+      InputError: there is no such gallery or network, or it cannot be opened.
+    """
+    from market_jax.galleries.gallery import Gallery
+
+    return Gallery(place, load(model), flip=flip, create=create)

@@ -1,10 +1,13 @@
 """A trained network for programs: `market_jax.load("small")` -> embed, attributes, same_person."""
 
+import functools
+import hashlib
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from market_jax import calibration, inference, runs
@@ -152,7 +155,7 @@ class Model:
           InputError: as `embed`.
         """
         classes = self.run.schema.labels
-        known = [label for label in classes if label in self._output_names()]
+        known = [label for label in classes if label in self.output_names()]
         names, outputs = self._run(pictures, ["embedding", *known], flip)
         found = {label: _predict(outputs[label], classes[label]) for label in known}
         return outputs["embedding"].astype(np.float32), Attributes(names, found)
@@ -205,8 +208,17 @@ class Model:
         sides = [x if _is_embedding(x) else self.embed(x, flip=flip) for x in (query, gallery)]
         return search.top_k(*sides, k)
 
-    def _output_names(self) -> tuple[str, ...]:
+    def output_names(self) -> tuple[str, ...]:
+        """The names of the network's outputs: "embedding", labels and so on."""
         return self.run.predict.output_names(self._no_picture())
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """A digest of the network: of its parameters, and the pictures' size."""
+        found = hashlib.sha256(str(tuple(self.run.config.data.image_size)).encode())
+        for leaf in jax.tree.leaves(self.run.predict.variables):
+            found.update(np.ascontiguousarray(leaf).tobytes())
+        return found.hexdigest()
 
     def _no_picture(self) -> Columns:
         size = tuple(self.run.config.data.image_size)

@@ -70,13 +70,7 @@ def scan(
         grammar, or a picture is broken (the last two only without `report.skip_bad`).
     """
     folder = Path(folder)
-    names = []
-    for name in walk(folder):
-        last = name.rsplit("/", 1)[-1]
-        keep = filenames.is_image(last) and not filenames.is_stray(last)
-        (names if keep else report.dropped).append(name)
-    if not names:
-        raise InputError(f"{folder}: the folder holds no picture")
+    names = pictures_of(folder, report.dropped)
     if grammar == "detect":
         grammar = filenames.detect([name.rsplit("/", 1)[-1] for name in names])
     records = []
@@ -90,6 +84,41 @@ def scan(
             continue
         records.append({"path": path, "name": name, **found})
     return records
+
+
+def pictures_of(folder: Path, dropped: list[str]) -> list[str]:
+    """The pictures of a folder and of the folders in it, sorted: paths within it.
+
+    Args:
+      folder: the folder.
+      dropped: gets the names of stray copies and of files that are no pictures.
+
+    Raises:
+      InputError: the folder is missing or holds no picture, or as `walk`.
+    """
+    names = []
+    for name in walk(folder):
+        last = name.rsplit("/", 1)[-1]
+        keep = filenames.is_image(last) and not filenames.is_stray(last)
+        (names if keep else dropped).append(name)
+    if not names:
+        raise InputError(f"{folder}: the folder holds no picture")
+    return names
+
+
+def naming_of(names: list[str]) -> str | re.Pattern:
+    """The naming that all pictures follow, or one that says nothing.
+
+    Args:
+      names: the pictures' paths.
+    """
+    bases = [name.rsplit("/", 1)[-1] for name in names]
+    try:
+        found = filenames.detect(bases)
+    except InputError:
+        return filenames.ANY
+    fits = all(filenames.parse(name, found) is not None for name in bases)
+    return found if fits else filenames.ANY
 
 
 def _parse(path: Path, grammar: str | re.Pattern) -> dict[str, int]:
@@ -177,16 +206,30 @@ def read_list(folder: Path, table: Path, report: Report) -> list[dict]:
 
 def _listed(folder: Path, row: dict[str, str]) -> dict:
     """The record of a row of a list, its picture decoded once."""
-    path = PurePosixPath(row["name"])
-    if path.is_absolute() or ".." in path.parts or not path.parts:
-        raise InputError(f"{row['name']!r} is no path within {folder}")
+    path = within(folder, row["name"])
     found = {key: files.read_integer(row[key], f"column {key!r}", -1) for key in ("pid", "camid")}
     for key in ("sequence", "frame"):
         found[key] = files.read_integer(row.get(key) or "-1", f"column {key!r}", -1)
+    decoding.read(path)
+    return {"path": path, "name": path.relative_to(folder).as_posix(), "row": row, **found}
+
+
+def within(folder: Path, name: str) -> Path:
+    """The path of a picture that a list names.
+
+    Args:
+      folder: the folder with the pictures.
+      name: a path within it.
+
+    Raises:
+      InputError: the name leads out of the folder, or there is no such picture.
+    """
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or not path.parts:
+        raise InputError(f"{name!r} is no path within {folder}")
     if not os.path.exists(folder / path):  # False, too, for a name that is too long
         raise InputError(f"there is no picture {folder / path}")
-    decoding.read(folder / path)
-    return {"path": folder / path, "name": path.as_posix(), "row": row, **found}
+    return folder / path
 
 
 def annotate(

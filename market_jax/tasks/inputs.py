@@ -1,7 +1,6 @@
 """Reads the images of a folder for a task, and writes a result as text."""
 
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +9,7 @@ import numpy as np
 from absl import logging
 
 from market_jax import files, seen
-from market_jax.data import attributes, columns, filenames, folders
+from market_jax.data import attributes, columns, folders
 from market_jax.errors import InputError
 from market_jax.evaluators.result import Result
 from market_jax.files import write_atomically
@@ -109,7 +108,8 @@ def read_folder(
     if table is not None:
         records = folders.read_list(folder, table, report)
     else:
-        records = folders.scan(folder, "detect" if named else _naming(folder), report)
+        grammar = "detect" if named else folders.naming_of(folders.pictures_of(Path(folder), []))
+        records = folders.scan(folder, grammar, report)
     if annotations is not None:
         labels = attributes.read(annotations, report.problems)
         records = folders.annotate(records, labels, report, annotations)
@@ -120,18 +120,6 @@ def read_folder(
     for message in report.skipped:
         logging.warning("skipped: %s", message)
     return columns.from_records(records, image_size)
-
-
-def _naming(folder: Path) -> str | re.Pattern:
-    """The naming that all pictures of a folder follow, or one that says nothing."""
-    bases = [name.rsplit("/", 1)[-1] for name in folders.walk(folder)]
-    names = [name for name in bases if filenames.is_image(name) and not filenames.is_stray(name)]
-    try:
-        found = filenames.detect(names)
-    except InputError:
-        return filenames.ANY
-    fits = all(filenames.parse(name, found) is not None for name in names)
-    return found if fits else filenames.ANY
 
 
 def read_excluded(path: Path) -> set[str]:

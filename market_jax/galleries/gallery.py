@@ -1,0 +1,351 @@
+"""A gallery of a user's pictures: described once, searched by picture and by what people wear."""
+
+import functools
+import hashlib
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from market_jax import calibration, devices, files, progress, registry
+from market_jax.api import Attributes, Model, Picture
+from market_jax.calibration import Calibration
+from market_jax.data import decoding, filenames, folders
+from market_jax.errors import InputError
+from market_jax.galleries import where as where_
+from market_jax.galleries.store import MOST, Store
+from market_jax.retrieval import chain
+
+_CHUNK = 256  # pictures that are described and written at a time
+_DEPTH = 5  # times as many answers are re-ranked as are wanted
+_LEAST = 100  # answers that are re-ranked
+_UNKNOWN = {"camid": -1, "sequence": -1, "frame": -1, "time": -1.0}
+
+
+class Added(NamedTuple):
+    """What has become of the pictures of a folder.
+
+    Attributes:
+      described: the number that were described and are new in the gallery.
+      known: the number that were there already.
+      moved: how many of these were in another place, which is gone.
+      skipped: what is wrong with each that was left out.
+    """
+
+    described: int
+    known: int
+    moved: int
+    skipped: tuple[str, ...]
+
+
+class Hit(NamedTuple):
+    """A picture of the gallery that answers a query.
+
+    Attributes:
+      id: a digest of the picture's file.
+      path: the file.
+      distance: to the query; after re-ranking the re-ranker's.
+      attributes: label -> (its most likely class, that class's probability).
+      camid: the camera; -1 where it is not known, as with the next ones.
+      sequence: of the camera's recordings.
+      frame: in the sequence.
+      time: seconds since 1970.
+    """
+
+    id: str
+    path: str
+    distance: float
+    attributes: dict[str, tuple[str, float]]
+    camid: int = -1
+    sequence: int = -1
+    frame: int = -1
+    time: float = -1.0
+
+
+class Gallery:
+    """Pictures that a network has described, kept by a database.
+
+    Args:
+      place: a folder, or the address of a Milvus server, "http://...".
+      model: the network. What another one has described is not seen by it.
+      flip: describe a picture by the mean with its mirror image; another gallery than without.
+      index: Milvus's kind of index; FLAT searches exactly.
+      create: make the gallery if it is not there.
+
+    Raises:
+      InputError: there is no such gallery, or it cannot be opened; see `Store`.
+    """
+
+    def __init__(
+        self,
+        place: str | Path,
+        model: Model,
+        *,
+        flip: bool = False,
+        index: str = "FLAT",
+        create: bool = False,
+    ):
+        self.place, self.model, self.flip = str(place), model, flip
+        schema, names = model.run.schema.labels, model.output_names()
+        self.labels = {name: classes for name, classes in schema.items() if name in names}
+        self._store = None
+        if devices.share()[0] == 0:  # other processes describe, this one writes
+            network = hashlib.sha256(f"{model.digest}{flip}".encode()).hexdigest()[:16]
+            size = model.embed([], flip=flip).shape[1]
+            self._store = Store(place, network, size=size, index=index, create=create)
+
+    def __enter__(self) -> "Gallery":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the database."""
+        if self._store is not None:
+            self._store.close()
+
+    def __len__(self) -> int:
+        return len(self._store)
+
+    def add(
+        self, folder: str | Path, *, table: str | Path | None = None, skip_bad: bool = False
+    ) -> Added:
+        """Describes the pictures of a folder that are not in the gallery yet.
+
+        Each few hundred are written before the next, so that, stopped at any moment, the same call
+        goes on. Of equal files one is kept.
+
+        Args:
+          folder: the folder with the pictures, and with folders of them.
+          table: a CSV that lists them: name, and camid, sequence, frame or time as far as they are
+            known; None reads camera and frame from names that follow a known naming.
+          skip_bad: leave out what is no good picture, instead of raising an error.
+
+        Raises:
+          InputError: the folder or the table is not as it should be, or a picture is none.
+        """
+        records = list(_records(Path(folder), Path(table) if table else None))
+        report = folders.Report(skip_bad)
+        counts = np.zeros(3, int)
+        chunks = [records[i : i + _CHUNK] for i in range(0, len(records), _CHUNK)]
+        for chunk in progress.track(chunks, "described"):
+            counts += self._add(chunk, report)
+        return Added(*counts.tolist(), tuple(report.skipped))
+
+    def _add(self, records: list[dict[str, Any]], report: folders.Report) -> tuple[int, int, int]:
+        """Adds some pictures: how many were described, known, moved."""
+        by_id: dict[str, dict[str, Any]] = {}
+        for record in records:
+            try:
+                content = files.read_bytes(record["path"])
+                by_id.setdefault(hashlib.sha256(content).hexdigest(), record)
+            except InputError as error:
+                report.bad(str(error))
+        known = self._known(list(by_id))
+        new = {key: record for key, record in by_id.items() if key not in known}
+        for key, record in list(new.items()):
+            try:
+                decoding.read(record["path"])
+            except InputError as error:
+                report.bad(str(error))
+                del new[key]
+        if new:
+            found = self.model.describe([r["path"] for r in new.values()], flip=self.flip)
+            if self._store is not None:
+                self._store.add(list(_rows(new, *found)))
+        moved = {key: by_id[key] for key, path in known.items() if path and not Path(path).exists()}
+        if moved:
+            self._store.update(moved)
+        return len(new), len(known), len(moved)
+
+    def _known(self, ids: list[str]) -> dict[str, str]:
+        """Id -> path of those that are there; processes that do not write get "" for a path."""
+        found = self._store.known(ids) if self._store is not None else {}
+        if devices.share()[1] == 1:
+            return found
+        from jax.experimental import multihost_utils
+
+        there = multihost_utils.broadcast_one_to_all(np.array([key in found for key in ids]))
+        return {ids[i]: found.get(ids[i], "") for i in np.flatnonzero(there)}
+
+    def remove(self, paths: Sequence[str | Path]) -> int:
+        """Removes pictures from the gallery, not from the disk.
+
+        Args:
+          paths: pictures, or folders whose pictures are meant.
+
+        Returns:
+          How many were removed.
+
+        Raises:
+          InputError: the gallery has none in one of these places.
+        """
+        ids: dict[str, None] = {}
+        for path in paths:
+            place = str(_absolute(path))
+            within = where_.Field("path", "like", place).filter()
+            rows = self._store.rows(within, ("id", "path"))
+            found = [r["id"] for r in rows if r["path"] == place or place in _above(r["path"])]
+            if not found:
+                raise InputError(f"{place}: the gallery {self.place} has no picture there")
+            ids |= dict.fromkeys(found)
+        self._store.remove(list(ids))
+        return len(ids)
+
+    def search(
+        self,
+        query: Picture,
+        *,
+        where: str = "",
+        top_k: int = 20,
+        rerank: Sequence[str] = (),
+    ) -> list[Hit]:
+        """The pictures that are most like a query, and hold a condition.
+
+        Args:
+          query: a picture, or an embedding float [D].
+          where: the condition, see `galleries.where`; "" takes all.
+          top_k: the number of answers.
+          rerank: re-rankers in words, such as "k_reciprocal k1=20", which change the order of the
+            nearest: of the answers and of a few times as many behind them.
+
+        Returns:
+          Answers by ascending distance; fewer where not as many hold the condition.
+
+        Raises:
+          InputError: the query is no picture, or a condition or re-ranker is none.
+        """
+        if top_k < 1:
+            raise InputError(f"top_k is {top_k}; it must be 1 or more")
+        condition = where_.parse(where, self.labels) if where.strip() else None
+        rerankers = [_bind(text) for text in rerank]
+        is_embedding = isinstance(query, np.ndarray) and query.ndim == 1
+        vector = query if is_embedding else self.model.embed(query, flip=self.flip)[0]
+        count = max(_DEPTH * top_k, _LEAST) if rerankers else top_k
+        rows = self._nearest(vector, count, condition, embeddings=bool(rerankers))
+        if rerankers and rows:
+            rows = _rerank(vector, rows, rerankers)
+        return [self._hit(row) for row in rows[:top_k]]
+
+    def _nearest(
+        self,
+        vector: np.ndarray,
+        count: int,
+        condition: where_.Condition | None,
+        embeddings: bool,
+    ) -> list[dict[str, Any]]:
+        """The nearest rows that hold a condition, of which the database knows a part."""
+        text = condition.filter() if condition else ""
+        limit = count
+        while True:
+            rows = self._store.search(vector, limit, text, embeddings=embeddings)
+            held = [row for row in rows if condition is None or condition.holds(row)]
+            if len(held) >= count or len(rows) < limit:
+                return held[:count]
+            if limit >= MOST:
+                raise InputError(
+                    f"more than {MOST} pictures are as near and nearly hold the condition; give "
+                    "one that says more, or a smaller top_k"
+                )
+            limit = min(4 * limit, MOST)
+
+    def all(self, where: str = "") -> Iterator[Hit]:
+        """Yields the pictures that hold a condition, in no order; their distance is NaN.
+
+        Args:
+          where: the condition; "" takes all.
+        """
+        condition = where_.parse(where, self.labels) if where.strip() else None
+        for row in self._store.rows(condition.filter() if condition else ""):
+            if condition is None or condition.holds(row):
+                yield self._hit(row | {"distance": np.nan})
+
+    def calibration(self) -> Calibration | None:
+        """The distance up to which two pictures show the same person; None where it is unknown."""
+        try:
+            found = calibration.find(self.model.run)
+        except InputError:
+            return None
+        return found if (found.metric, found.flip) == ("cosine", self.flip) else None
+
+    def _hit(self, row: Mapping[str, Any]) -> Hit:
+        attributes, first = {}, 0
+        for label, classes in self.labels.items():
+            values = list(row["probabilities"])[first : first + len(classes)]
+            best = int(np.argmax(values))
+            attributes[label] = classes[best], float(values[best])
+            first += len(classes)
+        known = {name: row[name] for name in where_.FIELDS}
+        return Hit(row["id"], distance=float(row["distance"]), attributes=attributes, **known)
+
+
+def _records(folder: Path, table: Path | None) -> Iterator[dict[str, Any]]:
+    """Yields what is known of every picture of a folder: its path, camera and so on."""
+    if table is None:
+        names = folders.pictures_of(folder, dropped=[])
+        grammar = folders.naming_of(names)
+        for name in names:
+            known = filenames.parse(name.rsplit("/", 1)[-1], grammar)
+            known = {key: value for key, value in (known or {}).items() if key in _UNKNOWN}
+            yield {"path": str(_absolute(folder / name)), **_UNKNOWN, **known}
+        return
+    for where, row in files.read_table(table, ("name",)):
+        known = {
+            key: files.read_integer(row.get(key) or "-1", f"{where}: column {key!r}", -1)
+            for key in ("camid", "sequence", "frame")
+        }
+        time = row.get("time") or ""
+        known["time"] = where_.seconds(time, f"{where}: column 'time'") if time else -1.0
+        try:
+            path = folders.within(folder, row["name"])
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
+        yield {"path": str(_absolute(path)), **known}
+
+
+def _absolute(path: str | Path) -> Path:
+    """A path from the root, links as they are."""
+    return Path(path).expanduser().absolute()
+
+
+def _above(path: str) -> set[str]:
+    return {str(parent) for parent in Path(path).parents}
+
+
+def _rows(
+    records: Mapping[str, Mapping[str, Any]], embeddings: np.ndarray, attributes: Attributes
+) -> Iterator[dict[str, Any]]:
+    """Yields the database's rows of some pictures."""
+    none = np.empty((len(embeddings), 0), np.float32)
+    sides = np.concatenate([none, *(found.probabilities for found in attributes.values())], axis=1)
+    for (key, record), vector, values in zip(records.items(), embeddings, sides, strict=True):
+        described = {"embedding": vector.tolist(), "probabilities": values.tolist()}
+        yield {"id": key, **record, **described}
+
+
+def _bind(text: str) -> Callable:
+    """A re-ranker in words, that needs nothing but the answers."""
+    spec = registry.read_words(text, chain.RERANKERS, "re-ranker")
+    return registry.bind(spec, chain.RERANKERS, "re-ranker", metric=registry.LATER)
+
+
+def _rerank(
+    vector: np.ndarray, rows: list[dict[str, Any]], rerankers: Sequence[Callable]
+) -> list[dict[str, Any]]:
+    """Rows in the order of re-ranked distances, which they get; what is not in the answer, not."""
+    rerankers = [_with_neighbours(rerank, len(rows) + 1) for rerank in rerankers]
+    query = {"feature": np.asarray(vector, np.float32)[None]}
+    gallery = {"feature": np.array([row["embedding"] for row in rows], np.float32)}
+    distances = chain.apply(query, gallery, rerankers=rerankers)[0]
+    order = np.argsort(distances, kind="stable")
+    return [rows[i] | {"distance": float(distances[i])} for i in order if np.isfinite(distances[i])]
+
+
+def _with_neighbours(rerank: functools.partial, most: int) -> Callable:
+    """A re-ranker that looks at no more neighbours than there are pictures."""
+    parameters = inspect.signature(rerank).parameters
+    fewer = {k: most for k in ("k1", "k2") if k in parameters and parameters[k].default > most}
+    return functools.partial(rerank, **fewer)

@@ -1,0 +1,242 @@
+"""The database of a gallery: Milvus, embedded in a folder, or a server or cluster by its address.
+
+Every picture is a row: "id", a digest of the file; "path", "camid", "sequence", "frame" and "time",
+-1 where they are not known; "embedding" [D], and "probabilities", those of the classes of all
+labels side by side. Rows of different networks lie in collections of their own.
+"""
+
+import contextlib
+import fcntl
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from market_jax.errors import InputError
+from market_jax.galleries.where import FIELDS
+
+PREFIX = "market_jax_"
+FILE = "gallery.db"
+MOST = 16_384  # answers that a server gives at a time
+_PAGE = 1000  # rows at a time
+_LONGEST = 4096  # path
+_CLASSES = 4096  # probabilities of a picture
+_SAID = ("id", *FIELDS, "probabilities")
+
+
+def _milvus():
+    try:
+        import pymilvus
+    except ImportError:
+        raise InputError("a gallery needs: pip install 'market_jax[gallery]'") from None
+    for name in ("pymilvus", "grpc._server"):  # what they say comes as an exception, too
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    return pymilvus
+
+
+@contextlib.contextmanager
+def _said(where: str) -> Iterator[None]:
+    """Errors of the database as `InputError`."""
+    milvus = _milvus()
+    try:
+        yield
+    except milvus.MilvusException as error:
+        raise InputError(f"{where}: the gallery's database says: {error.message}") from None
+
+
+class Store:
+    """The rows of one network's pictures.
+
+    Args:
+      where: a folder, which is made if it is not there; or the address of a server, "http://...".
+      network: a digest of the network.
+      size: D, of the embeddings.
+      metric: "cosine" or "euclidean".
+      index: Milvus's kind of index: FLAT searches exactly; HNSW, IVF_FLAT, IVF_PQ do not.
+      create: whether the collection is made if it is not there.
+
+    Raises:
+      InputError: the package is not installed, another program has the folder open, the server
+        does not answer, or there is nothing of this network.
+    """
+
+    def __init__(
+        self,
+        where: str | Path,
+        network: str,
+        *,
+        size: int,
+        metric: str = "cosine",
+        index: str = "FLAT",
+        create: bool = False,
+    ):
+        self.where, self.metric = str(where), metric
+        self._name = PREFIX + network
+        self._open(create)
+        with _said(self.where):
+            if not self._client.has_collection(self._name):
+                if not create:
+                    self._refuse()
+                self._create(size, index)
+            self._client.load_collection(self._name)
+
+    def _open(self, create: bool) -> None:
+        """Opens the folder, which is then nobody else's, or connects to the server."""
+        milvus, self._lock = _milvus(), None
+        if re.match(r"https?://|unix:|tcp://", self.where):
+            with _said(self.where):
+                self._client = milvus.MilvusClient(self.where, timeout=60)
+            return
+        folder = Path(self.where).expanduser()
+        if not (folder / FILE).exists() and not create:
+            raise InputError(
+                f"{folder}: holds no gallery; make one: python evaluate.py --task=index "
+                f"--images=FOLDER --gallery={folder}"
+            )
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock = (folder / ".lock").open("w")
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{folder}: another program has this gallery open") from None
+        except OSError as error:
+            raise InputError(f"{folder}: cannot be opened ({error.strerror})") from None
+        with _said(self.where):
+            self._client = milvus.MilvusClient(str(folder / FILE))
+
+    def _refuse(self) -> None:
+        """Says that no picture of this network is here."""
+        others = [n for n in self._client.list_collections() if n.startswith(PREFIX)]
+        self.close()
+        text = f"; others have described some: {len(others)} networks" if others else ""
+        raise InputError(f"{self.where}: the gallery has no pictures of this network{text}")
+
+    def _create(self, size: int, index: str) -> None:
+        milvus = _milvus()
+        kinds = milvus.DataType
+        schema = self._client.create_schema(auto_id=False, enable_dynamic_field=False)
+        schema.add_field("id", kinds.VARCHAR, is_primary=True, max_length=64)
+        schema.add_field("embedding", kinds.FLOAT_VECTOR, dim=size)
+        schema.add_field("path", kinds.VARCHAR, max_length=_LONGEST)
+        for name in ("camid", "sequence", "frame"):
+            schema.add_field(name, kinds.INT64)
+        schema.add_field("time", kinds.DOUBLE)
+        floats = {"element_type": kinds.FLOAT, "max_capacity": _CLASSES}
+        schema.add_field("probabilities", kinds.ARRAY, **floats)
+        indices = self._client.prepare_index_params()
+        metric = {"cosine": "COSINE", "euclidean": "L2"}[self.metric]
+        indices.add_index("embedding", index_type=index, metric_type=metric)
+        self._client.create_collection(self._name, schema=schema, index_params=indices)
+
+    def close(self) -> None:
+        """Closes the database; nothing can be asked of it then."""
+        self._client.close()
+        if self._lock:
+            self._lock.close()
+
+    def __len__(self) -> int:
+        with _said(self.where):
+            (row,) = self._client.query(self._name, filter="", output_fields=["count(*)"])
+        return int(row["count(*)"])
+
+    def known(self, ids: Sequence[str]) -> dict[str, str]:
+        """Id -> path, of those of some pictures that are in the gallery.
+
+        Args:
+          ids: digests of pictures.
+        """
+        found = {}
+        for start in range(0, len(ids), _PAGE):
+            some = list(ids[start : start + _PAGE])
+            with _said(self.where):
+                rows = self._client.get(self._name, ids=some, output_fields=["id", "path"])
+            found |= {row["id"]: row["path"] for row in rows}
+        return found
+
+    def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Writes rows; one whose id is there already replaces it.
+
+        Args:
+          rows: all of a row's fields, see the top of this file.
+
+        Raises:
+          InputError: a path is too long, or the database refuses them.
+        """
+        for row in rows:
+            if len(row["path"].encode()) > _LONGEST:
+                raise InputError(f"{row['path'][:80]}...: the path is longer than {_LONGEST} bytes")
+        for start in range(0, len(rows), _PAGE):
+            with _said(self.where):
+                self._client.upsert(self._name, data=list(rows[start : start + _PAGE]))
+
+    def update(self, changes: Mapping[str, Mapping[str, Any]]) -> None:
+        """Changes some fields of rows that are there.
+
+        Args:
+          changes: id -> the fields that are changed.
+        """
+        ids = list(changes)
+        for start in range(0, len(ids), _PAGE):
+            some = ids[start : start + _PAGE]
+            with _said(self.where):
+                rows = self._client.get(self._name, ids=some, output_fields=[*_SAID, "embedding"])
+            self.add([dict(row) | changes[row["id"]] for row in rows])
+
+    def remove(self, ids: Sequence[str]) -> None:
+        """Removes rows.
+
+        Args:
+          ids: those of the rows.
+        """
+        for start in range(0, len(ids), _PAGE):
+            with _said(self.where):
+                self._client.delete(self._name, ids=list(ids[start : start + _PAGE]))
+
+    def rows(self, filter: str = "", fields: Sequence[str] = _SAID) -> Iterator[dict[str, Any]]:
+        """Yields all rows, in no order.
+
+        Args:
+          filter: Milvus's expression; "" takes all.
+          fields: of a row, that are read.
+        """
+        with _said(self.where):
+            pages = self._client.query_iterator(
+                self._name, filter=filter, batch_size=_PAGE, output_fields=list(fields)
+            )
+            while page := pages.next():
+                yield from page
+            pages.close()
+
+    def search(
+        self, query: np.ndarray, count: int, filter: str = "", *, embeddings: bool = False
+    ) -> list[dict[str, Any]]:
+        """The rows that are nearest to a query, in the order of their distances.
+
+        Args:
+          query: float32 [D].
+          count: the number of answers, at most `MOST`.
+          filter: Milvus's expression; "" takes all rows.
+          embeddings: also read the rows' embeddings.
+
+        Returns:
+          Rows with "distance"; fewer than `count` where there are no more.
+        """
+        fields = [*_SAID, "embedding"] if embeddings else list(_SAID)
+        with _said(self.where):
+            (hits,) = self._client.search(
+                self._name,
+                data=[np.asarray(query, np.float32).tolist()],
+                limit=min(count, MOST),
+                filter=filter,
+                output_fields=fields,
+                consistency_level="Strong",
+            )
+        cosine = self.metric == "cosine"
+        return [
+            dict(hit["entity"])
+            | {"id": hit["id"], "distance": 1 - hit["distance"] if cosine else hit["distance"]}
+            for hit in hits
+        ]

@@ -1,0 +1,328 @@
+"""A gallery on disk: nothing is described twice, what is asked for is found, and bad input."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from market_jax.api import Attributes, Prediction
+from market_jax.data import decoding
+from market_jax.errors import InputError
+from market_jax.galleries.gallery import Gallery
+from market_jax.retrieval import distances
+from tests.conftest import ROOT
+
+pytest.importorskip("pymilvus")
+
+CLASSES = {"gender": ("male", "female"), "up_color": ("black", "red", "pink")}
+
+
+class Network:
+    """A network that describes a picture by its colours, and remembers what it was shown."""
+
+    def __init__(self, digest="a"):
+        self.digest, self.seen, self.run = digest, [], self
+        self.schema = self
+        self.labels = CLASSES | {"hat": ("no", "yes")}
+
+    def output_names(self):
+        return ("embedding", "gender", "up_color")
+
+    def embed(self, pictures, *, flip=False):
+        if isinstance(pictures, str | Path | np.ndarray):
+            pictures = [pictures]
+        images = [decoding.read(p) if isinstance(p, str | Path) else p for p in pictures]
+        small = [decoding.resize(image, (2, 2)).reshape(-1) / 255 - 0.5 for image in images]
+        return np.array(small, np.float32).reshape(-1, 12)
+
+    def describe(self, pictures, *, flip=False):
+        self.seen += [Path(p).name for p in pictures]
+        vectors = self.embed(pictures, flip=flip)
+        shares = [np.stack([vectors[:, 0] + 0.5, 0.5 - vectors[:, 0]], axis=1)]
+        black = np.minimum(2 * np.abs(vectors[:, 1:2]), 1)
+        shares.append(np.concatenate([black, (1 - black) / 4, (1 - black) * 3 / 4], axis=1))
+        predictions = {
+            name: Prediction(np.array(classes)[share.argmax(axis=1)], share, classes)
+            for (name, classes), share in zip(CLASSES.items(), shares, strict=True)
+        }
+        return vectors, Attributes(np.array(pictures), predictions)
+
+
+def draw(folder, count, first=0):
+    """Pictures of noise, named as Market-1501 names them: three cameras."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(first, first + count):
+        pixels = np.random.default_rng(i).integers(0, 256, (16, 8, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i:04d}_c{i % 3 + 1}s1_{i:06d}_00.png")
+    return folder
+
+
+@pytest.fixture
+def crops(tmp_path):
+    return draw(tmp_path / "crops", 30)
+
+
+@pytest.fixture
+def network():
+    return Network()
+
+
+@pytest.fixture
+def gallery(tmp_path, crops, network):
+    with Gallery(tmp_path / "gallery", network, create=True) as opened:
+        opened.add(crops)
+        yield opened
+
+
+def test_the_answers_are_those_of_an_exact_search(gallery, crops, network):
+    paths = sorted(crops.iterdir())
+    vectors = network.embed(paths)
+    query = np.random.default_rng(99).integers(0, 256, (16, 8, 3), np.uint8)
+    expected = distances.compute(network.embed(query), vectors)[0]
+    hits = gallery.search(query, top_k=7)
+    order = np.argsort(expected, kind="stable")[:7]
+    assert [hit.path for hit in hits] == [str(paths[i]) for i in order]
+    np.testing.assert_allclose([hit.distance for hit in hits], expected[order], atol=1e-6)
+    assert [hit.camid for hit in hits] == [i % 3 + 1 for i in order]
+    assert [hit.frame for hit in hits] == order.tolist()
+    assert set(hits[0].attributes) == {"gender", "up_color"}
+    again = gallery.search(network.embed(query)[0], top_k=7)
+    assert [hit.id for hit in again] == [hit.id for hit in hits]
+
+
+def test_only_what_holds_the_condition_is_found(gallery, crops, network):
+    paths = sorted(crops.iterdir())
+    _, found = network.describe([str(path) for path in paths])
+    female, colors = found["gender"].probabilities[:, 1], found["up_color"].probabilities
+    hold = (female > 0.45) & (colors[:, 1] + colors[:, 2] > 0.5) & (np.arange(30) % 3 != 0)
+    assert 0 < hold.sum() < 20
+    text = "gender.female > 0.45 and up_color in ('red', 'pink') and camid != 1"
+    hits = gallery.search(paths[0], where=text, top_k=30)
+    assert sorted(hit.path for hit in hits) == [str(paths[i]) for i in np.flatnonzero(hold)]
+    assert np.all(np.diff([hit.distance for hit in hits]) >= 0)
+    few = gallery.search(paths[0], where=text, top_k=2)
+    assert [hit.id for hit in few] == [hit.id for hit in hits[:2]]
+    assert {hit.path for hit in gallery.all(text)} == {hit.path for hit in hits}
+    assert gallery.search(paths[0], where="camid = 9") == []
+
+
+def test_the_nearest_are_looked_through_until_enough_hold(tmp_path, network, monkeypatch):
+    """The sum is above one half for few of those for whom one part is above a quarter."""
+    with Gallery(tmp_path / "gallery", network, create=True) as gallery:
+        gallery.add(draw(tmp_path / "many", 120))
+        asked = []
+        search = gallery._store.search
+        monkeypatch.setattr(
+            gallery._store, "search", lambda *a, **k: asked.append(a[1]) or search(*a, **k)
+        )
+        query = sorted((tmp_path / "many").iterdir())[0]
+        text = "up_color in ('black', 'red')"
+        hits = gallery.search(query, where=text, top_k=40)
+        everyone = gallery.search(query, top_k=120)
+        probability = {hit.id for hit in gallery.all(text)}
+        expected = [hit.id for hit in everyone if hit.id in probability][:40]
+        assert [hit.id for hit in hits] == expected
+        assert asked[0] == 40
+
+
+def test_nothing_is_described_twice(gallery, crops, network, tmp_path):
+    assert len(gallery) == 30
+    shutil.copy(next(crops.iterdir()), crops / "0999_c1s1_000999_00.png")  # the same content
+    draw(crops, 2, first=100)
+    network.seen.clear()
+    added = gallery.add(crops)
+    assert (added.described, added.known, added.moved) == (2, 30, 0)
+    assert sorted(network.seen) == ["0100_c2s1_000100_00.png", "0101_c3s1_000101_00.png"]
+    assert len(gallery) == 32
+
+
+def test_pictures_that_have_moved_are_found_where_they_are(gallery, crops, network, tmp_path):
+    network.seen.clear()
+    shutil.move(crops, tmp_path / "elsewhere")
+    added = gallery.add(tmp_path / "elsewhere")
+    assert (added.described, added.known, added.moved) == (0, 30, 30)
+    assert network.seen == []
+    assert all(Path(hit.path).exists() for hit in gallery.all())
+    hits = gallery.search(next((tmp_path / "elsewhere").iterdir()), top_k=1)
+    assert hits[0].distance == pytest.approx(0, abs=1e-6)
+
+
+def test_pictures_and_folders_are_removed_from_the_gallery_alone(gallery, crops, tmp_path):
+    draw(tmp_path / "crops_too", 3, first=200)
+    gallery.add(tmp_path / "crops_too")
+    assert gallery.remove([sorted(crops.iterdir())[0]]) == 1
+    assert len(gallery) == 32
+    assert gallery.remove([crops]) == 29
+    assert {Path(hit.path).parent.name for hit in gallery.all()} == {"crops_too"}
+    assert len(list(crops.iterdir())) == 30
+    with pytest.raises(InputError, match=f"{crops}: the gallery .* has no picture there"):
+        gallery.remove([crops])
+
+
+def test_names_with_any_signs_are_removed(tmp_path, network):
+    folder = draw(tmp_path / "100% 'of' \"it\"_\\", 2)
+    other = draw(tmp_path / "100x 'of' \"it\"__", 2, first=2)
+    with Gallery(tmp_path / "gallery", network, create=True) as gallery:
+        gallery.add(tmp_path / folder.name)
+        gallery.add(other)
+        assert gallery.remove([folder]) == 2
+        assert {Path(hit.path).parent for hit in gallery.all()} == {other}
+
+
+def test_a_table_says_camera_and_time(tmp_path, network):
+    crops = tmp_path / "crops"
+    crops.mkdir()
+    for name in ("yard.png", "gate.png"):
+        shutil.copy(next(draw(tmp_path / name, 1, first=len(name) + ord(name[0])).iterdir()),
+                    crops / name)  # fmt: skip
+    table = tmp_path / "crops.csv"
+    table.write_text("name,camid,time\nyard.png,4,2026-05-01 10:00\ngate.png,,\n")
+    with Gallery(tmp_path / "gallery", network, create=True) as gallery:
+        gallery.add(crops, table=table)
+        (hit,) = gallery.search(crops / "gate.png", where="time >= '2026-05-01'")
+        assert (Path(hit.path).name, hit.camid, hit.sequence) == ("yard.png", 4, -1)
+        (hit,) = gallery.search(crops / "gate.png", where="camid = -1")
+        assert Path(hit.path).name == "gate.png"
+        for rows, message in (
+            ("yard.png,4,soon", "column 'time': 'soon' is no time"),
+            ("yard.png,four,", "column 'camid'"),
+            ("../yard.png,4,", "'../yard.png' is no path within"),
+            ("none.png,4,", "there is no picture .*none.png"),
+        ):
+            table.write_text(f"name,camid,time\n{rows}\n")
+            with pytest.raises(InputError, match=f"crops.csv.*{message}"):
+                gallery.add(crops, table=table)
+
+
+def test_a_bad_picture_stops_it_or_is_left_out(tmp_path, network, crops):
+    (crops / "0500_c1s1_000500_00.png").write_bytes(b"no picture")
+    with Gallery(tmp_path / "gallery", network, create=True) as gallery:
+        with pytest.raises(InputError, match=r"0500_c1s1_000500_00\.png: the picture"):
+            gallery.add(crops)
+        added = gallery.add(crops, skip_bad=True)
+        assert (added.described, len(added.skipped)) == (30, 1)
+
+
+def test_re_ranking_changes_the_order_of_the_nearest(gallery, crops):
+    query = sorted(crops.iterdir())[0]
+    plain = gallery.search(query, top_k=10)
+    ranked = gallery.search(query, top_k=10, rerank=["k_reciprocal k1=5 k2=3"])
+    assert ranked[0].id == plain[0].id
+    assert [hit.id for hit in ranked] != [hit.id for hit in plain]
+    few = gallery.search(query, where="camid = 1 and frame < 9", rerank=["k_reciprocal"])
+    assert len(few) == 3
+    with pytest.raises(InputError, match="spatio_temporal learns from training images"):
+        gallery.search(query, rerank=["spatio_temporal"])
+    with pytest.raises(InputError, match="top_k is 0"):
+        gallery.search(query, top_k=0)
+
+
+def test_a_gallery_belongs_to_its_network(gallery, tmp_path):
+    gallery.close()
+    place = tmp_path / "gallery"
+    with pytest.raises(InputError, match=r"no pictures of this network; others .*: 1 networks"):
+        Gallery(place, Network("b"))
+    with Gallery(place, Network("b"), create=True) as other:
+        assert len(other) == 0
+    with Gallery(place, Network()) as again:
+        assert len(again) == 30
+    with pytest.raises(InputError, match="nowhere: holds no gallery; make one"):
+        Gallery(tmp_path / "nowhere", Network())
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_two_programs_do_not_open_it_at_once(gallery, tmp_path):
+    with pytest.raises(InputError, match="another program has this gallery open"):
+        Gallery(tmp_path / "gallery", Network())
+
+
+def test_a_server_that_is_not_there_is_named():
+    with pytest.raises(InputError, match=r"http://127\.0\.0\.1:9: the gallery's database says"):
+        Gallery("http://127.0.0.1:9", Network())
+
+
+def test_without_the_package_it_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pymilvus", None)
+    with pytest.raises(InputError, match=r"pip install 'market_jax\[gallery\]'"):
+        Gallery(tmp_path / "gallery", Network(), create=True)
+
+
+SLOW = """
+import sys, time
+from pathlib import Path
+from market_jax.galleries import gallery
+from tests.galleries.test_gallery import Network
+class Slow(Network):
+    def describe(self, pictures, **settings):
+        time.sleep(0.3)
+        print(len(pictures), flush=True)
+        return super().describe(pictures, **settings)
+gallery._CHUNK = 4
+with gallery.Gallery(sys.argv[2], Slow(), create=True) as opened:
+    print(opened.add(sys.argv[1]).described, "described at the end", flush=True)
+"""
+
+
+def test_killed_at_any_moment_it_goes_on(tmp_path, crops, network):
+    command = [sys.executable, "-c", SLOW, str(crops), str(tmp_path / "gallery")]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "4\n"
+        assert process.stdout.readline() == "4\n"
+        time.sleep(0.1)
+        os.kill(process.pid, signal.SIGKILL)
+    with Gallery(tmp_path / "gallery", network) as gallery:
+        kept = len(gallery)
+        assert 4 <= kept < 30
+        added = gallery.add(crops)
+        assert (added.described, added.known) == (30 - kept, kept)
+        assert len(gallery) == 30
+        vectors = {hit.path: hit for hit in gallery.all()}
+        assert len(vectors) == 30
+
+
+def test_the_programs_index_and_search(workdir, synthetic_raw, tmp_path):
+    def evaluate(task, *flags):
+        command = [sys.executable, "evaluate.py", f"--task={task}", f"--workdir={workdir}"]
+        command += [f"--gallery={tmp_path / 'gallery'}", *flags]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    images = synthetic_raw / "bounding_box_train"
+    count = len(list(images.iterdir()))
+    found = evaluate("index", f"--images={images}")
+    assert f"{count} pictures described, 0 known; {count} in the gallery" in found.stdout, found
+    query = sorted(images.iterdir())[0]
+    for name in ("answers.json", "answers.html"):
+        flags = [
+            f"--query={query}",
+            "--top_k=3",
+            "--where=camid > 0",
+            f"--output={tmp_path / name}",
+        ]
+        found = evaluate("search", *flags)
+        assert "0.0000" in found.stdout, found
+    record = json.loads((tmp_path / "answers.json").read_text())
+    assert record["answers"][0]["path"] == str(query)
+    assert record["where"] == "camid > 0"
+    page = (tmp_path / "answers.html").read_text()
+    assert page.count("<figure") == 4
+    assert query.name in page
+    for flags, message in (
+        ([], "--task=search needs --gallery and --query"),
+        ([f"--query={query}", "--where=hat"], "at its end =, !="),
+        ([f"--query={query}", "--output=a.txt"], "must end in .json or .html"),
+        (["--query=none.jpg"], "none.jpg: there is no such file"),
+    ):
+        found = evaluate("search", *flags)
+        assert found.returncode == 1
+        assert message in found.stderr
+        assert "Traceback" not in found.stderr
+    found = evaluate("index", f"--remove={query}")
+    assert f"1 pictures removed; {count - 1} in the gallery" in found.stdout, found
