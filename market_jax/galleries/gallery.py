@@ -15,7 +15,7 @@ from market_jax.calibration import Calibration
 from market_jax.data import decoding, filenames, folders
 from market_jax.errors import InputError
 from market_jax.galleries import where as where_
-from market_jax.galleries.store import MOST, Store
+from market_jax.galleries.store import FIELDS, MOST, Store
 from market_jax.retrieval import chain
 
 _CHUNK = 256  # pictures that are described and written at a time
@@ -163,7 +163,8 @@ class Gallery:
 
     def _known(self, ids: list[str]) -> dict[str, str]:
         """Id -> path of those that are there; processes that do not write get "" for a path."""
-        found = self._store.known(ids) if self._store is not None else {}
+        rows = self._store.get(ids, ("id", "path")) if self._store is not None else ()
+        found = {row["id"]: row["path"] for row in rows}
         if devices.share()[1] == 1:
             return found
         from jax.experimental import multihost_utils
@@ -262,6 +263,20 @@ class Gallery:
         for row in self._store.rows(condition.filter() if condition else ""):
             if condition is None or condition.holds(row):
                 yield self._hit(row | {"distance": np.nan})
+
+    def find(self, id: str) -> tuple[Hit, np.ndarray]:
+        """A picture of the gallery, its distance NaN, and its embedding float32 [D].
+
+        Args:
+          id: the picture's.
+
+        Raises:
+          InputError: the gallery has no such picture.
+        """
+        rows = self._store.get([id], FIELDS)
+        if not rows:
+            raise InputError(f"{id}: the gallery {self.place} has no such picture")
+        return self._hit(rows[0] | {"distance": np.nan}), np.float32(rows[0]["embedding"])
 
     def calibration(self) -> Calibration | None:
         """The distance up to which two pictures show the same person; None where it is unknown."""

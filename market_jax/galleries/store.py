@@ -11,12 +11,12 @@ import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
 from market_jax.errors import InputError
-from market_jax.galleries.where import FIELDS
+from market_jax.galleries.where import FIELDS as KNOWN
 
 PREFIX = "market_jax_"
 FILE = "gallery.db"
@@ -24,7 +24,8 @@ MOST = 16_384  # answers that a server gives at a time
 _PAGE = 1000  # rows at a time
 _LONGEST = 4096  # path
 _CLASSES = 4096  # probabilities of a picture
-_SAID = ("id", *FIELDS, "probabilities")
+_SAID = ("id", *KNOWN, "probabilities")
+FIELDS = (*_SAID, "embedding")  # of a row
 
 
 def _milvus():
@@ -45,6 +46,21 @@ def _said(where: str) -> Iterator[None]:
         yield
     except milvus.MilvusException as error:
         raise InputError(f"{where}: the gallery's database says: {error.message}") from None
+
+
+def _lock(folder: Path) -> TextIO:
+    """Makes a folder this program's alone, until what is returned is closed."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be opened ({error.strerror})") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise InputError(f"{folder}: another program has this gallery open") from None
+    return lock
 
 
 class Store:
@@ -96,14 +112,7 @@ class Store:
                 f"{folder}: holds no gallery; make one: python evaluate.py --task=index "
                 f"--images=FOLDER --gallery={folder}"
             )
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._lock = (folder / ".lock").open("w")
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"{folder}: another program has this gallery open") from None
-        except OSError as error:
-            raise InputError(f"{folder}: cannot be opened ({error.strerror})") from None
+        self._lock = _lock(folder)
         with _said(self.where):
             self._client = milvus.MilvusClient(str(folder / FILE))
 
@@ -142,19 +151,19 @@ class Store:
             (row,) = self._client.query(self._name, filter="", output_fields=["count(*)"])
         return int(row["count(*)"])
 
-    def known(self, ids: Sequence[str]) -> dict[str, str]:
-        """Id -> path, of those of some pictures that are in the gallery.
+    def get(self, ids: Sequence[str], fields: Sequence[str] = _SAID) -> list[dict[str, Any]]:
+        """The rows of those of some pictures that are in the gallery, in no order.
 
         Args:
           ids: digests of pictures.
+          fields: of a row, that are read.
         """
-        found = {}
+        found: list[dict[str, Any]] = []
         for start in range(0, len(ids), _PAGE):
             some = list(ids[start : start + _PAGE])
             with _said(self.where):
-                rows = self._client.get(self._name, ids=some, output_fields=["id", "path"])
-            found |= {row["id"]: row["path"] for row in rows}
-        return found
+                found += self._client.get(self._name, ids=some, output_fields=list(fields))
+        return [dict(row) for row in found]
 
     def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Writes rows; one whose id is there already replaces it.
@@ -178,12 +187,8 @@ class Store:
         Args:
           changes: id -> the fields that are changed.
         """
-        ids = list(changes)
-        for start in range(0, len(ids), _PAGE):
-            some = ids[start : start + _PAGE]
-            with _said(self.where):
-                rows = self._client.get(self._name, ids=some, output_fields=[*_SAID, "embedding"])
-            self.add([dict(row) | changes[row["id"]] for row in rows])
+        rows = self.get(list(changes), FIELDS)
+        self.add([row | changes[row["id"]] for row in rows])
 
     def remove(self, ids: Sequence[str]) -> None:
         """Removes rows.
@@ -224,7 +229,7 @@ class Store:
         Returns:
           Rows with "distance"; fewer than `count` where there are no more.
         """
-        fields = [*_SAID, "embedding"] if embeddings else list(_SAID)
+        fields = list(FIELDS if embeddings else _SAID)
         with _said(self.where):
             (hits,) = self._client.search(
                 self._name,

@@ -7,11 +7,16 @@ import numpy as np
 from PIL import Image
 
 
-def data_url(picture: np.ndarray) -> str:
-    """A data URL with a picture, uint8 [H, W, 3], as a JPEG; it embeds the picture in a page."""
+def jpeg(picture: np.ndarray) -> bytes:
+    """The bytes of a JPEG with a picture, uint8 [H, W, 3]."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "JPEG", quality=90)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return buffer.getvalue()
+
+
+def data_url(picture: np.ndarray) -> str:
+    """A data URL with a picture, uint8 [H, W, 3], as a JPEG; it embeds the picture in a page."""
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg(picture)).decode()
 
 
 def to_uint8(images: np.ndarray) -> np.ndarray:

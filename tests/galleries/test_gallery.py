@@ -44,7 +44,8 @@ class Network:
         return np.array(small, np.float32).reshape(-1, 12)
 
     def describe(self, pictures, *, flip=False):
-        self.seen += [Path(p).name for p in pictures]
+        names = [Path(p).name if isinstance(p, str | Path) else "array" for p in pictures]
+        self.seen += names
         vectors = self.embed(pictures, flip=flip)
         shares = [np.stack([vectors[:, 0] + 0.5, 0.5 - vectors[:, 0]], axis=1)]
         black = np.minimum(2 * np.abs(vectors[:, 1:2]), 1)
@@ -53,7 +54,7 @@ class Network:
             name: Prediction(np.array(classes)[share.argmax(axis=1)], share, classes)
             for (name, classes), share in zip(CLASSES.items(), shares, strict=True)
         }
-        return vectors, Attributes(np.array(pictures), predictions)
+        return vectors, Attributes(np.array(names), predictions)
 
 
 def draw(folder, count, first=0):

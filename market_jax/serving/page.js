@@ -1,0 +1,233 @@
+"use strict";
+// The page of --task=serve: a query, conditions, ranked answers, and marks on them.
+
+const at = (id) => document.getElementById(id);
+const make = (tag, settings = {}, ...children) => {
+  const element = Object.assign(document.createElement(tag), settings);
+  element.append(...children);
+  return element;
+};
+const SURE = 0.7; // the probability from which a class is said
+
+let about = null;
+let query = null; // {blob, name} of a file, or {id, name} of the gallery
+let asked = 0; // requests; only the last one's answer is shown
+const marks = new Map(); // query name -> Map(picture id -> {answer, right})
+
+async function ask(path, settings) {
+  const response = await fetch(path, settings);
+  const found = await response.json().catch(() => ({}));
+  if (response.ok) return found;
+  const detail = found.detail;
+  throw new Error(Array.isArray(detail)
+    ? detail.map((e) => `${e.loc.at(-1)}: ${e.msg}`).join("; ") : detail || response.statusText);
+}
+
+function say(text, isError = false) {
+  at("message").textContent = text;
+  at("message").className = isError ? "error" : "";
+}
+
+function quote(text) {
+  return `'${text.replaceAll("'", "''")}'`;
+}
+
+function where() {
+  const parts = [...document.querySelectorAll("#filters select")]
+    .filter((select) => select.value)
+    .map((select) => `${select.name} = ${quote(select.value)}`);
+  if (at("camid").value) parts.push(`camid = ${Number(at("camid").value)}`);
+  const more = at("where").value.trim();
+  if (more) parts.push(parts.length ? `(${more})` : more);
+  return parts.join(" and ");
+}
+
+function wears(attributes) {
+  return Object.entries(attributes)
+    .filter(([, [name, probability]]) => probability >= SURE && name !== "no")
+    .map(([label, [name]]) => label.replaceAll("_", " ") + (name === "yes" ? "" : ` ${name}`))
+    .join(", ");
+}
+
+function showQuery(labels) {
+  at("wears").replaceChildren(...Object.entries(labels).flatMap(([label, found]) => {
+    const kind = found.probability < SURE ? "unsure" : "";
+    const percent = Math.round(100 * found.probability);
+    const bar = make("div", { className: kind }, make("i"));
+    bar.firstChild.style.width = `${percent}%`;
+    return [
+      make("span", { className: kind }, label.replaceAll("_", " ")), bar,
+      make("span", { className: kind, title: `${percent} %` }, found.name),
+    ];
+  }));
+}
+
+function caption(answer, rank) {
+  const parts = [];
+  if (answer.distance !== null) parts.push(make("b", {}, `${rank}. `), answer.distance.toFixed(3));
+  if (answer.camid >= 0) parts.push(parts.length ? make("br") : "", `camera ${answer.camid}`);
+  if (answer.time >= 0) parts.push(make("br"), new Date(1000 * answer.time).toLocaleString());
+  const said = wears(answer.attributes);
+  if (said) parts.push(make("br"), said);
+  return make("figcaption", {}, ...parts);
+}
+
+function figure(answer, rank) {
+  const image = make("img", { src: `/picture?id=${answer.id}`, alt: answer.name, loading: "lazy" });
+  image.onerror = () => image.replaceWith("the picture is no longer there, or has changed");
+  const button = make("button", { className: "picture", title: `${answer.name}: find this person` }, image);
+  button.onclick = () => choose({ id: answer.id, name: answer.name }, image.src);
+  const shown = make("figure", { className: answer.same ? "same" : "" }, button, caption(answer, rank));
+  if (answer.distance !== null) shown.append(markButtons(answer));
+  return shown;
+}
+
+function markButtons(answer) {
+  const kinds = [["right", "right", true], ["wrong", "wrong", false]];
+  const own = () => marks.get(query.name) || new Map();
+  const buttons = kinds.map(([className, text, right]) => {
+    const button = make("button", { className }, text);
+    button.setAttribute("aria-pressed", String(own().get(answer.id)?.right === right));
+    button.onclick = () => {
+      const isSet = button.getAttribute("aria-pressed") === "true";
+      const kept = own();
+      if (isSet) kept.delete(answer.id);
+      else kept.set(answer.id, { answer, right });
+      marks.set(query.name, kept);
+      for (const other of buttons) other.setAttribute("aria-pressed", "false");
+      button.setAttribute("aria-pressed", String(!isSet));
+      countMarks();
+    };
+    return button;
+  });
+  return make("div", { className: "marks" }, ...buttons);
+}
+
+function allMarks() {
+  return [...marks].flatMap(([name, own], person) =>
+    [...own.values()].map(({ answer, right }) => ({ query: name, person: person + 1, answer, right })));
+}
+
+function countMarks() {
+  const found = allMarks();
+  const right = found.filter((mark) => mark.right).length;
+  at("count").textContent = found.length
+    ? `${right} right, ${found.length - right} wrong, of ${new Set(found.map((m) => m.query)).size} queries`
+    : "No marks yet: say which answers are right and which are wrong.";
+  at("save").disabled = at("clear").disabled = !found.length;
+}
+
+function field(value) {
+  const text = String(value);
+  return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+}
+
+// pid: the number of the query whose person it shows; 0, a stranger, where it is wrong
+function marksAsCsv() {
+  const rows = allMarks().map(({ query, person, answer, right }) =>
+    [answer.name, right ? person : 0, answer.camid, right ? 0 : 1, query]);
+  return [["name", "pid", "camid", "rejected", "query"], ...rows]
+    .map((row) => row.map(field).join(",")).join("\n") + "\n";
+}
+
+function show(answers, isRanked) {
+  const limit = about.same_person;
+  const figures = [];
+  let isNear = true;
+  answers.forEach((answer, i) => {
+    if (isRanked && isNear && answer.same === false) {
+      isNear = false;
+      const percent = Math.round(100 * limit.precision);
+      figures.push(make("div", { className: "limit", title: limit.judged }, i
+        ? `up to here the same person: ${percent} % of such pairs were`
+        : "nobody here is near enough to be taken for the same person"));
+    }
+    figures.push(figure(answer, i + 1));
+  });
+  at("answers").replaceChildren(...figures);
+}
+
+async function search() {
+  const number = ++asked;
+  at("search").disabled = true;
+  say("searching ...");
+  try {
+    const settings = new URLSearchParams({ where: where() });
+    let answers;
+    if (query && about.gallery) {
+      settings.set("top_k", at("top_k").value || "20");
+      settings.set("rerank", at("rerank").checked);
+      if (query.id) settings.set("id", query.id);
+      const sent = query.id ? {} : { method: "POST", body: query.blob };
+      const found = await ask(`/search?${settings}`, sent);
+      if (number !== asked) return;
+      showQuery(found.attributes);
+      answers = found.answers;
+    } else if (query) {
+      const found = await ask("/describe", { method: "POST", body: query.blob });
+      if (number !== asked) return;
+      showQuery(found.attributes);
+      answers = [];
+    } else {
+      settings.set("count", "60");
+      answers = await ask(`/pictures?${settings}`);
+      if (number !== asked) return;
+    }
+    show(answers, Boolean(query));
+    if (!about.gallery) say(query ? "" : "There is no gallery: a picture is described alone.");
+    else if (!answers.length) say("No picture holds these conditions.");
+    else if (query) say(`The ${answers.length} pictures that are most like it. Click one to look for it instead.`);
+    else say("Some pictures of the gallery. Click one to find its person.");
+  } catch (error) {
+    if (number === asked) say(error.message, true);
+  } finally {
+    if (number === asked) at("search").disabled = false;
+  }
+}
+
+function choose(chosen, source) {
+  query = chosen;
+  at("drop").replaceChildren(make("img", { src: source, alt: chosen.name }));
+  at("search").textContent = about.gallery ? "Search" : "Describe";
+  window.scrollTo({ top: 0, behavior: "smooth" });
+  search();
+}
+
+function chooseFile(file) {
+  if (file) choose({ blob: file, name: file.name }, URL.createObjectURL(file));
+}
+
+function listen() {
+  const drop = at("drop");
+  drop.onclick = () => at("file").click();
+  at("file").onchange = () => chooseFile(at("file").files[0]);
+  for (const event of ["dragover", "drop"]) document.addEventListener(event, (e) => e.preventDefault());
+  drop.addEventListener("dragover", () => drop.classList.add("over"));
+  drop.addEventListener("dragleave", () => drop.classList.remove("over"));
+  document.addEventListener("drop", (event) => {
+    drop.classList.remove("over");
+    chooseFile(event.dataTransfer.files[0]);
+  });
+  at("search").onclick = search;
+  at("ask").addEventListener("change", search);
+  at("clear").onclick = () => { marks.clear(); countMarks(); search(); };
+  at("save").onclick = () => {
+    const url = URL.createObjectURL(new Blob([marksAsCsv()], { type: "text/csv" }));
+    make("a", { href: url, download: "marks.csv" }).click();
+    setTimeout(() => URL.revokeObjectURL(url), 1000);
+  };
+}
+
+async function start() {
+  about = await ask("/about");
+  const pictures = about.gallery ? `, ${about.pictures} pictures in ${about.gallery}` : ", no gallery";
+  at("about").textContent = about.network + pictures;
+  at("ask").hidden = at("footer").hidden = !about.gallery;
+  at("filters").replaceChildren(...Object.entries(about.labels).map(([label, classes]) =>
+    make("label", {}, label.replaceAll("_", " "), make("select", { name: label },
+      make("option", { value: "" }, "any"), ...classes.map((name) => make("option", { value: name }, name))))));
+  listen();
+  await search();
+}
+
+start().catch((error) => say(error.message, true));

@@ -1,0 +1,287 @@
+"""The HTTP interface as its clients use it, and as those who mean harm do; and the page."""
+
+import hashlib
+import io
+import select
+import socket
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from market_jax.errors import InputError
+from market_jax.galleries.gallery import Gallery
+from market_jax.tasks import serve
+from tests.galleries.test_gallery import Network, draw
+
+pytest.importorskip("fastapi")
+pytest.importorskip("pymilvus")
+testclient = pytest.importorskip("fastapi.testclient")
+
+from market_jax.serving import app
+
+LOCAL = ("127.0.0.1", "localhost", "testserver")
+
+
+class Served(Network):
+    """A network with what the interface shows of its run."""
+
+    extra, workdir = {"name": "toy"}, Path("runs/toy")
+    is_published = False
+    step, evaluation = 1, Path("/nowhere")
+
+
+@pytest.fixture
+def crops(tmp_path):
+    return draw(tmp_path / "crops", 12)
+
+
+@pytest.fixture
+def gallery(tmp_path, crops):
+    with Gallery(tmp_path / "gallery", Served(), create=True) as opened:
+        opened.add(crops)
+        yield opened
+
+
+@pytest.fixture
+def client(gallery):
+    with testclient.TestClient(app.make(gallery.model, gallery, LOCAL)) as opened:
+        yield opened
+
+
+def content(crops, number=0):
+    return sorted(crops.iterdir())[number].read_bytes()
+
+
+def test_a_crop_gets_its_embedding_and_attributes(client, crops, gallery):
+    found = client.post("/describe", content=content(crops)).json()
+    expected = gallery.model.embed(sorted(crops.iterdir())[0])[0]
+    np.testing.assert_allclose(found["embedding"], expected, atol=1e-6)
+    assert sum(found["attributes"]["gender"]["probabilities"].values()) == pytest.approx(1)
+
+
+def test_a_crop_finds_who_is_like_it(client, crops, gallery):
+    found = client.post("/search", content=content(crops), params={"top_k": 4}).json()
+    hits = gallery.search(sorted(crops.iterdir())[0], top_k=4)
+    assert [answer["id"] for answer in found["answers"]] == [hit.id for hit in hits]
+    assert found["answers"][0]["name"] == sorted(crops.iterdir())[0].name
+    assert found["answers"][0]["distance"] == pytest.approx(0, abs=1e-6)
+    again = client.get(
+        "/search", params={"id": hits[0].id, "top_k": 4, "where": "camid = 2"}
+    ).json()
+    assert {answer["camid"] for answer in again["answers"]} == {2}
+    ranked = client.post("/search", content=content(crops), params={"rerank": True}).json()
+    assert ranked["answers"][0]["same"] is None
+
+
+def test_a_picture_is_served_as_long_as_it_is_what_was_described(client, crops, gallery):
+    hit = next(gallery.all())
+    found = client.get("/picture", params={"id": hit.id})
+    assert found.headers["content-type"] == "image/jpeg"
+    assert Image.open(io.BytesIO(found.content)).size == (8, 16)
+    Path(hit.path).write_bytes(content(crops, 0) + b"x")
+    found = client.get("/picture", params={"id": hit.id})
+    assert found.status_code == 400
+    assert "another one than the gallery has described" in found.json()["detail"]
+    Path(hit.path).unlink()
+    assert client.get("/picture", params={"id": hit.id}).status_code == 400
+
+
+def test_no_other_file_is_read(client, tmp_path):
+    secret = tmp_path / "secret.png"
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(secret)
+    digest = hashlib.sha256(secret.read_bytes()).hexdigest()
+    assert client.get("/picture", params={"id": digest}).status_code == 400
+    for id in ("../secret.png", str(secret), "' or true or id == '", "0" * 63, ""):
+        assert client.get("/picture", params={"id": id}).status_code == 422, id
+    for path in ("/../secret.png", "/%2e%2e/secret.png", "/page.js/../../app.py", "/app.py"):
+        assert client.get(path).status_code == 404, path
+
+
+def bomb():
+    """A PNG of a few kilobytes with 100 million pixels."""
+    buffer = io.BytesIO()
+    Image.new("1", (10_000, 10_000)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def animated():
+    buffer = io.BytesIO()
+    frames = [Image.new("RGB", (8, 16), color) for color in ("red", "blue")]
+    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:])
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "message"),
+    [
+        (b"", 400, "the body of the request, which is empty"),
+        (b"x" * (app.MOST_BYTES + 1), 413, "larger than 16000000 bytes"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 400, "none of JPEG, PNG, WEBP, BMP"),
+        (b"\\x89PNG\\r\\n\\x1a\\n" + b"\\0" * 50, 400, "the picture cannot be decoded"),
+        (bomb(), 400, "pixels"),
+        (animated(), 400, "none of JPEG, PNG, WEBP, BMP"),
+    ],
+)
+def test_hostile_pictures_are_refused(client, body, status, message):
+    for path in ("/describe", "/search"):
+        found = client.post(path, content=body)
+        assert found.status_code == status
+        assert message in found.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "status", "message"),
+    [
+        ({"where": "gendr = 'x'"}, 400, "did you mean 'gender'"),
+        ({"where": "true or id like '%'"}, 400, "unknown name"),
+        ({"where": "camid = 1" + " and camid = 1" * 200}, 422, "at most 2000"),
+        ({"top_k": 0}, 422, "greater than or equal to 1"),
+        ({"top_k": 10**9}, 422, "less than or equal to 1000"),
+        ({"rerank": "perhaps"}, 422, "valid boolean"),
+    ],
+)
+def test_bad_settings_are_named(client, crops, settings, status, message):
+    found = client.post("/search", content=content(crops), params=settings)
+    assert found.status_code == status
+    assert message in str(found.json()["detail"])
+
+
+def test_other_pages_of_the_browser_get_nothing(client):
+    assert client.get("/about", headers={"host": "evil.example"}).status_code == 400
+    found = client.get("/")
+    assert "default-src 'self'" in found.headers["content-security-policy"]
+    assert found.headers["cross-origin-resource-policy"] == "same-origin"
+    assert "access-control-allow-origin" not in found.headers
+
+
+def test_without_a_gallery_a_picture_is_described_alone(crops):
+    with testclient.TestClient(app.make(Served(), None, LOCAL)) as client:
+        assert client.get("/about").json()["gallery"] is None
+        assert client.post("/describe", content=content(crops)).status_code == 200
+        found = client.post("/search", content=content(crops))
+        assert "there is no gallery" in found.json()["detail"]
+
+
+def test_the_interface_describes_itself(client):
+    paths = client.get("/openapi.json").json()["paths"]
+    assert set(paths) == {"/about", "/describe", "/search", "/pictures", "/picture"}
+    assert "image/*" in paths["/describe"]["post"]["requestBody"]["content"]
+
+
+def test_several_ask_at_once(client, crops, gallery):
+    expected = [hit.id for hit in gallery.search(sorted(crops.iterdir())[0], top_k=3)]
+    found = []
+
+    def ask():
+        answers = client.post("/search", content=content(crops), params={"top_k": 3}).json()
+        found.append([answer["id"] for answer in answers["answers"]])
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [expected] * 8
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"port": 0}, "--port is 0; it must be 1 to 65535"), ({"gallery": "/none"}, "no gallery")],
+)
+def test_the_task_refuses_what_it_cannot_serve(settings, message, monkeypatch):
+    monkeypatch.setattr(serve, "model_of", lambda run: Served())
+    with pytest.raises(InputError, match=message):
+        serve.run(None, **settings)
+
+
+def test_a_port_that_is_taken_is_named(monkeypatch):
+    monkeypatch.setattr(serve, "model_of", lambda run: Served())
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(InputError, match=f"127.0.0.1:{port} cannot be listened at"):
+            serve.run(None, port=port)
+
+
+@pytest.fixture
+def served(gallery):
+    """The address of a server in a thread."""
+    import uvicorn
+
+    config = uvicorn.Config(app.make(gallery.model, gallery, LOCAL), port=0, log_level="error")
+    server = uvicorn.Server(config)
+    found = config.bind_socket()
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [found]}, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.05)
+    yield f"http://127.0.0.1:{found.getsockname()[1]}"
+    server.should_exit = True
+    thread.join()
+    found.close()
+
+
+def test_a_picture_that_never_ends_is_stopped(served):
+    """Sent in pieces, without a length."""
+    host, port = served.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as client:
+        client.sendall(
+            b"POST /describe HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
+        sent = 0
+        while not select.select([client], [], [], 0)[0] and sent < 10 * app.MOST_BYTES:
+            client.sendall(b"fffff\r\n" + b"x" * 0xFFFFF + b"\r\n")
+            sent += 0xFFFFF
+        assert b" 413 " in client.recv(4096)
+
+
+def find_chromium():
+    names = ("/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome")
+    return next((name for name in names if Path(name).exists()), None)
+
+
+def test_a_person_uses_the_page(served, crops, tmp_path):
+    """Drops a picture, sets a filter, marks answers, and takes the marks home."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    if find_chromium() is None:
+        pytest.skip("needs Chromium")
+    quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    errors = []
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=find_chromium(), args=quiet)
+        page = browser.new_page()
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
+        page.goto(served)
+        page.wait_for_selector("figure")
+        assert page.locator("figure").count() == 12
+        page.set_input_files("#file", sorted(crops.iterdir())[0])
+        page.wait_for_selector(".marks")
+        assert "0.000" in page.locator("figure").first.inner_text()
+        page.locator("#camid").fill("2")
+        page.locator("#camid").press("Enter")
+        page.locator("#search").click()
+        page.wait_for_function("document.querySelectorAll('figure').length == 4")
+        page.locator(".marks .right").nth(0).click()
+        page.locator(".marks .wrong").nth(1).click()
+        with page.expect_download() as download:
+            page.click("#save")
+        marks = Path(download.value.path()).read_text().splitlines()
+        page.locator("figure .picture").nth(1).click()
+        page.wait_for_function("document.querySelector('#drop img').src.includes('picture?id=')")
+        page.locator("#where").fill("gendr = 'x'")
+        assert not errors
+        page.locator("#search").click()
+        page.wait_for_selector("#message.error")
+        assert "did you mean 'gender'" in page.locator("#message").inner_text()
+        browser.close()
+    assert marks[0] == "name,pid,camid,rejected,query"
+    assert len(marks) == 3
+    assert marks[1].split(",")[1:4] == ["1", "2", "0"]
+    assert marks[2].split(",")[1:4] == ["0", "2", "1"]
+    assert (crops / marks[1].split(",")[0]).exists()
