@@ -26,6 +26,7 @@ __all__ = ["build_index", "recall", "search_index", "store", "top_k"]
 _GROUP = 16  # gallery images that are first looked at by their best
 _PIECE = 2**27  # bytes of the gallery at a time
 _BLOCK = 2**25  # bytes of distances at a time
+_TRAINED_ON = 2**18  # images that an approximate index learns its lists from
 
 
 def _best(scores: Array, k: int) -> tuple[Array, Array]:
@@ -205,8 +206,10 @@ def build_index(
 ):
     """An approximate index of the gallery, by faiss (Johnson, Douze, Jegou 2017).
 
+    It learns from some images of the gallery, drawn at random, and takes the gallery in pieces.
+
     Args:
-      gallery: [G, D].
+      gallery: [G, D], any array that gives rows when sliced or indexed.
       kind: what faiss's `index_factory` knows: "IVF1024,Flat", "HNSW32", "IVF4096,PQ64", ...
       metric: "cosine" or "euclidean".
       probes: lists that an IVF index looks into.
@@ -222,13 +225,20 @@ def build_index(
     except ImportError:
         raise InputError("approximate search needs: pip install 'market_jax[faiss]'") from None
     cosine = choose(metric, {"cosine": True, "euclidean": False}, "metric")
-    gallery = np.ascontiguousarray(gallery, np.float32)
     kinds = faiss.METRIC_INNER_PRODUCT if cosine else faiss.METRIC_L2
+
+    def rows(at) -> np.ndarray:
+        some = np.ascontiguousarray(gallery[at], np.float32)
+        return distances.normalize(some) if cosine else some
+
+    size, dimensions = gallery.shape
+    sample = np.random.default_rng(0).permutation(size)[:_TRAINED_ON]
+    piece = max(_PIECE // (4 * dimensions), 1)
     try:
-        index = faiss.index_factory(gallery.shape[1], kind, kinds)
-        gallery = distances.normalize(gallery) if cosine else gallery
-        index.train(gallery)
-        index.add(gallery)
+        index = faiss.index_factory(dimensions, kind, kinds)
+        index.train(rows(np.sort(sample)))
+        for start in range(0, size, piece):
+            index.add(rows(slice(start, start + piece)))
     except RuntimeError as error:
         raise InputError(f"faiss makes no index {kind!r}: {error}") from None
     if isinstance(index, faiss.IndexIVF):
