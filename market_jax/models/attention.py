@@ -14,7 +14,7 @@ from market_jax.typing import Array, WidthOrNone
 
 MASKS = {
     # the authors' own: one sum over all cells, which leaves each mask near 0
-    "softmax_all": lambda x: jax.nn.softmax(x.reshape(len(x), -1)).reshape(x.shape),
+    "softmax_all": lambda x: jax.nn.softmax(x.reshape(x.shape[0], -1)).reshape(x.shape),
     "softmax": lambda x: jax.nn.softmax(x, axis=(1, 2)),  # of each channel, over the places
     "sigmoid": jax.nn.sigmoid,
 }

@@ -106,7 +106,7 @@ class Model(nn.Module):
             predictions.append(probabilities)
             if self.uncertainty:
                 value = self.param(f"log_variance_{name}", nn.initializers.zeros, ())
-                outputs[f"log_variance_{name}"] = jnp.broadcast_to(value, len(image))
+                outputs[f"log_variance_{name}"] = jnp.broadcast_to(value, image.shape[0])
         if predictions:
             outputs["predictions"] = jnp.concatenate(predictions, axis=-1)
         return outputs | self.identify(seen, outputs.get("predictions"), train)

@@ -139,7 +139,7 @@ class Model(nn.Module):
         tokens = 1 + sum(self.classes.values())
         sequence = nn.Dense(tokens, dtype=self.dtype, name="sequence")(x).astype(jnp.float32)
         asked = self.param("questions", normal, (len(order), self.width)).astype(self.dtype)
-        asked = jnp.broadcast_to(asked, (len(x), *asked.shape))
+        asked = jnp.broadcast_to(asked, (x.shape[0], *asked.shape))
         answers = Layer(*settings, name="decoder")(asked, x, train)
         answers = nn.LayerNorm(dtype=self.dtype, name="decoded")(answers)
         logits = {}

@@ -74,5 +74,5 @@ class Model(nn.Module):
         if self.uncertainty:
             for task in ("persons", "attributes"):
                 value = self.param(f"log_variance_{task}", nn.initializers.zeros, ())
-                outputs[f"log_variance_{task}"] = jnp.broadcast_to(value, len(image))
+                outputs[f"log_variance_{task}"] = jnp.broadcast_to(value, image.shape[0])
         return outputs

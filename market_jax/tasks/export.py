@@ -9,16 +9,17 @@ from typing import Any
 import jax
 import numpy as np
 
-from market_jax import calibration, files, registry, runs, settings
+from market_jax import calibration, files, programs, registry, runs, settings
 from market_jax.data import decoding
 from market_jax.errors import InputError
 from market_jax.report import model_card
 from market_jax.runs import Run
-from market_jax.tasks import attributes, reid
+from market_jax.tasks import attributes as attributes_
+from market_jax.tasks import inputs, reid
 from market_jax.typing import Columns, PyTree
 from market_jax.weights import published
 
-FORMATS = ("safetensors",)
+FORMATS = ("safetensors", *programs.FORMATS)
 LEAST = 0.999  # cosine of a drawn person's embeddings before and after
 DRAWN = 16  # people that are compared
 _MAY_DIFFER = {"data.val_fraction", "data.holdout_fraction", "evaluate_every", "seed"}
@@ -50,17 +51,26 @@ def run(
     to: str = "safetensors",
     dtype: str | None = None,
     figures: str | None = None,
+    attributes: bool = False,
+    flip: bool = False,
+    int8: bool = False,
 ) -> str:
     """Writes the run's network into one file, and its model card beside it.
 
     Args:
       run: a trained run.
       output: The file, NAME.safetensors, whose name becomes the network's; NAME.md is the card.
-      to: The format: safetensors.
-      dtype: float16 or float32, of the kernels; by default float16, and float32 where float16
-        changes the features.
+        For other programs NAME.onnx, NAME.stablehlo, or a SavedModel's folder, without a card.
+      to: The format: safetensors, for this package; onnx, saved_model (TensorFlow's) or stablehlo
+        (JAX's) for other programs, which give it uint8 pictures [N, H, W, 3].
+      dtype: float16 or float32, of the kernels in safetensors; by default float16, and float32
+        where float16 changes the features.
       figures: A run of the same recipe that has held people out, whose evaluations go into the
         card; for a network that was trained on everybody. By default the run's own.
+      attributes: Return "attributes/<label>", the probabilities of each label, beside "embedding",
+        to other programs.
+      flip: Return the mean with the mirror image to other programs.
+      int8: Compute the ONNX in eight bits, by ranges seen on training pictures.
 
     Returns:
       The text for the terminal.
@@ -70,6 +80,13 @@ def run(
         not what they were, or `figures` is of another recipe.
     """
     registry.choose(to, dict.fromkeys(FORMATS), "value of --to")
+    if to in programs.FORMATS:
+        inputs.refuse(f"with --to={to}", dtype=dtype, figures=figures)
+        people = draw_people(DRAWN, run.config.data.image_size)
+        _check_parts(run, people)
+        how = {"attributes": attributes, "flip": flip, "int8": int8}
+        return programs.export(run, output, to, people, **how)
+    inputs.refuse("with --to=safetensors", attributes=attributes, flip=flip, int8=int8)
     kinds = list(published.DTYPES)
     if dtype is not None:
         kinds = [registry.choose(dtype, {kind: kind for kind in kinds}, "value of --dtype")]
@@ -113,6 +130,13 @@ def _check_run(run: Run, people: Columns) -> None:
             f"{run.workdir}: {key} is {name!r}, code outside market_jax, without which the file "
             "could not be used"
         )
+    _check_parts(run, people)
+
+
+def _check_parts(run: Run, people: Columns) -> None:
+    """Refuses a network that remakes its pictures, or has no embedding."""
+    if run.predict is None:
+        raise InputError("--task=export needs a trained run: --workdir")
     outputs = run.predict.output_names(people)
     decoding_parts = [name for name in run.predict.variables["params"] if "decod" in name]
     if "reconstruction" in outputs or decoding_parts:
@@ -259,6 +283,6 @@ def evaluations_of(run: Run) -> list[dict[str, Any]]:
     Args:
       run: the run.
     """
-    paths = [run.evaluation / file for file in (attributes.FILE, reid.FILE)]
+    paths = [run.evaluation / file for file in (attributes_.FILE, reid.FILE)]
     found = [files.read_json(path) for path in paths if path.exists()]
     return [each for each in found if each.get("checkpoint") == run.step]

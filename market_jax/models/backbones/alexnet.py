@@ -125,7 +125,7 @@ class Model(nn.Module):
         outputs = pool_and_classify([*maps, x], {}, self.pooling)
         rows, columns = (shares_of_cells(size, _CELLS) for size in x.shape[1:3])
         # channels first, as the published weights have them
-        y = jnp.einsum("nhwc,ph,qw->ncpq", x, rows, columns).reshape(len(x), -1)
+        y = jnp.einsum("nhwc,ph,qw->ncpq", x, rows, columns).reshape(x.shape[0], -1)
         for i in (1, 2):
             y = nn.Dropout(self.dropout, deterministic=not train)(y)
             y = nn.relu(nn.Dense(4096, dtype=self.dtype, name=f"dense{i}")(y.astype(self.dtype)))

@@ -1,0 +1,1 @@
+"""Networks as files for other programs: StableHLO, ONNX, TensorFlow's SavedModel."""
