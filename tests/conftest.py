@@ -1,6 +1,7 @@
 """Eight CPU devices, the compilation cache, and small data sets that the tests share."""
 
 import os
+import shutil
 from pathlib import Path
 
 import hypothesis
@@ -16,6 +17,7 @@ from market_jax import devices
 from market_jax.data import attributes, columns, datasets
 from market_jax.recipes import supervised
 from market_jax.typing import Columns
+from tests.browser import Browser
 
 # compiling takes most of the time; test_scripts.py runs the programs without
 FLAGS = "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
@@ -86,6 +88,25 @@ def often(request):
         )
 
     return examples
+
+
+@pytest.fixture
+def open_browser(tmp_path):
+    """A function that opens a headless browser, a `Browser`; what it saves lies in `tmp_path`."""
+    driver = shutil.which("chromedriver")
+    binary = shutil.which("chromium") or shutil.which("google-chrome")
+    if not (driver and binary):
+        pytest.skip("needs a browser: Debian's packages chromium and chromium-driver")
+    opened = []
+
+    def make(kind=Browser):
+        opened.append(kind(driver, binary, tmp_path))
+        return opened[-1]
+
+    yield make
+    for browser in opened:
+        if browser.process.poll() is None:
+            browser.close()
 
 
 @pytest.fixture

@@ -1,19 +1,14 @@
 """The review page, in a headless browser where there is one."""
 
 import csv
-import json
-import shutil
-import socket
-import subprocess
 import time
-import urllib.error
-import urllib.request
 
 import numpy as np
 import pytest
 
 from market_jax.report import pictures, review
 from market_jax.tasks import inputs
+from tests.browser import Browser
 
 NAMES = [f"{i:06d}.jpg" for i in range(12)]
 ARROWS = {"right": "\ue014", "left": "\ue012", "down": "\ue015", "up": "\ue013"}
@@ -56,48 +51,8 @@ def test_the_error_map_goes_from_dark_to_bright():
     assert review.error_map(image, image).sum() == 20 * shown[0], "no error is dark all over"
 
 
-class Browser:
-    """Speaks WebDriver to a headless Chromium."""
-
-    def __init__(self, driver, binary, folder):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.address = f"http://127.0.0.1:{free.getsockname()[1]}"
-        port = self.address.rsplit(":")[-1]
-        self.process = subprocess.Popen(
-            [driver, f"--port={port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        switches = ("headless", "no-sandbox", "disable-gpu", "disable-background-networking")
-        options = {
-            "binary": binary,
-            "args": [f"--{s}" for s in switches] + [f"--user-data-dir={folder / 'profile'}"],
-            "prefs": {"download.default_directory": str(folder)},
-        }
-        for _ in range(100):
-            try:
-                self.session = ""
-                answer = self.call(
-                    "session",
-                    {"capabilities": {"alwaysMatch": {"goog:chromeOptions": options}}},
-                )
-                break
-            except urllib.error.URLError:
-                time.sleep(0.1)
-        self.session = f"session/{answer['sessionId']}/"
-
-    def call(self, what, value=None, method="POST"):
-        data = None if value is None else json.dumps(value).encode()
-        request = urllib.request.Request(
-            f"{self.address}/{self.session}{what}".rstrip("/"),
-            data,
-            {"Content-Type": "application/json"},
-            method=method,
-        )
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return json.load(answer)["value"]
-
-    def run(self, script):
-        return self.call("execute/sync", {"script": script, "args": []})
+class Page(Browser):
+    """The review page, by mouse and keys."""
 
     def press(self, *keys, shift=False):
         taps = [{"type": t, "value": ARROWS.get(k, k)} for k in keys for t in ("keyDown", "keyUp")]
@@ -124,32 +79,9 @@ class Browser:
         script = "return [...document.querySelectorAll('.card')].map(c => c.classList[1] || '')"
         return ["" if s in ("at", "chosen") else s for s in self.run(script)]
 
-    def close(self):
-        self.call("", None, "DELETE")
-        self.process.terminate()
-        self.process.wait()
-
-
-@pytest.fixture
-def open_browser(tmp_path):
-    driver = shutil.which("chromedriver")
-    binary = shutil.which("chromium") or shutil.which("google-chrome")
-    if not (driver and binary):
-        pytest.skip("needs a browser: Debian's packages chromium and chromium-driver")
-    opened = []
-
-    def make():
-        opened.append(Browser(driver, binary, tmp_path))
-        return opened[-1]
-
-    yield make
-    for browser in opened:
-        if browser.process.poll() is None:
-            browser.close()
-
 
 def test_a_person_decides_by_mouse_and_keys(page, open_browser, tmp_path):
-    browser = open_browser()
+    browser = open_browser(Page)
     browser.call("url", {"url": page.as_uri()})
     assert browser.states() == [""] * 12
     browser.click(0)
@@ -170,7 +102,7 @@ def test_a_person_decides_by_mouse_and_keys(page, open_browser, tmp_path):
     before = browser.states()
     browser.close()
 
-    browser = open_browser()
+    browser = open_browser(Page)
     browser.call("url", {"url": page.as_uri()})
     assert browser.states() == before, "what was decided is still there"
     browser.press("s")
