@@ -201,16 +201,7 @@ def make(model: Model, gallery: Gallery | None, hosts: tuple[str, ...]) -> FastA
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
     app.exception_handler(InputError)(_refuse)
     app.middleware("http")(_protect)
-    page = (Path(__file__).parent / "page.html").read_text()
-    script = (Path(__file__).parent / "page.js").read_text()
-
-    @app.get("/", include_in_schema=False)
-    def show() -> HTMLResponse:
-        return HTMLResponse(page)
-
-    @app.get("/page.js", include_in_schema=False)
-    def code() -> Response:
-        return Response(script, media_type="text/javascript")
+    _add_page(app)
 
     @app.get("/about")
     def about() -> dict[str, Any]:
@@ -250,6 +241,20 @@ def make(model: Model, gallery: Gallery | None, hosts: tuple[str, ...]) -> FastA
         return Response(service.picture(id), media_type="image/jpeg", headers=cache)
 
     return app
+
+
+def _add_page(app: FastAPI) -> None:
+    """Adds the page for people."""
+    page = (Path(__file__).parent / "page.html").read_text()
+    script = (Path(__file__).parent / "page.js").read_text()
+
+    @app.get("/", include_in_schema=False)
+    def show() -> HTMLResponse:
+        return HTMLResponse(page)
+
+    @app.get("/page.js", include_in_schema=False)
+    def code() -> Response:
+        return Response(script, media_type="text/javascript")
 
 
 def _find(

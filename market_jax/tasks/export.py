@@ -87,6 +87,11 @@ def run(
         how = {"attributes": attributes, "flip": flip, "int8": int8}
         return programs.export(run, output, to, people, **how)
     inputs.refuse("with --to=safetensors", attributes=attributes, flip=flip, int8=int8)
+    return _publish(run, output, dtype, figures)
+
+
+def _publish(run: Run, output: str | None, dtype: str | None, figures: str | None) -> str:
+    """Writes the file for this package and its card, see `run`."""
     kinds = list(published.DTYPES)
     if dtype is not None:
         kinds = [registry.choose(dtype, {kind: kind for kind in kinds}, "value of --dtype")]
