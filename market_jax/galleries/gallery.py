@@ -12,8 +12,9 @@ import numpy as np
 from market_jax import calibration, devices, files, progress, registry
 from market_jax.api import Attributes, Model, Picture
 from market_jax.calibration import Calibration
-from market_jax.data import decoding, filenames, folders
+from market_jax.data import decoding, folders
 from market_jax.errors import InputError
+from market_jax.galleries import records
 from market_jax.galleries import where as where_
 from market_jax.galleries.store import FIELDS, MOST, Store
 from market_jax.retrieval import chain
@@ -21,7 +22,6 @@ from market_jax.retrieval import chain
 _CHUNK = 256  # pictures that are described and written at a time
 _DEPTH = 5  # times as many answers are re-ranked as are wanted
 _LEAST = 100  # answers that are re-ranked
-_UNKNOWN = {"camid": -1, "sequence": -1, "frame": -1, "time": -1.0}
 
 
 class Added(NamedTuple):
@@ -127,18 +127,18 @@ class Gallery:
         Raises:
           InputError: the folder or the table is not as it should be, or a picture is none.
         """
-        records = list(_records(Path(folder), Path(table) if table else None))
+        found = list(records.read(Path(folder), Path(table) if table else None))
         report = folders.Report(skip_bad)
         counts = np.zeros(3, int)
-        chunks = [records[i : i + _CHUNK] for i in range(0, len(records), _CHUNK)]
+        chunks = [found[i : i + _CHUNK] for i in range(0, len(found), _CHUNK)]
         for chunk in progress.track(chunks, "described"):
             counts += self._add(chunk, report)
         return Added(*counts.tolist(), tuple(report.skipped))
 
-    def _add(self, records: list[dict[str, Any]], report: folders.Report) -> tuple[int, int, int]:
+    def _add(self, chunk: list[dict[str, Any]], report: folders.Report) -> tuple[int, int, int]:
         """Adds some pictures: how many were described, known, moved."""
         by_id: dict[str, dict[str, Any]] = {}
-        for record in records:
+        for record in chunk:
             try:
                 content = files.read_bytes(record["path"])
                 by_id.setdefault(hashlib.sha256(content).hexdigest(), record)
@@ -186,7 +186,7 @@ class Gallery:
         """
         ids: dict[str, None] = {}
         for path in paths:
-            place = str(_absolute(path))
+            place = str(records.absolute(path))
             within = where_.Field("path", "like", place).filter()
             rows = self._store.rows(within, ("id", "path"))
             found = [r["id"] for r in rows if r["path"] == place or place in _above(r["path"])]
@@ -297,46 +297,17 @@ class Gallery:
         return Hit(row["id"], distance=float(row["distance"]), attributes=attributes, **known)
 
 
-def _records(folder: Path, table: Path | None) -> Iterator[dict[str, Any]]:
-    """Yields what is known of every picture of a folder: its path, camera and so on."""
-    if table is None:
-        names = folders.pictures_of(folder, dropped=[])
-        grammar = folders.naming_of(names)
-        for name in names:
-            known = filenames.parse(name.rsplit("/", 1)[-1], grammar)
-            known = {key: value for key, value in (known or {}).items() if key in _UNKNOWN}
-            yield {"path": str(_absolute(folder / name)), **_UNKNOWN, **known}
-        return
-    for where, row in files.read_table(table, ("name",)):
-        known = {
-            key: files.read_integer(row.get(key) or "-1", f"{where}: column {key!r}", -1)
-            for key in ("camid", "sequence", "frame")
-        }
-        time = row.get("time") or ""
-        known["time"] = where_.seconds(time, f"{where}: column 'time'") if time else -1.0
-        try:
-            path = folders.within(folder, row["name"])
-        except InputError as error:
-            raise InputError(f"{where}: {error}") from None
-        yield {"path": str(_absolute(path)), **known}
-
-
-def _absolute(path: str | Path) -> Path:
-    """A path from the root, links as they are."""
-    return Path(path).expanduser().absolute()
-
-
 def _above(path: str) -> set[str]:
     return {str(parent) for parent in Path(path).parents}
 
 
 def _rows(
-    records: Mapping[str, Mapping[str, Any]], embeddings: np.ndarray, attributes: Attributes
+    by_id: Mapping[str, Mapping[str, Any]], embeddings: np.ndarray, attributes: Attributes
 ) -> Iterator[dict[str, Any]]:
     """Yields the database's rows of some pictures."""
     none = np.empty((len(embeddings), 0), np.float32)
     sides = np.concatenate([none, *(found.probabilities for found in attributes.values())], axis=1)
-    for (key, record), vector, values in zip(records.items(), embeddings, sides, strict=True):
+    for (key, record), vector, values in zip(by_id.items(), embeddings, sides, strict=True):
         described = {"embedding": vector.tolist(), "probabilities": values.tolist()}
         yield {"id": key, **record, **described}
 
