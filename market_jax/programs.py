@@ -173,9 +173,20 @@ def _about(run: Run, labels: Sequence[str]) -> dict[str, str]:
     return {"network": run.workdir.name, "labels": json.dumps(classes)}
 
 
+def lowest_cosine(a: np.ndarray, b: np.ndarray) -> float:
+    """The lowest cosine between the rows of two arrays.
+
+    Args:
+      a: [M, D].
+      b: [M, D].
+    """
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    cosines = np.sum(a * b, axis=1) / np.maximum(lengths, np.finfo(np.float32).tiny)
+    return float(np.min(np.where(np.isfinite(cosines), cosines, -1)))
+
+
 def _check_cosine(path: Path, expected: np.ndarray, found: np.ndarray) -> float:
-    lengths = np.linalg.norm(expected, axis=1) * np.linalg.norm(found, axis=1)
-    lowest = float(np.min(np.sum(expected * found, axis=1) / lengths))
+    lowest = lowest_cosine(expected, found)
     if not lowest >= LEAST:
         raise InputError(
             f"{path}: in eight bits the embeddings' lowest cosine to the run's is {lowest:.4f}; it "

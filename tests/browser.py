@@ -59,6 +59,14 @@ class Browser:
             time.sleep(0.05)
         return found
 
+    def saved(self, path, seconds=10):
+        """Until a file that the page saves is there; returns its text."""
+        end = time.monotonic() + seconds
+        while not path.exists():
+            assert time.monotonic() < end, f"never saved: {path}"
+            time.sleep(0.1)
+        return path.read_text()
+
     def send(self, selector, text):
         """Keys to an element, or the path of a file to one that takes files."""
         found = self.call("element", {"using": "css selector", "value": selector})

@@ -108,7 +108,7 @@ class Gallery:
             self._store.close()
 
     def __len__(self) -> int:
-        return len(self._store)
+        return 0 if self._store is None else len(self._store)
 
     def add(
         self, folder: str | Path, *, table: str | Path | None = None, skip_bad: bool = False
@@ -184,6 +184,8 @@ class Gallery:
         Raises:
           InputError: the gallery has none in one of these places.
         """
+        if self._store is None:
+            return 0
         ids: dict[str, None] = {}
         for path in paths:
             place = str(records.absolute(path))

@@ -119,13 +119,6 @@ class Several(NamedTuple):
 Condition = Field | Probability | Several
 
 
-def is_exact(condition: Condition) -> bool:
-    """Whether the database's filter says all of a condition."""
-    if isinstance(condition, Several):
-        return all(map(is_exact, condition.parts))
-    return isinstance(condition, Field) or len(condition.at) == 1
-
-
 def parse(text: str, labels: Mapping[str, Sequence[str]]) -> Condition:
     """Reads a condition.
 

@@ -27,6 +27,7 @@ from market_jax.api import Attributes, Model
 from market_jax.data import decoding
 from market_jax.errors import InputError
 from market_jax.galleries.gallery import Gallery, Hit
+from market_jax.report.answers import SURE, wears
 from market_jax.report.pictures import jpeg
 
 MOST_BYTES = 16_000_000  # of a picture that is sent
@@ -67,7 +68,7 @@ class Answer(pydantic.BaseModel):
     sequence: int
     frame: int
     time: float
-    attributes: dict[str, tuple[str, float]]
+    wears: str
 
 
 class Found(pydantic.BaseModel):
@@ -98,6 +99,7 @@ class Service:
             "gallery": gallery.place if gallery else None,
             "pictures": len(paths),
             "labels": {k: list(v) for k, v in (gallery.labels if gallery else {}).items()},
+            "sure": SURE,
             "same_person": same._asdict() if same else None,
         }
 
@@ -155,6 +157,7 @@ class Service:
     def _answer(self, hit: Hit, limit: float | None) -> Answer:
         known = hit._asdict() | {"name": os.path.relpath(hit.path, self._root)}
         del known["path"]
+        known["wears"] = wears(known.pop("attributes"))
         distance = None if math.isnan(hit.distance) else hit.distance
         same = None if limit is None else hit.distance <= limit
         return Answer(**known | {"distance": distance, "same": same})

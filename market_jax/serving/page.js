@@ -7,7 +7,6 @@ const make = (tag, settings = {}, ...children) => {
   element.append(...children);
   return element;
 };
-const SURE = 0.7; // the probability from which a class is said
 
 let about = null;
 let query = null; // {blob, name} of a file, or {id, name} of the gallery
@@ -42,16 +41,9 @@ function where() {
   return parts.join(" and ");
 }
 
-function wears(attributes) {
-  return Object.entries(attributes)
-    .filter(([, [name, probability]]) => probability >= SURE && name !== "no")
-    .map(([label, [name]]) => label.replaceAll("_", " ") + (name === "yes" ? "" : ` ${name}`))
-    .join(", ");
-}
-
 function showQuery(labels) {
   at("wears").replaceChildren(...Object.entries(labels).flatMap(([label, found]) => {
-    const kind = found.probability < SURE ? "unsure" : "";
+    const kind = found.probability < about.sure ? "unsure" : "";
     const percent = Math.round(100 * found.probability);
     const bar = make("div", { className: kind }, make("i"));
     bar.firstChild.style.width = `${percent}%`;
@@ -67,8 +59,7 @@ function caption(answer, rank) {
   if (answer.distance !== null) parts.push(make("b", {}, `${rank}. `), answer.distance.toFixed(3));
   if (answer.camid >= 0) parts.push(parts.length ? make("br") : "", `camera ${answer.camid}`);
   if (answer.time >= 0) parts.push(make("br"), new Date(1000 * answer.time).toLocaleString());
-  const said = wears(answer.attributes);
-  if (said) parts.push(make("br"), said);
+  if (answer.wears) parts.push(make("br"), answer.wears);
   return make("figcaption", {}, ...parts);
 }
 

@@ -12,6 +12,7 @@ import numpy as np
 from market_jax import calibration, files, programs, registry, runs, settings
 from market_jax.data import decoding
 from market_jax.errors import InputError
+from market_jax.programs import lowest_cosine
 from market_jax.report import model_card
 from market_jax.runs import Run
 from market_jax.tasks import attributes as attributes_
@@ -240,18 +241,6 @@ def _write(
         f"{run.workdir}: in {kind} the network's embeddings of {DRAWN} drawn people are not what "
         f"they were: their lowest cosine is {lowest:.5f}; it must be {LEAST} or more"
     )
-
-
-def lowest_cosine(a: np.ndarray, b: np.ndarray) -> float:
-    """The lowest cosine between the rows of two arrays.
-
-    Args:
-      a: [M, D].
-      b: [M, D].
-    """
-    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    cosines = np.sum(a * b, axis=1) / np.maximum(lengths, np.finfo(np.float32).tiny)
-    return float(np.min(np.where(np.isfinite(cosines), cosines, -1)))
 
 
 def card(

@@ -1,7 +1,6 @@
 """The review page, in a headless browser where there is one."""
 
 import csv
-import time
 
 import numpy as np
 import pytest
@@ -107,11 +106,7 @@ def test_a_person_decides_by_mouse_and_keys(page, open_browser, tmp_path):
     assert browser.states() == before, "what was decided is still there"
     browser.press("s")
     saved = tmp_path / "junk_reviewed.csv"
-    for _ in range(100):
-        if saved.exists():
-            break
-        time.sleep(0.1)
-    rows = list(csv.DictReader(saved.read_text().splitlines()))
+    rows = list(csv.DictReader(browser.saved(saved).splitlines()))
     assert [row["name"] for row in rows] == NAMES
     assert [row["rejected"] for row in rows] == [str(int(s == "reject")) for s in before]
     assert [row["decided"] for row in rows] == [str(int(bool(s))) for s in before]

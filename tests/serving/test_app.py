@@ -256,11 +256,7 @@ def test_a_person_uses_the_page(served, crops, open_browser, tmp_path):
     browser.run("document.querySelectorAll('.marks .wrong')[1].click()")
     browser.run("document.querySelector('#save').click()")
     path = tmp_path / "marks.csv"
-    for _ in range(100):
-        if path.exists():
-            break
-        time.sleep(0.1)
-    marks = [line.split(",") for line in path.read_text().splitlines()]
+    marks = [line.split(",") for line in browser.saved(path).splitlines()]
     assert marks[0] == ["name", "pid", "camid", "rejected", "query"]
     assert [row[1:4] for row in marks[1:]] == [["1", "2", "0"], ["0", "2", "1"]]
     assert all((crops / row[0]).exists() for row in marks[1:])
