@@ -1,7 +1,8 @@
 """Evaluates a run: python evaluate.py --task=attributes [--workdir=DIR].
 
---model=NAME instead of --workdir evaluates a published network (`pip install ./weights`). The flags
-of a task are the keyword arguments of its function; `--task=NAME --help` lists them.
+--model=NAME instead of --workdir evaluates a published network (`pip install ./weights`), and a
+task that compares takes --workdirs=DIR,DIR. The flags of a task are the keyword arguments of its
+function; `--task=NAME --help` lists them.
 """
 
 import inspect
@@ -19,6 +20,9 @@ from market_jax.errors import InputError
 
 TASK = flags.DEFINE_string("task", None, "What to evaluate: a file in market_jax/tasks.")
 WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the run; else the newest that can.")
+WORKDIRS = flags.DEFINE_string(
+    "workdirs", None, "Of a task that compares: the folders of its runs, with commas between."
+)
 MODEL = flags.DEFINE_string("model", None, "A published network, or its .safetensors file.")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "Which one: best, latest or its step.")
 DATA_NAME = flags.DEFINE_string("data_name", "", "Judge on another data set than the run's own.")
@@ -94,6 +98,37 @@ def judged_data():
     return runs.Data(DATA_NAME.value, DATA_DIR.value)
 
 
+def takes_several(task: Callable) -> bool:
+    """Whether a task compares: its first argument, `rows`, has several runs."""
+    return next(iter(inspect.signature(task).parameters), "") == "rows"
+
+
+def restore(workdir, data):
+    """Restores a run as the flags say, and says which one."""
+    from market_jax import runs
+
+    run = runs.restore(workdir, CHECKPOINT.value, data, allow_imports=IMPORTS.value)
+    print(f"run {run.workdir}, checkpoint of step {run.step} ({CHECKPOINT.value})")
+    return run
+
+
+def find_several():
+    """The runs of --workdirs, restored: rows, in which those that + joins are seeds."""
+    for flag in (WORKDIR, MODEL, CONFIG):
+        if flag.present:
+            raise InputError(f"--{flag.name} is of one run; this task compares those of --workdirs")
+    names = [row.split("+") for row in (WORKDIRS.value or "").split(",")]
+    if len(names) < 2 or not all(name for row in names for name in row):
+        raise InputError(
+            f"--workdirs is {WORKDIRS.value!r}; it must be two folders of runs or more: A,B,C, and "
+            "A+A2,B where several seeds make a row"
+        )
+    data = judged_data()
+    rows = [[restore(name, data) for name in row] for row in names]
+    print()
+    return rows
+
+
 def find_published():
     """The published network that the flags name."""
     from market_jax import runs
@@ -122,9 +157,8 @@ def find(task: str):
                 raise InputError(f"--{flag.name} is of a trained run; --config names none")
         return runs.without_model(CONFIG.value, WORKDIR.value)
     data = judged_data()
-    workdir = WORKDIR.value or runs.find_run(task)
-    run = runs.restore(workdir, CHECKPOINT.value, data, allow_imports=IMPORTS.value)
-    print(f"run {run.workdir}, checkpoint of step {run.step} ({CHECKPOINT.value})\n")
+    run = restore(WORKDIR.value or runs.find_run(task), data)
+    print()
     return run
 
 
@@ -138,8 +172,13 @@ def main(_) -> None:
         devices.start()
         task = find_task(TASK.value)
         given = {n: flags.FLAGS[n].value for n in task_arguments(task) if flags.FLAGS[n].present}
-        needs = getattr(sys.modules.get(task.__module__), "NEEDS", TASK.value)
-        print(task(find(needs), **given))
+        if takes_several(task):
+            print(task(find_several(), **given))
+        elif WORKDIRS.present:
+            raise InputError(f"--task={TASK.value} is of one run: --workdir instead of --workdirs")
+        else:
+            needs = getattr(sys.modules.get(task.__module__), "NEEDS", TASK.value)
+            print(task(find(needs), **given))
 
 
 if __name__ == "__main__":

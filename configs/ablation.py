@@ -2,7 +2,7 @@
 
 python train.py --config=configs/ablation.py:gem --workdir=runs/gem --config.seed=1 \
     --config.data.name=unitn --config.data.dir=DIR
-python evaluate.py --task=compare --workdir=runs/small --others=runs/gem --split=val
+python evaluate.py --task=compare --workdirs=runs/small,runs/gem --split=val
 
 After the colon stand the changes to make, in order; `small`, or none, is the recipe as it is, and
 `identity` is the one it is compared with, configs/source_b.py:identity. `rate=7e-4` is another

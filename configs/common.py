@@ -243,6 +243,13 @@ def get_config() -> ConfigDict:
             "log_every": 10,  # steps
             "select": {"metric": "val/loss", "mode": "min"},  # what the best checkpoint is best in
             "evaluators": {},  # run at each evaluation, files of market_jax/evaluators
+            "report_every": 1,  # evaluations until pictures are drawn again; 0: in the end alone
+            # beside metrics.jsonl, see market_jax/training/trackers.py; one without a name is off
+            "writers": {
+                "tensorboard": {"name": "tensorboard"},
+                "wandb": {"name": "", "project": "market_jax", "entity": "", "group": ""},
+                "mlflow": {"name": "", "experiment": "market_jax", "uri": ""},
+            },
             "metrics": {},  # reported beside the loss
             "ema_decay": 0.0,  # of an average of the parameters, which is then evaluated
             "hooks": {},  # after each update, see market_jax/training/hooks.py

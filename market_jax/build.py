@@ -279,6 +279,7 @@ def plan(config: ConfigDict, steps_per_epoch: int) -> Plan:
         total_steps=config.epochs * steps_per_epoch,
         evaluate_every=config.evaluate_every * steps_per_epoch,
         log_every=config.log_every,
+        report_every=config.report_every,
         patience=config.patience,
         select=Select(**config.select.to_dict()),
     )

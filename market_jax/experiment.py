@@ -17,7 +17,7 @@ from market_jax.data.schema import Schema, merge
 from market_jax.errors import InputError
 from market_jax.losses import Context
 from market_jax.metrics.attributes import count_labels
-from market_jax.training import checkpoints, hooks, step
+from market_jax.training import checkpoints, hooks, step, trackers
 from market_jax.training.plan import Plan
 from market_jax.training.state import TrainState, init_state, init_variables
 from market_jax.typing import Columns
@@ -146,6 +146,7 @@ def check(config: ConfigDict) -> None:
     objective = build.objective(config)
     optimizer, after = build.optimizer(config, model, 1), build.hooks(counted)
     build.evaluators_of(config)
+    trackers.make(config.writers.to_dict())
 
     def trace(key, stage):
         augment = build.augment(stage)

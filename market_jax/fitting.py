@@ -5,7 +5,6 @@ A recipe brings its rounds; `train` does the rest.
 
 import contextlib
 import functools
-import io
 import json
 import signal
 from collections.abc import Callable
@@ -15,20 +14,17 @@ import jax
 from absl import logging
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
-from PIL import Image
 
 from market_jax import build, devices, experiment, scripts, settings
-from market_jax.data import pipeline, transforms
+from market_jax.data import pipeline
 from market_jax.data.datasets import Dataset
 from market_jax.errors import InputError
-from market_jax.evaluators.result import Result
 from market_jax.experiment import Sides, Training
 from market_jax.files import locked, write_atomically
-from market_jax.inference import Predictor
+from market_jax.held_out import HeldOut
 from market_jax.kernels import convolution
 from market_jax.metrics.attributes import count_labels
-from market_jax.report import curves
-from market_jax.training import checkpoints, loop, optimizer, profile, step, writers
+from market_jax.training import checkpoints, loop, optimizer, profile, step, trackers, writers
 from market_jax.training.loop import Round
 from market_jax.training.plan import NotFiniteError, Progress
 from market_jax.training.state import TrainState
@@ -54,60 +50,6 @@ def restore(directory: Path, state: TrainState) -> tuple[TrainState, TrainState,
         if progress.round_start in (0, latest):
             return found, state if progress.round_start == 0 else found, progress
         return found, checkpoints.read_state(directory, progress.round_start, state), progress
-
-
-def make_evaluate(
-    training: Training, workdir: Path, leader: bool
-) -> Callable[[TrainState], dict[str, float]]:
-    """The function from a state to its metrics on the held-out images.
-
-    They are the means of the loss, its terms and the metrics, and what `config.evaluators` find;
-    pictures are written to the run's folder. Where nothing is held out, there are none.
-
-    Args:
-      training: what is trained.
-      workdir: the folder where pictures are written.
-      leader: whether this process writes.
-    """
-    objective, val = training.objective, training.val
-    if not len(val["pid"]):
-        logging.warning("data.val_fraction is 0: nothing is evaluated, the last network is kept")
-        return lambda state: {}
-    means = step.make_evaluation_step(training.apply, objective, transforms.to_float)
-    order = build.validation_sampler(training.config, val)
-    evaluators = build.evaluators_of(training.config)
-    predictor = Predictor(
-        training.apply, None, model=training.model, batch_size=training.config.batch_size
-    )
-    place = functools.partial(devices.place_batch, training.mesh)
-
-    def evaluate(state: TrainState) -> dict[str, float]:
-        variables = state.averaged_variables
-        batches = pipeline.batches(val, order, last=order.steps, share=devices.share())
-        found = step.evaluate(means, objective, variables, map(place, batches))
-        predict = predictor.with_variables(variables)
-        for judge in evaluators.values():
-            result = judge(predict, training.dataset)
-            found |= result.metrics
-            if leader:
-                write_pictures(result, workdir)
-        devices.release_memory()
-        return {f"val/{name}": float(value) for name, value in found.items()}
-
-    return evaluate
-
-
-def write_pictures(result: Result, folder: Path) -> None:
-    """Writes an evaluator's pictures.
-
-    Args:
-      result: of an evaluator.
-      folder: where they are written.
-    """
-    for name, picture in result.pictures.items():
-        buffer = io.BytesIO()
-        Image.fromarray(picture).save(buffer, Path(name).suffix.removeprefix(".").upper())
-        write_atomically(Path(folder) / name, buffer.getvalue())
 
 
 def lower_on_plateau(config: ConfigDict, state: TrainState, progress: Progress) -> TrainState:
@@ -212,8 +154,8 @@ def train(
 ) -> None:
     """Trains the experiment in a folder, or goes on with the run that is there.
 
-    Writes config.json, checkpoints/, metrics.jsonl, tensorboard/, curves.png and what the
-    evaluators draw.
+    Writes config.json, checkpoints/, metrics.jsonl, what `config.writers` keep in the folder
+    (tensorboard/, trackers/), curves.png and what the evaluators draw.
 
     Args:
       config: of the experiment.
@@ -257,12 +199,14 @@ def _run(
     directory = workdir / "checkpoints"
     state, border, progress = restore(directory, experiment.first_state(training))
     _log_sizes(training, state)
-    actions = _actions(training, workdir, stack, int(state.step), asked)
+    held_out = HeldOut(training, workdir, jax.process_index() == 0)
+    actions = _actions(training, workdir, stack, asked, held_out, first=int(state.step))
     try:
-        loop.run(
+        state = loop.run(
             state, border, progress, training.plan, actions,
             rounds=make_rounds(training), feed=functools.partial(_feed, training),
         )  # fmt: skip
+        held_out.finish(state)
     except NotFiniteError as error:
         raise explain(error, directory) from None
     except loop.StoppedError as error:
@@ -296,7 +240,13 @@ def _make_stop(asked: scripts.Asked) -> Callable[[int], bool]:
 
 
 def _actions(
-    training: Training, workdir: Path, stack, first: int, asked: scripts.Asked
+    training: Training,
+    workdir: Path,
+    stack,
+    asked: scripts.Asked,
+    held_out: HeldOut,
+    *,
+    first: int,
 ) -> loop.Actions:
     """What the loop calls; of several processes one writes the logs."""
     config, leader = training.config, jax.process_index() == 0
@@ -314,23 +264,23 @@ def _actions(
         text = json.dumps({"format": settings.FORMAT, "config": saved["config"]}, indent=2)
         write_atomically(workdir / settings.FILE, text + "\n")
         total = training.plan.total_steps
-        writer = writers.Writer(workdir, first, total, config.batch_size)
+        followed = {
+            "trackers": trackers.make(config.writers.to_dict()),
+            "settings": saved["config"],
+        }
+        writer = writers.Writer(workdir, first, total, config.batch_size, **followed)
         write = stack.enter_context(writer).write
-
-    evaluate = make_evaluate(training, workdir, leader)
 
     def evaluate_or_stop(state: TrainState) -> dict[str, float]:
         with asked.at_once():
-            return evaluate(state)
+            return held_out(state)
 
     def save(done: int, state: TrainState, progress: Progress, score: float | None) -> None:
         extra = saved | {"progress": vars(progress) | {}}
         start = progress.round_start
         directory = workdir / "checkpoints"
         checkpoints.save(directory, done, state, score=score, round_start=start, extra=extra)
-        if leader:
-            with contextlib.suppress(InputError):  # a full disk: the next checkpoint says so
-                curves.draw(writers.read_metrics(workdir), workdir / "curves.png")
+        held_out.draw_curves(done)
 
     return loop.Actions(
         step=settle(make_step(training, workdir, stack, leader)),

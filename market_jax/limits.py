@@ -20,7 +20,11 @@ _KINDS = {
         _Count,
     ),
     **dict.fromkeys(
-        ("patience", "num_instances", "seed", "steps_per_epoch", "data.split_seed"), _CountOrNone
+        (
+            *("patience", "num_instances", "seed", "steps_per_epoch", "report_every"),
+            "data.split_seed",
+        ),
+        _CountOrNone,
     ),
     **dict.fromkeys(("ema_decay", "data.val_fraction", "data.holdout_fraction"), FractionBelow1),
     **dict.fromkeys(("remat", "profile", "data.in_memory"), bool),
@@ -37,7 +41,7 @@ _STAGE = {  # the settings of a stage of training, see configs/common.py
 _PARTS = {
     **dict.fromkeys(("data", "model", "optimizer", "select"), dict[str, Any]),
     **dict.fromkeys(
-        ("losses", "metrics", "evaluators", "hooks", "augmentation", "stages"),
+        ("losses", "metrics", "evaluators", "hooks", "augmentation", "stages", "writers"),
         dict[str, dict[str, Any]],
     ),
     **dict.fromkeys(("model.name", "optimizer.name"), str),

@@ -14,10 +14,10 @@ FORMAT = 4  # of what a run keeps: config, checkpoints, who was trained on; 1 wa
 # of a run that goes on: how long, how loud, where the data lie, what computes the same to rounding
 MAY_CHANGE = (
     *("epochs", "patience", "log_every", "convolution", "remat", "profile", "tasks"),
-    *("data.dir", "data.in_memory"),
+    *("report_every", "data.dir", "data.in_memory"),
 )
 COUNTED = ("model.identities", "hooks.memory.slots")  # -1 is filled in with what the data say
-MAY_CHANGE_BELOW = "evaluators."  # they look on
+MAY_CHANGE_BELOW = ("evaluators.", "writers.")  # they look on
 
 
 def to_json(config: ConfigDict) -> dict:

@@ -14,7 +14,7 @@ from market_jax.errors import InputError
 from market_jax.losses import annealing
 from market_jax.models import backbones, heads
 from market_jax.retrieval import chain
-from market_jax.training import hooks, optimizer, schedules
+from market_jax.training import hooks, optimizer, schedules, trackers
 from market_jax.typing import FractionBelow1, NonNegative, Positive, Range
 
 KNOWN = {  # what a spec may name
@@ -29,6 +29,7 @@ KNOWN = {  # what a spec may name
     "head": heads.HEADS,
     "transform of features": chain.TRANSFORMS,
     "re-ranker": chain.RERANKERS,
+    "writer": trackers.TRACKERS,
 }
 ARGUMENTS = {  # (what, name, argument) -> annotation
     (what, name, key): kind

@@ -203,7 +203,7 @@ def test_train_then_evaluate_without_a_workdir(synthetic, tmp_path):
         ("train.py", ["--config.model.final_pool=(4,)"], "final_pool is (4,); it must be 2 values"),
         ("train.py", ["--config.seed=-1"], "seed is -1; it must be 0 to"),
         ("train.py", ["--config.data.image_size=(128,96)"], "leaves rows or columns out; heights"),
-        ("evaluate.py", ["--task=juggling"], "unknown task 'juggling'; known: attribute_filter"),
+        ("evaluate.py", ["--task=juggling"], "unknown task 'juggling'; known: activation"),
         ("evaluate.py", ["--task=inputs"], "unknown task 'inputs'"),
         ("evaluate.py", ["--task=attributes", "--rerank=x"], "--task=attributes --help lists"),
         ("evaluate.py", ["--task=junk", "--neighbours=3"], "Unknown command line flag"),
@@ -222,6 +222,9 @@ def test_train_then_evaluate_without_a_workdir(synthetic, tmp_path):
         ),
         ("evaluate.py", ["--task=reid", "--data_name=unitn"], "--data_name needs --data_dir"),
         ("evaluate.py", ["--task=attributes", "--workdir=/no"], "/no: holds no checkpoint"),
+        ("evaluate.py", ["--task=compare", "--workdir=a"], "task compares those of --workdirs"),
+        ("evaluate.py", ["--task=compare", "--workdirs=a"], "two folders of runs or more"),
+        ("evaluate.py", ["--task=reid", "--workdirs=a,b"], "--workdir instead of --workdirs"),
     ],
 )
 def test_a_users_mistake_ends_in_a_message(script, flags, message):

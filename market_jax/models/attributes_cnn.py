@@ -50,8 +50,8 @@ class Model(nn.Module):
           train: whether dropout is active and BatchNorm uses the batch's statistics.
 
         Returns:
-          {attribute: [N, K] logits, "feature": [N, D] the pooled map, "embedding": the same},
-          float32.
+          {attribute: [N, K] logits, "map": [N, h, w, C] the last map, "feature": [N, D] the pooled
+          map, "embedding": the same}, float32.
 
         Raises:
           InputError: the widths or the window do not fit each other or the image.
@@ -68,6 +68,7 @@ class Model(nn.Module):
             x = nn.leaky_relu(conv(width, 3, dtype=self.dtype)(x), 0.01)
         if self.residual:
             x = x + block_input
+        last = x.astype(jnp.float32)
         x = mean_pool(x, self.final_pool)
         x = x.reshape(x.shape[0], -1)
         outputs = {
@@ -77,7 +78,7 @@ class Model(nn.Module):
             for name, k in self.classes.items()
         }
         feature = x.astype(jnp.float32)
-        return outputs | {"feature": feature, "embedding": feature}
+        return outputs | {"map": last, "feature": feature, "embedding": feature}
 
     def _check(self, image_size: tuple[int, int]) -> None:
         """Raises an `InputError` for what does not fit."""

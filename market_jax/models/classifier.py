@@ -73,11 +73,11 @@ class Model(nn.Module):
           train: whether dropout is active and BatchNorm uses the batch's statistics.
 
         Returns:
-          {attribute: [N, K] logits, "feature": [N, D] the backbone's, "embedding": the same, or
-          with identities as from `heads.bnneck`, "predictions": [N, sum of the groups' logits]
-          probabilities; for a group with attention "attention_<group>": [N, h, w] the mask's mean
-          over channels; with uncertainty "log_variance_<group>": [N]; with identities "identity":
-          [N, identities] logits}, float32.
+          {attribute: [N, K] logits, "map": [N, h, w, D] and "feature": [N, D] the backbone's,
+          "embedding": the feature, or with identities as from `heads.bnneck`, "predictions":
+          [N, sum of the groups' logits] probabilities; for a group with attention
+          "attention_<group>": [N, h, w] the mask's mean over channels; with uncertainty
+          "log_variance_<group>": [N]; with identities "identity": [N, identities] logits}, float32.
 
         Raises:
           InputError: `attention` or `dropout` names a group that there is not, or a mask.
@@ -90,7 +90,7 @@ class Model(nn.Module):
         if self.frozen:
             seen = jax.lax.stop_gradient(seen)
         feature, predictions = seen["feature"], []
-        outputs = {}
+        outputs = {"map": seen["map"]}
         for name, members in groups.items():
             read = feature
             if attention.get(name):

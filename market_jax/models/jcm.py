@@ -112,8 +112,8 @@ class Model(nn.Module):
         Returns:
           {attribute: [N, K] logits of the decoder, "ctc_<attribute>": [N, K], see `read_greedily`,
           "sequence": [N, h, 1 + the sum of all classes] logits, "feature" and "embedding":
-          [N, width] the mean of the encoded rows, "predictions": [N, the sum of all classes]
-          probabilities of the decoder}, float32.
+          [N, width] the mean of the encoded rows, "map": [N, h, w, C] that was read,
+          "predictions": [N, the sum of all classes] probabilities of the decoder}, float32.
 
         Raises:
           InputError: `order` does not name each attribute once, `heads` does not divide `width`, or
@@ -123,7 +123,7 @@ class Model(nn.Module):
         seen = self.backbone(image, train)
         name = f"stage{self.stage}" if self.stage else "map"
         x = choose(name, seen, "map of the backbone (model.stage)")
-        rows = x.shape[1]
+        seen_map, rows = x.astype(jnp.float32), x.shape[1]
         if rows < len(order):
             raise InputError(
                 f"model.stage is {self.stage}, whose map has {rows} rows; it must have at least "
@@ -150,7 +150,7 @@ class Model(nn.Module):
         predictions = jnp.concatenate([nn.softmax(value) for value in logits.values()], axis=-1)
         read = read_greedily(sequence, {name: self.classes[name] for name in order})
         whole = {"sequence": sequence, "feature": feature, "embedding": feature}
-        return logits | read | whole | {"predictions": predictions}
+        return logits | read | whole | {"map": seen_map, "predictions": predictions}
 
     def _check(self) -> tuple[str, ...]:
         """The order of the attributes."""

@@ -48,9 +48,9 @@ class Model(nn.Module):
           train: whether BatchNorm uses the batch's statistics, as in training.
 
         Returns:
-          {attribute: [N, K] logits, "feature" and "embedding": [N, width], "predictions": [N, the
-          sum of all classes] probabilities; with uncertainty "log_variance_persons" and
-          "log_variance_attributes": [N]}, float32.
+          {attribute: [N, K] logits, "map": the backbone's, "feature" and "embedding": [N, width],
+          "predictions": [N, the sum of all classes] probabilities; with uncertainty
+          "log_variance_persons" and "log_variance_attributes": [N]}, float32.
 
         Raises:
           InputError: `separate`, and the backbone has no last stage to copy.
@@ -67,7 +67,7 @@ class Model(nn.Module):
             y = nn.relu(batch_norm(train, dtype=self.dtype, name=f"head_{name}_bn")(highest))
             layer = nn.Dense(size, dtype=self.dtype, name=f"head_{name}")
             logits[name] = layer(y).astype(jnp.float32)
-        outputs = logits | {"feature": feature, "embedding": feature}
+        outputs = logits | {"map": seen["map"], "feature": feature, "embedding": feature}
         if logits:
             shares = [nn.softmax(value) for value in logits.values()]
             outputs["predictions"] = jnp.concatenate(shares, axis=-1)

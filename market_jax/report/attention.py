@@ -1,4 +1,4 @@
-"""A page that shows where a network looked: masks over the crops."""
+"""Pages that show where a network looked: masks, or the last map's activation, over the crops."""
 
 import html
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +14,8 @@ from market_jax.report.pictures import data_url, to_uint8
 _STYLE = """
 .people { display: flex; flex-wrap: wrap; gap: 1.2rem }
 .person { display: flex; gap: .3rem; padding: .3rem; border: 1px solid #dde1e6; border-radius: 3px }
-figure { margin: 0; font-size: 11px; color: #5b6470; width: 6.2rem; text-align: center }
+figure { margin: 0; font-size: 11px; color: #5b6470; width: 6.2rem; text-align: center;
+  overflow-wrap: anywhere }
 img { width: 5rem; height: 10rem; display: block; margin: auto; image-rendering: auto }
 .wrong figcaption { color: #b3261e }
 """
@@ -34,12 +35,13 @@ class Person(NamedTuple):
     masks: Mapping[str, tuple[np.ndarray, bool]]
 
 
-def overlay(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def overlay(picture: np.ndarray, mask: np.ndarray, share: float = 0.5) -> np.ndarray:
     """Lays a mask in colours over a picture, from its smallest value (dark) to its largest.
 
     Args:
       picture: the crop, uint8 [H, W, 3].
       mask: the mask [h, w], with values of any range.
+      share: of the colours, 0 to 1; with 1 the picture is not seen.
 
     Returns:
       uint8 [H, W, 3].
@@ -49,7 +51,7 @@ def overlay(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
     size = picture.shape[1], picture.shape[0]
     large = np.asarray(Image.fromarray(scaled.astype(np.float32)).resize(size, Image.BILINEAR))
     colors = colormaps["inferno"](np.clip(large, 0, 1))[..., :3]
-    return to_uint8(0.5 * picture / 255 + 0.5 * colors)
+    return to_uint8((1 - share) * picture / 255 + share * colors)
 
 
 def _figure(title: str, caption: str, picture: np.ndarray, kind: str = "") -> str:
@@ -92,4 +94,30 @@ def page(
             figures.append(_figure(person.name, caption, overlay(person.picture, mask), kind))
         cards.append(f'<div class="person">{"".join(figures)}</div>')
     parts.append(f'<div class="people">{"".join(cards)}</div>')
+    return pages.document(title, about, parts, _STYLE)
+
+
+def activation_page(
+    title: str, about: Sequence[str], crops: Iterable[tuple[str, np.ndarray, np.ndarray]]
+) -> str:
+    """The text of a self-contained HTML page: each crop, its activation, and one over the other.
+
+    Args:
+      title: the heading of the page.
+      about: paragraphs that stand below the heading.
+      crops: the name of each, the picture uint8 [H, W, 3], and the map [h, w].
+    """
+    cards = []
+    for name, picture, mask in crops:
+        shown = (picture, overlay(picture, mask, 1.0), overlay(picture, mask))
+        figures = [
+            _figure(name, caption, each)
+            for caption, each in zip((name, "activation", "both"), shown, strict=True)
+        ]
+        cards.append(f'<div class="person">{"".join(figures)}</div>')
+    explained = (
+        "<p>The sum of the squares of all channels of the network's last map, from its smallest "
+        "value in a crop (dark) to its largest (bright).</p>"
+    )
+    parts = [explained, f'<div class="people">{"".join(cards)}</div>']
     return pages.document(title, about, parts, _STYLE)

@@ -19,6 +19,18 @@ def data_url(picture: np.ndarray) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(jpeg(picture)).decode()
 
 
+def encode(picture: np.ndarray, suffix: str = ".png") -> bytes:
+    """The file of a picture.
+
+    Args:
+      picture: uint8 [H, W, 3].
+      suffix: of the file's name, which says its format.
+    """
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, suffix.removeprefix(".").upper())
+    return buffer.getvalue()
+
+
 def to_uint8(images: np.ndarray) -> np.ndarray:
     """Float in [0, 1] -> uint8; values outside are clipped."""
     return np.round(np.clip(images, 0, 1) * 255).astype(np.uint8)

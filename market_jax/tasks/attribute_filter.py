@@ -4,6 +4,7 @@ from market_jax.evaluators import attribute_filter
 from market_jax.runs import Run
 from market_jax.tasks import inputs
 
+NEEDS = "attributes"  # what the newest run must be able to do
 FILE = "attribute_filter.json"
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from market_jax import registry, runs, seen
+from market_jax import registry, seen
 from market_jax.errors import InputError
 from market_jax.evaluators import reid as evaluator
 from market_jax.evaluators.protocols import NAMES, Protocol
@@ -60,10 +60,8 @@ def _others(split: str) -> str:
 
 
 def run(
-    run: Run,
+    rows: Sequence[Sequence[Run]],
     *,
-    others: str,
-    seeds: str = "",
     split: str = "val",
     protocol: str = "market",
     flip: bool = False,
@@ -74,10 +72,8 @@ def run(
     runs for each identity at random.
 
     Args:
-      run: the first run, which the others are compared with.
-      others: The folders of the other runs, with commas between; runs of one row, with other seeds,
-        are joined by +, and the means of their values are compared.
-      seeds: Further runs of the first row, joined by +.
+      rows: rows of runs; those of a row are the seeds of one network, whose values are averaged.
+        Each row is compared with the first.
       split: What is judged: val, holdout, train, or test with the data set's own queries.
       protocol: market, course or course_with_self.
       flip: Average the features of an image and its mirror image.
@@ -86,32 +82,27 @@ def run(
       The text for the terminal.
     """
     registry.choose(protocol, dict.fromkeys(NAMES), "protocol")
-    groups = [[run, *map(runs.restore, filter(None, seeds.split("+")))]]
-    groups += [[runs.restore(name) for name in row.split("+")] for row in others.split(",")]
-    judged = [_judge_seeds(group, split, protocol, flip=flip) for group in groups]
+    run = rows[0][0]
+    judged = [_judge_seeds(row, split, protocol, flip=flip) for row in rows]
     (first, names, pids), *_ = judged
-    rows, record = [], {}
-    for group, (values, found, _) in zip(groups, judged, strict=True):
+    lines, record = [], {}
+    for row, (values, found, _) in zip(rows, judged, strict=True):
         if found != names:
-            raise InputError(
-                f"{group[0].workdir}: {_others(split)} than {run.workdir} is judged on"
-            )
-        label = " + ".join(_name(each, split) for each in group)
+            raise InputError(f"{row[0].workdir}: {_others(split)} than {run.workdir} is judged on")
+        label = " + ".join(_name(each, split) for each in row)
         cells, record[label] = [label], {}
         for key in METRICS:
             mean = float(np.nanmean(values[key]))
-            differs = (
-                None if group is groups[0] else confidence.compare(first[key], values[key], pids)
-            )
+            differs = None if row is rows[0] else confidence.compare(first[key], values[key], pids)
             cells += [tables.percent(mean), *(_as_cells(differs) if differs else ("", ""))]
             record[label][key] = {"mean": mean} | (differs._asdict() if differs else {})
-        rows.append(tuple(cells))
+        lines.append(tuple(cells))
     caution, known = seen.known_people(run, [{"pid": pids}], split=split)
     path = run.evaluation / FILE
     about = {"split": split, "protocol": protocol, "flip": flip, "queries": len(names)}
     write_atomically(path, json.dumps(about | known | {"runs": record}, indent=2) + "\n")
     title = f"split {split}, protocol {protocol}: {len(names)} queries of {len(np.unique(pids))} "
-    result = Result(title=title + "identities; percent", tables=(Table(HEADER, rows),))
+    result = Result(title=title + "identities; percent", tables=(Table(HEADER, lines),))
     return inputs.as_text(result, f"written to {path}", first=caution)
 
 

@@ -23,7 +23,9 @@ from market_jax.weights import published
 FORMATS = ("safetensors", *programs.FORMATS)
 LEAST = 0.999  # cosine of a drawn person's embeddings before and after
 DRAWN = 16  # people that are compared
-_MAY_DIFFER = {"data.val_fraction", "data.holdout_fraction", "evaluate_every", "seed"}
+_MAY_DIFFER = {
+    *("data.val_fraction", "data.holdout_fraction", "evaluate_every", "report_every", "seed"),
+}
 _PERSONS = "head_identity"  # begins the names of layers that classify the training identities
 _DECODERS = "no decoder of people's pictures is ever shipped"
 
@@ -151,8 +153,9 @@ def _check_parts(run: Run, people: Columns) -> None:
 
 
 def _config(run: Run) -> dict[str, Any]:
-    """The run's config without folders of this machine, and for one identity."""
+    """The run's config without folders of this machine or who follows it, for one identity."""
     config = json.loads(json.dumps(run.extra["config"]))
+    config.pop("writers", None)
     config["data"]["dir"], config["convolution"] = "", "auto"
     model = config["model"]
     if not str(model.get("pretrained", "")).startswith("hf:"):

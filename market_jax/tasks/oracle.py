@@ -4,6 +4,7 @@ from market_jax.evaluators import oracle
 from market_jax.runs import Run
 from market_jax.tasks import inputs
 
+NEEDS = "reid"  # what the newest run must be able to do
 FILE = "oracle.json"
 
 

@@ -105,6 +105,8 @@ class Plan(NamedTuple):
       log_every: the number of steps whose metrics are averaged into one line of the log.
       patience: evaluations without a better value after which training stops; 0 never stops.
       select: how the best checkpoint is chosen.
+      report_every: the number of evaluations until pictures are drawn again; 0 draws them in the
+        end alone.
     """
 
     total_steps: int
@@ -112,6 +114,17 @@ class Plan(NamedTuple):
     log_every: int
     patience: int
     select: Select = Select()
+    report_every: int = 1
+
+    def draws_at(self, step: int) -> bool:
+        """Whether pictures are drawn at an evaluation.
+
+        Args:
+          step: the step of the evaluation; one between two others, at the border of a round, counts
+            as the later one.
+        """
+        number = -(-step // self.evaluate_every)
+        return self.report_every > 0 and number % self.report_every == 0
 
 
 def is_over(state: TrainState, progress: Progress, plan: Plan) -> bool:

@@ -1,19 +1,19 @@
-"""Writes metrics to metrics.jsonl, TensorBoard, and the console with its progress bar."""
+"""Writes metrics to metrics.jsonl, the console with its progress bar, and the trackers."""
 
-import contextlib
 import json
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from absl import logging
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto import event_pb2
-from tensorboardX.summary import scalar
 from tqdm import tqdm
 
 from market_jax.errors import InputError
 from market_jax.files import write_atomically
+from market_jax.training.followed import Followed
+from market_jax.training.trackers import Start, Tracker
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -50,46 +50,6 @@ def ignore(step: int, metrics: dict[str, float]) -> None:
     """
 
 
-class _Board:
-    """TensorBoard's file, written at once: tensorboardX's own thread hangs where a disk is full."""
-
-    def __init__(self, folder: Path, purge_step: int):
-        self._path, self._events = folder, None
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._events = EventsWriter(str(folder / "events"))
-            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-            self._add(event_pb2.Event(step=purge_step, file_version="brain.Event:2"))
-            self._add(event_pb2.Event(step=purge_step, session_log=start))
-        except OSError as error:
-            self._give_up(error)
-
-    def _add(self, event: event_pb2.Event) -> None:
-        event.wall_time = time.time()
-        self._events.write_event(event)
-        self._events.flush()
-
-    def _give_up(self, error: OSError) -> None:
-        logging.warning("%s: TensorBoard's file ends here (%s)", self._path, error.strerror)
-        self._events = None
-
-    def write(self, step: int, metrics: dict[str, float]) -> None:
-        """Writes the metrics of a step; where the disk is full, training goes on without."""
-        if self._events is None:
-            return
-        try:
-            for name, value in metrics.items():
-                self._add(event_pb2.Event(step=step, summary=scalar(name, value)))
-        except OSError as error:
-            self._give_up(error)
-
-    def close(self) -> None:
-        """Closes the file."""
-        if self._events is not None:
-            with contextlib.suppress(OSError):
-                self._events.close()
-
-
 class Writer:
     """Writes the metrics of a run everywhere; use it as a context manager.
 
@@ -98,13 +58,30 @@ class Writer:
       first_step: the step to continue from; logged lines beyond it are dropped.
       total_steps: steps in the whole training, the length of the progress bar.
       batch_size: images in a step, to compute images per second.
+      trackers: key in the config -> tracker.
+      settings: the config, as JSON, for the trackers.
+
+    Raises:
+      InputError: a file cannot be written, or a training begins and a tracker cannot.
     """
 
-    def __init__(self, workdir: Path, first_step: int, total_steps: int, batch_size: int):
+    def __init__(
+        self,
+        workdir: Path,
+        first_step: int,
+        total_steps: int,
+        batch_size: int,
+        *,
+        trackers: Mapping[str, Tracker] | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ):
         kept = [line for line in read_metrics(workdir) if line["step"] <= first_step]
         self._path = Path(workdir) / METRICS_FILE
         write_atomically(self._path, "".join(json.dumps(line) + "\n" for line in kept))
-        self._board = _Board(Path(workdir) / "tensorboard", first_step + 1)
+        start = Start(Path(workdir), first_step, settings or {})
+        self._followed = [
+            Followed(key, tracker, start, kept) for key, tracker in (trackers or {}).items()
+        ]
         self._bar = tqdm(
             total=total_steps,
             initial=first_step,
@@ -118,9 +95,10 @@ class Writer:
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, kind, *_):
         self._bar.close()
-        self._board.close()
+        for followed in self._followed:
+            followed.close(kind is None)
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """Writes the metrics of a step.
@@ -143,7 +121,8 @@ class Writer:
                 file.write(json.dumps({"step": step, **metrics}) + "\n")
         except OSError as error:
             raise InputError(f"{self._path} cannot be written ({error.strerror})") from None
-        self._board.write(step, metrics)
+        for followed in self._followed:
+            followed.write(step, metrics)
         if any(name.startswith(("val/", "round/")) for name in metrics):
             self._evaluated(step, metrics)
 

@@ -48,7 +48,7 @@ def test_pcb_by_hand():
     logits = narrow @ params["head_identity_part2"]["kernel"]
     np.testing.assert_allclose(outputs["identity_part2"], logits, rtol=1e-4, atol=1e-5)
     plain = jax.eval_shape(model.clone(identities=0).init_with_output, KEY, x)[0]
-    assert plain.keys() == {"feature", "embedding"}
+    assert plain.keys() == {"map", "feature", "embedding"}
     with pytest.raises(InputError, match=r"model\.stripes is 6 and the map has 3 rows"):
         jax.eval_shape(model.clone(stripes=6).init, KEY, x)
 

@@ -20,7 +20,7 @@ def test_outputs_are_keyed_by_attribute():
     model, variables = make()
     outputs = jax.jit(model.apply)(variables, IMAGES)
     shapes = {name: value.shape for name, value in outputs.items()}
-    features = {"feature": (4, 12), "embedding": (4, 12)}
+    features = {"map": (4, 8, 4, 6), "feature": (4, 12), "embedding": (4, 12)}
     assert shapes == {"age": (4, 4), "hat": (4, 2), "up_color": (4, 9)} | features
     assert all(value.dtype == jnp.float32 for value in outputs.values())
 

@@ -58,7 +58,7 @@ def test_outputs_and_that_two_classes_have_a_binary_cross_entropy():
     shapes = {k: v.shape for k, v in outputs.items()}
     logits = {name: (4, k) for name, k in CLASSES.items()}
     features = {"feature": (4, 6), "embedding": (4, 6)}
-    assert shapes == logits | features | {"predictions": (4, 4 + 3 + 2)}
+    assert shapes == logits | features | {"map": (4, 8, 4, 6), "predictions": (4, 4 + 3 + 2)}
     parts = np.split(np.asarray(outputs["predictions"]), [4, 7], axis=1)
     np.testing.assert_allclose(parts[0], jax.nn.softmax(outputs["age"]), rtol=1e-5)
     np.testing.assert_allclose(parts[1], jax.nn.softmax(outputs["color"]), rtol=1e-5)

@@ -24,6 +24,7 @@ def test_what_it_returns():
         "sequence": (2, 4, 9),
         "feature": (2, 16),
         "embedding": (2, 16),
+        "map": (2, 4, 2, 256),
         "predictions": (2, 8),
     }
     assert variables["params"]["positions"].shape == (4, 16)

@@ -25,7 +25,7 @@ def record_of(run):
 
 
 def test_a_run_does_not_differ_from_itself(trained, workdir):
-    text = compare.run(trained, others=str(workdir))
+    text = compare.run([[trained], [runs.restore(workdir)]])
     found = record_of(trained)["runs"][workdir.name]
     for key in compare.METRICS:
         assert (found[key]["difference"], found[key]["p_value"]) == (0, 1)
@@ -33,7 +33,7 @@ def test_a_run_does_not_differ_from_itself(trained, workdir):
 
 
 def test_differences_are_those_of_the_queries(trained, other):
-    compare.run(trained, others=str(other))
+    compare.run([[trained], [runs.restore(other)]])
     record = record_of(trained)
     values = [
         compare.judge(run, "val", "market", flip=False) for run in (trained, runs.restore(other))
@@ -48,9 +48,9 @@ def test_differences_are_those_of_the_queries(trained, other):
 
 
 def test_seeds_of_a_row_are_averaged(trained, workdir, other):
-    compare.run(trained, others=f"{workdir}+{other}")
+    compare.run([[trained], [runs.restore(workdir), runs.restore(other)]])
     both = record_of(trained)["runs"][f"{workdir.name} + other"]["mAP"]["mean"]
-    compare.run(trained, others=str(other))
+    compare.run([[trained], [runs.restore(other)]])
     record = record_of(trained)["runs"]
     assert both == pytest.approx(
         (record["run"]["mAP"]["mean"] + record["other"]["mAP"]["mean"]) / 2
@@ -61,9 +61,9 @@ def test_runs_that_hold_out_others_are_not_compared(trained, synthetic, tmp_path
     config = small(synthetic, epochs=1, **{"data.split_seed": 3})
     supervised.fit(config, tmp_path / "third")
     with pytest.raises(InputError, match="third: its split val has other pictures than"):
-        compare.run(trained, others=str(tmp_path / "third"))
+        compare.run([[trained], [runs.restore(tmp_path / "third")]])
 
 
-def test_an_unknown_protocol_is_told(trained, workdir):
+def test_an_unknown_protocol_is_told(trained):
     with pytest.raises(InputError, match="unknown protocol 'markt'; did you mean 'market'"):
-        compare.run(trained, others=str(workdir), protocol="markt")
+        compare.run([[trained], [trained]], protocol="markt")

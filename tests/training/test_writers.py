@@ -3,11 +3,12 @@ import json
 import pytest
 
 from market_jax import files
-from market_jax.training import writers
+from market_jax.training import trackers, writers
 
 
 def test_metrics_reach_the_file_and_tensorboard(tmp_path):
-    with writers.Writer(tmp_path, 0, 4, 8) as writer:
+    board = {"tensorboard": trackers.TensorBoard()}
+    with writers.Writer(tmp_path, 0, 4, 8, trackers=board) as writer:
         writer.write(2, {"train/loss": 1.5})
         writer.write(2, {"val/loss": 2.5})
     lines = writers.read_metrics(tmp_path)
