@@ -23,7 +23,9 @@ WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the run; else the 
 WORKDIRS = flags.DEFINE_string(
     "workdirs", None, "Of a task that compares: the folders of its runs, with commas between."
 )
-MODEL = flags.DEFINE_string("model", None, "A published network, or its .safetensors file.")
+MODEL = flags.DEFINE_string(
+    "model", None, "A published network, or its .safetensors file, here or hf:OWNER/NAME/FILE."
+)
 CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "Which one: best, latest or its step.")
 DATA_NAME = flags.DEFINE_string("data_name", "", "Judge on another data set than the run's own.")
 DATA_DIR = flags.DEFINE_string("data_dir", "", "Where the data set lies, if it has moved.")

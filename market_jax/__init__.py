@@ -8,7 +8,8 @@ def load(run: str, *, checkpoint: str = "best", allow_imports: bool = False):
 
     Args:
       run: the folder of a run: "runs/source_b-identity"; or a published network, by its name,
-        "small" (`pip install ./weights`), or by its .safetensors file. A folder goes first.
+        "small" (`pip install ./weights`), by its .safetensors file, or by that on the Hugging Face
+        Hub, "hf:OWNER/NAME/FILE.safetensors". A folder goes first.
       checkpoint: "best", "latest" or a step; a published network has one.
       allow_imports: whether the run may name code outside market_jax, which is imported then.
 

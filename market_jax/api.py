@@ -300,8 +300,9 @@ def load(run: str | Path, *, checkpoint: str = "best", allow_imports: bool = Fal
     """Loads a trained network; see `market_jax.load`.
 
     Args:
-      run: the folder of a run; or the name of a published network, or its .safetensors file. What
-        is a folder, or has a slash and another ending, is taken for a run.
+      run: the folder of a run; or the name of a published network, its .safetensors file, or
+        "hf:OWNER/NAME/FILE.safetensors" on the Hugging Face Hub. What is a folder, or has a slash
+        and is no such file, is taken for a run.
       checkpoint: "best", "latest" or a step; a published network has one.
       allow_imports: whether the run may name code outside market_jax, which is imported then.
 
@@ -309,8 +310,7 @@ def load(run: str | Path, *, checkpoint: str = "best", allow_imports: bool = Fal
       InputError: there is no such run, checkpoint or network, or it names code outside market_jax.
     """
     path = Path(run).expanduser()
-    is_file = str(run).endswith(published.SUFFIX)
-    if path.is_dir() or ("/" in str(run) and not is_file):
+    if path.is_dir() or ("/" in str(run) and not published.is_file(run)):
         return Model(runs.restore(run, checkpoint, cache=False, allow_imports=allow_imports))
     if checkpoint != "best":
         raise InputError(f"checkpoint is {checkpoint!r}; a published network, {run}, has only one")

@@ -12,6 +12,7 @@ from market_jax.data import descriptors
 from market_jax.data.datasets import Dataset, Division
 from market_jax.data.schema import Schema, merge
 from market_jax.errors import InputError
+from market_jax.export import onnx
 from market_jax.inference import Predictor
 from market_jax.kernels import convolution
 from market_jax.models.backbones import efficientnet_lite
@@ -293,14 +294,15 @@ def feature_source(run: Run, source: str) -> tuple[Any, tuple[str, ...]]:
       run: the run whose model is used; "imagenet" and descriptors need none.
       source: "model" for the output "embedding"; "predictions" for the output of that name;
         "model+predictions" for both side by side; "imagenet" for the embedding of
-        EfficientNet-Lite0 with published weights; or the name of a descriptor in
-        `market_jax.data.descriptors`.
+        EfficientNet-Lite0 with published weights; the path of an ONNX file, NAME.onnx, that
+        `--task=export` has written; or the name of a descriptor in `market_jax.data.descriptors`.
 
     Returns:
       A `Predictor` or `descriptors.Descriptor`, and the names of the outputs to ask it for.
 
     Raises:
-      InputError: the source is unknown, or it needs a model and the run has none.
+      InputError: the source is unknown, it needs a model and the run has none, or it is an ONNX
+        file that is missing or something else.
     """
     parts = source.split("+")
     if all(part in _MODEL for part in parts):
@@ -309,6 +311,8 @@ def feature_source(run: Run, source: str) -> tuple[Any, tuple[str, ...]]:
         return run.predict, tuple(name for part in parts for name in _MODEL[part])
     if source == "imagenet":
         return imagenet_predictor(run.evaluation), ("embedding",)
+    if source.endswith(onnx.SUFFIX):
+        return descriptors.Descriptor(onnx.embedder(Path(source).expanduser())), ("embedding",)
     known = {name: getattr(descriptors, name) for name in descriptors.__all__}
     describe = choose(source, known | dict.fromkeys((*_MODEL, "imagenet")), "features")
     return descriptors.Descriptor(describe), (source,)

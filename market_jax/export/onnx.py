@@ -9,16 +9,17 @@ import numpy as np
 
 from market_jax import files
 from market_jax.errors import InputError
-from market_jax.export import jaxprs
-from market_jax.export.functions import IMAGES, Function
+from market_jax.export import checking, jaxprs
+from market_jax.export.functions import EMBEDDING, IMAGES, Function
 from market_jax.export.graph import Graph, Node, Value
 
-__all__ = ["OPSET", "SUFFIX", "load", "make", "optional", "run_content", "write"]
+__all__ = ["OPSET", "SUFFIX", "embedder", "load", "make", "optional", "run_content", "write"]
 
 SUFFIX = ".onnx"
 OPSET, _IR = 18, 8  # read by ONNX Runtime from 1.14 on
 _MOST = 1 << 31  # bytes of a file; more does not fit into one
 _BATCH = "batch"
+_TOGETHER = 64  # pictures that an embedder gives the file
 
 
 def optional(name: str) -> Any:
@@ -155,17 +156,56 @@ def run_content(content: bytes, name: str) -> Callable[[np.ndarray], dict[str, n
     Raises:
       InputError: as for `load`.
     """
+    return _running(_session(content, name))
+
+
+def _session(content: bytes, name: str):
+    """An inference session of ONNX Runtime on the CPU."""
     runtime = optional("onnxruntime")
     options = runtime.SessionOptions()
     options.log_severity_level = 3  # errors alone
     try:
-        session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        return runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # of many kinds, all of onnxruntime's own
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise InputError(f"{name}: is nothing that ONNX Runtime can run ({reason})") from None
+
+
+def _running(session) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+    """A function of images that runs a session."""
     names = [output.name for output in session.get_outputs()]
 
     def run(images: np.ndarray) -> dict[str, np.ndarray]:
         return dict(zip(names, session.run(names, {IMAGES: images}), strict=True))
 
     return run
+
+
+def embedder(path: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """Reads an ONNX file that describes pictures, as `--task=export` writes them.
+
+    Args:
+      path: the file; its input "images" is uint8 [N, H, W, 3], its output "embedding" [N, D].
+
+    Returns:
+      uint8 images [M, H, W, 3] -> float32 [M, D]; an `InputError` where they have another size.
+
+    Raises:
+      InputError: as for `load`, or it has another input, or no embedding.
+    """
+    session = _session(files.read_bytes(path, _MOST), str(path))
+    taken = {each.name: (each.type, each.shape) for each in session.get_inputs()}
+    kind, shape = taken.get(IMAGES, ("nothing", [None]))
+    if len(taken) > 1 or kind != "tensor(uint8)" or len(shape) != 4 or shape[3] != 3:
+        raise InputError(f"{path}: takes {taken}; it must be {IMAGES!r}, uint8 [N, H, W, 3]")
+    if EMBEDDING not in (names := [output.name for output in session.get_outputs()]):
+        raise InputError(f"{path}: returns {', '.join(names)}; it must return {EMBEDDING!r}")
+    run = _running(session)
+
+    def embed(images: np.ndarray) -> np.ndarray:
+        if list(images.shape[1:3]) != shape[1:3]:
+            size, wanted = ("x".join(map(str, each)) for each in (images.shape[1:3], shape[1:3]))
+            raise InputError(f"{path}: takes pictures of {wanted}; these are {size}")
+        return checking.run(run, images, (_TOGETHER,))[EMBEDDING]
+
+    return embed

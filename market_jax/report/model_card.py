@@ -1,6 +1,7 @@
 """Model cards: what a published network is, how good, and what it must not be used for."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,10 @@ from typing import Any
 from market_jax.report import tables
 
 CARD = """\
+---
+{front_matter}
+---
+
 # {name}
 
 A network that describes pictures of pedestrians, each cut out of a frame: an embedding for
@@ -16,7 +21,7 @@ re-identification{attributes}. It belongs to `market_jax`, which builds it from 
 ```python
 import market_jax
 
-model = market_jax.load("{name}")  # or the path of {name}.safetensors
+model = market_jax.load("{name}")  # or the path of {name}.safetensors, or hf:OWNER/NAME/FILE
 features = model.embed("folder/of/crops")
 ```
 
@@ -64,6 +69,7 @@ apart: one column of zeros stands in its place, so that the network is built as 
 ```
 """
 
+DRAWN = "synthetic"  # the data set whose people are drawn
 OTHERS = """
 They are of another network by the same recipe, which was trained on {identities} identities and
 judged on others. This one has learned from all of them, so that nobody is left to judge it on.
@@ -93,6 +99,7 @@ def model_card(
     labels = config["model"].get("classes", about["labels"])
     height, width = config["data"]["image_size"]
     return CARD.format(
+        front_matter="\n".join(front_matter(about, evaluations)),
         name=about["name"],
         attributes=f", and the attributes {', '.join(labels)}" if labels else "",
         network=_network(config["model"]),
@@ -107,6 +114,39 @@ def model_card(
     )
 
 
+def front_matter(
+    about: Mapping[str, Any], evaluations: Sequence[Mapping[str, Any]]
+) -> Iterator[str]:
+    """The lines that the Hugging Face Hub reads, each YAML whose value is written as JSON.
+
+    Args:
+      about: see `model_card`.
+      evaluations: see `model_card`.
+    """
+    results = []
+    for found in evaluations:
+        metrics = [
+            {"type": what.split(",")[0], "name": what, "value": round(100 * value, 2)}
+            for what, value, _ in _found(found)
+            if math.isfinite(value)
+        ]
+        if metrics:
+            data = {"name": judged(found), "type": found.get("data", "folder")}
+            task = {"type": "image-feature-extraction", "name": "person re-identification"}
+            task |= {"name": "pedestrian attribute recognition"} if "mean" in found else {}
+            results.append({"task": task, "dataset": data, "metrics": metrics})
+    names = [entry["name"] for entry in about["trained_on"]]
+    fields = {
+        "library_name": "market_jax",
+        "pipeline_tag": "image-feature-extraction",
+        "tags": ["person-re-identification", "pedestrian-attribute-recognition", "jax", "flax"],
+        **({"license": "other", "license_name": "research-only"} if set(names) - {DRAWN} else {}),
+        **({"model-index": [{"name": about["name"], "results": results}]} if results else {}),
+    }
+    for key, value in fields.items():
+        yield f"{key}: {json.dumps(value, ensure_ascii=False)}"
+
+
 def _network(model: Mapping[str, Any]) -> str:
     """A network in words: "classifier on resnet, depth 18"."""
     backbone = dict(model.get("backbone") or {})
@@ -119,7 +159,7 @@ def _trained_on(entry: Mapping[str, Any]) -> str:
     """A data set in words."""
     others = {side: len(pids) for side, pids in entry["pids"].items() if side != "train" and pids}
     held = ", ".join(f"{count} ({side})" for side, count in others.items()) or "nobody"
-    use = "drawn people" if entry["name"] == "synthetic" else "for research only"
+    use = "drawn people" if entry["name"] == DRAWN else "for research only"
     return f"{entry['name']} ({use}): {entry['identities']} identities; held out: {held}"
 
 
@@ -130,15 +170,20 @@ def figures(evaluations: Sequence[Mapping[str, Any]]) -> Iterator[str]:
       evaluations: see `model_card`.
     """
     rows = [
-        f"| {what} | {judged(found)} | {value} |"
+        f"| {what} | {judged(found)} | {tables.percent(value)}{remark} |"
         for found in evaluations
-        for what, value in (_of_attributes(found) if "mean" in found else _of_reid(found))
+        for what, value, remark in _found(found)
     ]
     if not rows:
         yield "None: this checkpoint was not evaluated before it was exported."
         return
     yield from ("| | judged on | percent |", "|---|---|---|")
     yield from rows
+
+
+def _found(found: Mapping[str, Any]) -> Iterator[tuple[str, float, str]]:
+    """(what, value, what is added to it) of an evaluation."""
+    return _of_attributes(found) if "mean" in found else _of_reid(found)
 
 
 def judged(found: Mapping[str, Any]) -> str:
@@ -157,20 +202,20 @@ def judged(found: Mapping[str, Any]) -> str:
     return f"{data}{where}: {people}{flip}{near}"
 
 
-def _of_attributes(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """(what, value) of `attributes.json`."""
+def _of_attributes(found: Mapping[str, Any]) -> Iterator[tuple[str, float, str]]:
+    """What `_found` gives, of `attributes.json`."""
     mean = found["mean"]
     for key in (key for key in mean if key.startswith("balanced")):  # rare classes count here
         count = key.split("_")[-1]
-        yield f"balanced accuracy, mean of {count} attributes", tables.percent(mean[key])
+        yield f"balanced accuracy, mean of {count} attributes", mean[key], ""
     for key in (key for key in mean if key.startswith("accuracy") and "binary" not in key):
         count, majority = key.split("_")[1], mean[key.replace("accuracy", "majority")]
-        value = f"{tables.percent(mean[key])}; a constant answer {tables.percent(majority)}"
-        yield f"accuracy, mean of {count} attributes", value
+        constant = f"; a constant answer {tables.percent(majority)}"
+        yield f"accuracy, mean of {count} attributes", mean[key], constant
 
 
-def _of_reid(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """(what, value) of `reid.json`."""
+def _of_reid(found: Mapping[str, Any]) -> Iterator[tuple[str, float, str]]:
+    """What `_found` gives, of `reid.json`."""
     for retrieval, by_protocol in found.items():
         if not retrieval.startswith("ranking") or found["features"] != "model":
             continue
@@ -180,4 +225,4 @@ def _of_reid(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             for key, name in (("mAP", "mAP"), ("rank1", "rank 1"), ("mINP", "mINP")):
                 bounds = row.get(f"{key}_interval")
                 within = f" ({tables.interval(bounds)})" if f"{key}_interval" in row else ""
-                yield f"{name}, {retrieval}, protocol {protocol}", tables.percent(row[key]) + within
+                yield f"{name}, {retrieval}, protocol {protocol}", row[key], within

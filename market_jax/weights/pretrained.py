@@ -17,7 +17,7 @@ from absl import logging
 
 from market_jax.errors import InputError
 from market_jax.typing import PyTree
-from market_jax.weights import files
+from market_jax.weights import files, hub
 
 Rules = Sequence[tuple[str, str | Callable]]
 
@@ -48,8 +48,8 @@ def find(source: str, variant: int = 0) -> Path:
     Raises:
       InputError: the package is not installed, or the file cannot be downloaded.
     """
-    if source.startswith("hf:"):
-        return _download(source)
+    if source.startswith(hub.PREFIX):
+        return hub.download(source)
     if source != "auto":
         return Path(source)
     package = PACKAGE.format(variant)
@@ -61,24 +61,6 @@ def find(source: str, variant: int = 0) -> Path:
         )
     (path,) = (Path(found.origin).parent / "models").glob("*.pth")
     return path
-
-
-def _download(source: str) -> Path:
-    owner, name, file = [*source.removeprefix("hf:").split("/", 2), "", ""][:3]
-    if not file:
-        raise InputError(f"{source}: it must be hf:OWNER/NAME/FILE")
-    try:
-        import huggingface_hub
-    except ImportError:
-        raise InputError(f"{source} needs: pip install huggingface_hub") from None
-    try:
-        return Path(huggingface_hub.hf_hub_download(f"{owner}/{name}", file))
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(
-            f"{source} cannot be downloaded ({reason}); where there is no network, fetch "
-            f"https://huggingface.co/{owner}/{name}/resolve/main/{file} elsewhere and name the file"
-        ) from None
 
 
 def load(

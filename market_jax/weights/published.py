@@ -22,7 +22,7 @@ from market_jax.errors import InputError
 from market_jax.files import read_bytes, write_atomically
 from market_jax.registry import choose
 from market_jax.typing import PyTree
-from market_jax.weights import files
+from market_jax.weights import files, hub
 
 PACKAGE = "market_jax_weights"
 SUFFIX = ".safetensors"
@@ -71,17 +71,25 @@ def names() -> dict[str, Path]:
     return {path.stem: path for path in paths}
 
 
+def is_file(source: str | Path) -> bool:
+    """Whether a source is a file, here or on the Hugging Face Hub, rather than a name."""
+    return str(source).endswith(SUFFIX) or str(source).startswith(hub.PREFIX)
+
+
 def find(source: str | Path) -> Path:
     """Finds the file of a published network.
 
     Args:
-      source: its name, or the path of a .safetensors file.
+      source: its name, the path of a .safetensors file, or "hf:OWNER/NAME/FILE.safetensors" for one
+        on the Hugging Face Hub, which is downloaded once.
 
     Raises:
-      InputError: there is no network of that name; the message lists those that there are.
+      InputError: there is no network of that name, with a list of those that there are; or the file
+        cannot be downloaded.
     """
-    if str(source).endswith(SUFFIX):
-        return Path(source).expanduser()
+    if is_file(source):
+        on_hub = str(source).startswith(hub.PREFIX)
+        return hub.download(str(source)) if on_hub else Path(source).expanduser()
     known = names()
     if str(source) in known:
         return known[str(source)]

@@ -219,3 +219,43 @@ def test_batches_of_several_sizes_are_tried():
     images = np.arange(9)
     np.testing.assert_array_equal(checking.run(function, images)["a"], images)
     assert sizes == [1, 3, 3, 2]
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (
+            lambda x: {"feature": jnp.mean(x, axis=(1, 2, 3))},
+            "returns feature; it must return 'emb",
+        ),
+        (lambda x: {"embedding": jnp.mean(x, axis=(1, 2))}, None),
+    ],
+)
+def test_only_what_describes_pictures_is_an_embedder(tmp_path, function, message):
+    pytest.importorskip("onnxruntime")
+    path = tmp_path / "x.onnx"
+    onnx.write(path, lambda x: function(x.astype(jnp.float32)), SIZE)
+    if message:
+        with pytest.raises(InputError, match=message):
+            onnx.embedder(path)
+    else:
+        images = RNG.integers(0, 256, (3, *SIZE, 3), np.uint8)
+        expected = images.mean(axis=(1, 2))
+        np.testing.assert_allclose(onnx.embedder(path)(images), expected, rtol=1e-5)
+
+
+def test_other_programs_files_are_refused_by_what_they_take(tmp_path):
+    pytest.importorskip("onnxruntime")
+    package, path = onnx.optional("onnx"), tmp_path / "x.onnx"
+    make, kind = package.helper.make_tensor_value_info, package.TensorProto.FLOAT
+    graph = package.helper.make_graph(
+        [package.helper.make_node("Identity", ["input"], ["embedding"])],
+        "other",
+        [make("input", kind, ["n", 3, 6, 4])],
+        [make("embedding", kind, ["n", 3, 6, 4])],
+    )
+    opset = package.helper.make_opsetid("", onnx.OPSET)
+    model = package.helper.make_model(graph, opset_imports=[opset], ir_version=8)
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(InputError, match=r"takes \{'input': .*it must be 'images', uint8 \[N, H"):
+        onnx.embedder(path)

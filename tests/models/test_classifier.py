@@ -22,7 +22,7 @@ from market_jax.models.attention import MASKS, ResidualAttention, StageAttention
 from market_jax.models.backbones import alexnet, efficientnet_lite, resnet
 from market_jax.models.layers import conv
 from market_jax.models.norms import batch_norm
-from market_jax.weights import pretrained
+from market_jax.weights import pretrained, published
 from tests.weights.test_pretrained import safetensors
 
 SIZE, KEY = (64, 32), jax.random.key(0)
@@ -342,3 +342,4 @@ def test_a_download_that_fails_says_what_to_do(monkeypatch):
         pretrained.find("hf:a/b/c/d.safetensors")
     monkeypatch.setattr(hub, "hf_hub_download", lambda repo, file: f"/{repo}/{file}")
     assert str(pretrained.find("hf:a/b/c.pth")) == "/a/b/c.pth"
+    assert str(published.find("hf:a/b/c.safetensors")) == "/a/b/c.safetensors"

@@ -5,6 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
+import yaml
 
 from configs import source_b
 from market_jax import build, runs, settings
@@ -51,7 +52,7 @@ def test_every_part_loses_its_persons(tmp_path):
 def test_the_card_says_what_the_network_must_not_do(trained, file):
     text = file.with_suffix(".md").read_text()
     for part in (
-        "# tiny\n",
+        "\n---\n\n# tiny\n",
         'market_jax.load("tiny")',
         "synthetic (drawn people): 3 identities; held out: 2 (val)",
         "None: this checkpoint was not evaluated",
@@ -90,6 +91,17 @@ def test_figures_are_those_of_this_checkpoint(trained, tmp_path):
     )
     assert f"| balanced accuracy, mean of 10 attributes | {where} | 60.00 |" in lines
     assert f"| mINP, ranking, protocol market | {where}, with mirror images | 25.00 |" in lines
+    known = {"name": "tiny", "trained_on": [{"name": "unitn"}]}
+    matter = "\n".join(model_card.front_matter(known, export.evaluations_of(run)))
+    fields = yaml.safe_load(matter)
+    assert fields["license_name"] == "research-only"
+    worn, persons = fields["model-index"][0]["results"]
+    assert worn["dataset"] == {"name": where, "type": "unitn"}
+    assert {"type": "mAP", "name": "mAP, ranking, protocol market", "value": 50.0} in persons[
+        "metrics"
+    ]
+    drawn = "\n".join(model_card.front_matter(known | {"trained_on": [{"name": "synthetic"}]}, []))
+    assert not {"license", "model-index"} & yaml.safe_load(drawn).keys()
     folder = {"judged": "/home/somebody/crops", "images": 9, "identities": 3}
     assert model_card.judged(folder) == "folder crops: 9 images of 3 people"
     other = "\n".join(model_card.figures(export.evaluations_of(run._replace(step=8))))

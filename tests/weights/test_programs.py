@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from market_jax import programs
+from market_jax import programs, runs
 from market_jax.errors import InputError
 from market_jax.export import functions
 from market_jax.tasks import export
@@ -40,6 +40,19 @@ def test_onnx_says_what_its_classes_are(trained, tmp_path):
     session = onnxruntime.InferenceSession(str(path))
     labels = json.loads(session.get_modelmeta().custom_metadata_map["labels"])
     assert labels["hat"] == ["no", "yes"]
+
+
+def test_an_onnx_file_is_judged_as_the_run_is(trained, tmp_path):
+    path = tmp_path / "x.onnx"
+    export.run(trained, output=str(path), to="onnx")
+    people = export.draw_people(70, trained.config.data.image_size)
+    predict, names = runs.feature_source(trained, str(path))
+    found = predict(people, names, flip=True)
+    expected = trained.predict(people, ["embedding"], flip=True)["embedding"]
+    np.testing.assert_allclose(found["embedding"], expected, atol=1e-4 * np.abs(expected).max())
+    smaller = {"image": people["image"][:, 1:], "name": people["name"]}
+    with pytest.raises(InputError, match="takes pictures of 96x64; these are 95x64"):
+        predict(smaller, names)
 
 
 def test_eight_bits_are_a_quarter_of_the_file(trained, tmp_path, synthetic):
