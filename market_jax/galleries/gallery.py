@@ -91,9 +91,9 @@ class Gallery:
         schema, names = model.run.schema.labels, model.output_names()
         self.labels = {name: classes for name, classes in schema.items() if name in names}
         self._store = None
+        size = model.embed([], flip=flip).shape[1]  # by all processes together
         if devices.share()[0] == 0:  # other processes describe, this one writes
             network = hashlib.sha256(f"{model.digest}{flip}".encode()).hexdigest()[:16]
-            size = model.embed([], flip=flip).shape[1]
             self._store = Store(place, network, size=size, index=index, create=create)
 
     def __enter__(self) -> "Gallery":
@@ -108,7 +108,7 @@ class Gallery:
             self._store.close()
 
     def __len__(self) -> int:
-        return 0 if self._store is None else len(self._store)
+        return int(_from_first(len(self._store) if self._store is not None else 0))
 
     def add(
         self, folder: str | Path, *, table: str | Path | None = None, skip_bad: bool = False
@@ -165,11 +165,7 @@ class Gallery:
         """Id -> path of those that are there; processes that do not write get "" for a path."""
         rows = self._store.get(ids, ("id", "path")) if self._store is not None else ()
         found = {row["id"]: row["path"] for row in rows}
-        if devices.share()[1] == 1:
-            return found
-        from jax.experimental import multihost_utils
-
-        there = multihost_utils.broadcast_one_to_all(np.array([key in found for key in ids]))
+        there = _from_first(np.array([key in found for key in ids], bool))
         return {ids[i]: found.get(ids[i], "") for i in np.flatnonzero(there)}
 
     def remove(self, paths: Sequence[str | Path]) -> int:
@@ -242,9 +238,9 @@ class Gallery:
     ) -> list[dict[str, Any]]:
         """The nearest rows that hold a condition, of which the database knows a part."""
         text = condition.filter() if condition else ""
-        limit = count
+        store, limit = self._opened(), count
         while True:
-            rows = self._store.search(vector, limit, text, embeddings=embeddings)
+            rows = store.search(vector, limit, text, embeddings=embeddings)
             held = [row for row in rows if condition is None or condition.holds(row)]
             if len(held) >= count or len(rows) < limit:
                 return held[:count]
@@ -262,7 +258,7 @@ class Gallery:
           where: the condition; "" takes all.
         """
         condition = where_.parse(where, self.labels) if where.strip() else None
-        for row in self._store.rows(condition.filter() if condition else ""):
+        for row in self._opened().rows(condition.filter() if condition else ""):
             if condition is None or condition.holds(row):
                 yield self._hit(row | {"distance": np.nan})
 
@@ -275,10 +271,15 @@ class Gallery:
         Raises:
           InputError: the gallery has no such picture.
         """
-        rows = self._store.get([id], FIELDS)
+        rows = self._opened().get([id], FIELDS)
         if not rows:
             raise InputError(f"{id}: the gallery {self.place} has no such picture")
         return self._hit(rows[0] | {"distance": np.nan}), np.float32(rows[0]["embedding"])
+
+    def _opened(self) -> Store:
+        if self._store is None:
+            raise InputError("of several processes the first one alone can search a gallery")
+        return self._store
 
     def calibration(self) -> Calibration | None:
         """The distance up to which two pictures show the same person; None where it is unknown."""
@@ -297,6 +298,15 @@ class Gallery:
             first += len(classes)
         known = {name: row[name] for name in where_.FIELDS}
         return Hit(row["id"], distance=float(row["distance"]), attributes=attributes, **known)
+
+
+def _from_first(value):
+    """What the first process has; every process calls it."""
+    if devices.share()[1] == 1:
+        return value
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.broadcast_one_to_all(value)
 
 
 def _above(path: str) -> set[str]:
