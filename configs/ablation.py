@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from configs import bot, common, small, source_b
+from configs import bot, common, rgpr, small, source_b
 
 
 def softmax(config: ConfigDict) -> None:
@@ -37,10 +37,28 @@ def unweighted(config: ConfigDict) -> None:
     config.losses.attributes.name = "cross_entropies"
 
 
+def stripes(config: ConfigDict) -> None:
+    """A second branch that sees two horizontal stripes, as in configs/lightmbn.py."""
+    config.model.update(name="parts", branches=("global", "part"), stripes=2, width=256, drop=0.33)
+    parts = ("global", "global_max", "part_max", "part1", "part2")
+    one = config.losses.identity.to_dict() | {"labels": "identity", "weight": 1 / len(parts)}
+    del config.losses.identity
+    config.losses.update({f"identity_{p}": one | {"logits": f"identity_{p}"} for p in parts})
+
+
 def set_to(**flags) -> Callable[[ConfigDict], None]:
     """A change that sets fields: dots in their names are written as double underscores."""
     dotted = {name.replace("__", "."): value for name, value in flags.items()}
     return lambda config: config.update_from_flattened_dict(dotted)
+
+
+def changed_by(transforms: dict) -> Callable[[ConfigDict], None]:
+    """Transforms of pictures before those that there are."""
+
+    def change(config: ConfigDict) -> None:
+        config.augmentation = transforms | config.augmentation.to_dict()
+
+    return change
 
 
 CHANGES = {
@@ -54,6 +72,10 @@ CHANGES = {
     "soft": set_to(losses__triplet__margin=0.0),
     "no_triplet": set_to(losses__triplet__weight=0.0),
     "no_erasing": set_to(augmentation__erase__probability=0.0),
+    "crop": set_to(augmentation__crop__padding=5),
+    "gray_patch": changed_by(rgpr.GRAY["patches"]),
+    "jitter": changed_by({"jitter": {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2}}),
+    "stripes": stripes,
     "unweighted": unweighted,
 }
 
