@@ -12,7 +12,7 @@ import numpy as np
 
 from market_jax import calibration, inference, runs
 from market_jax.calibration import Calibration
-from market_jax.data import decoding, filenames
+from market_jax.data import decoding, folders
 from market_jax.data.images import ImageFiles
 from market_jax.errors import InputError
 from market_jax.retrieval import distances, search
@@ -111,7 +111,8 @@ class Model:
         """The embedding of each picture: float32 [M, D].
 
         Args:
-          pictures: M pictures; a folder's are sorted by name. None at all give [0, D].
+          pictures: M pictures; a folder's and those of the folders in it are sorted by name. None
+            at all give [0, D].
           flip: average the embeddings of a picture and its mirror image.
 
         Raises:
@@ -247,7 +248,8 @@ def _read(pictures: Pictures, size: tuple[int, int]) -> Iterator[Columns]:
     """Yields the columns "image" and "name": of files at once, of arrays some at a time."""
     if isinstance(pictures, str | Path):
         path = Path(pictures)
-        pictures = _pictures_of(path) if path.is_dir() else [path]
+        inside = folders.pictures_of(path, dropped=[]) if path.is_dir() else None
+        pictures = [path] if inside is None else [path / name for name in inside]
     elif isinstance(pictures, np.ndarray) and pictures.ndim == 3:
         pictures = [pictures]
     if isinstance(pictures, Sequence) and all(isinstance(p, str | Path) for p in pictures):
@@ -260,14 +262,6 @@ def _read(pictures: Pictures, size: tuple[int, int]) -> Iterator[Columns]:
         names = [str(p) if isinstance(p, str | Path) else f"picture {i}" for i, p in chunk]
         arrays = (_as_array(p, name) for (_, p), name in zip(chunk, names, strict=True))
         yield {"image": decoding.resize_all(arrays, size, len(chunk)), "name": np.array(names)}
-
-
-def _pictures_of(folder: Path) -> list[Path]:
-    """The pictures of a folder, sorted by name."""
-    found = sorted(p for p in folder.iterdir() if p.is_file() and filenames.is_image(p.name))
-    if not found:
-        raise InputError(f"{folder}: the folder holds no picture")
-    return found
 
 
 def _is_embedding(x: Pictures) -> bool:

@@ -57,6 +57,9 @@ def test_pictures_in_every_form_give_the_same(model, synthetic_raw, workdir):
     paths = sorted(folder.iterdir())
     by_folder = model.embed(folder)
     assert by_folder.shape == (len(paths), 12)
+    within = len(list(synthetic_raw.rglob("query/*.jpg")))
+    everywhere = len(list(synthetic_raw.rglob("*.jpg")))
+    assert within == len(paths) < everywhere == len(model.embed(synthetic_raw))
     np.testing.assert_array_equal(by_folder, model.embed(paths))
     arrays = [np.asarray(Image.open(path)) for path in paths]
     np.testing.assert_allclose(by_folder, model.embed(arrays), atol=1e-6)
