@@ -25,6 +25,7 @@ STAGES = {
     "resnet": 3,
     "residual_attention": 3,
     "densenet": 3,
+    "osnet": 3,
 }  # at a sixteenth of the size
 
 

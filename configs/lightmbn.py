@@ -9,9 +9,9 @@ ImageNet's weights. As in the paper: seven features of 512, each with a BNNeck; 
 cross-entropy on each, multi-similarity on three raw features; Adam at 6e-4, a warm-up of 10 epochs
 and then half a cosine, 130 epochs; the features side by side, each of length 1.
 
-It differs in the backbone (OSNet there), whose last stage alone is copied here, in 16 persons of 4
-pictures instead of 6 of 8, in 256x128 instead of 384x128, and in padding and cropping instead of
-enlarging by a twentieth.
+It differs in the backbone (OSNet there: `configs/lightmbn.py:osnet,dense=False`), whose last stage
+alone is copied here, in 16 persons of 4 pictures instead of 6 of 8, in 256x128 instead of 384x128,
+and in padding and cropping instead of enlarging by a twentieth.
 """
 
 from ml_collections import ConfigDict

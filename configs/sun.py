@@ -19,7 +19,12 @@ from ml_collections import ConfigDict
 from configs import common
 
 PARTS = ("global", "global_max", "part_max", "part1", "part2")
-MASKS = {"efficientnet_lite": (3, 5), "densenet": (2, 3), "resnet": (2, 3)}  # stages
+MASKS = {
+    "efficientnet_lite": (3, 5),
+    "densenet": (2, 3),
+    "resnet": (2, 3),
+    "osnet": (2, 3),
+}  # stages
 
 
 def get_config(arguments: str = "") -> ConfigDict:

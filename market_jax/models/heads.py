@@ -258,6 +258,21 @@ def bnneck(
 HEADS = {"linear": LinearHead, "dense": DenseHead, "normalized": NormalizedHead}
 
 
+def classify(feature: Array, classes: Mapping[str, int]) -> Outputs:
+    """Makes the outputs of a feature; called within a `__call__`.
+
+    Args:
+      feature: [N, D].
+      classes: output name -> number of classes; each gets a linear head named after it.
+
+    Returns:
+      {"feature": [N, D], "embedding": the same, name of an output: [N, K] logits}, float32.
+    """
+    x = feature.astype(jnp.float32)
+    logits = {name: nn.Dense(k, name=f"head_{name}")(x) for name, k in classes.items()}
+    return {"feature": x, "embedding": x} | logits
+
+
 def pool_and_classify(
     stages: Sequence[Array], classes: Mapping[str, int], pooling: str = "average"
 ) -> Outputs:
@@ -278,8 +293,5 @@ def pool_and_classify(
     """
     *before, last = stages
     x = last.astype(jnp.float32)
-    feature = pool(x, pooling)
     outputs = {f"stage{number}": stage for number, stage in enumerate(before, start=1)}
-    outputs |= {"map": x, "feature": feature, "embedding": feature}
-    logits = {name: nn.Dense(k, name=f"head_{name}")(feature) for name, k in classes.items()}
-    return outputs | logits
+    return outputs | {"map": x} | classify(pool(x, pooling), classes)

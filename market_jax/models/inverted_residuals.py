@@ -9,7 +9,7 @@ from market_jax.typing import Array
 
 
 class Unit(nn.Module):
-    """A convolution without bias, BatchNorm, and ReLU6.
+    """A convolution without bias, BatchNorm, and an activation.
 
     Attributes:
       features: the number of output channels.
@@ -18,7 +18,8 @@ class Unit(nn.Module):
       dtype: dtype of the computation; parameters are float32.
       padding: "SAME" for TensorFlow's padding, None for PyTorch's.
       depthwise: whether each channel is filtered on its own.
-      activate: whether ReLU6 follows.
+      epsilon: a number that BatchNorm adds to the variance.
+      activation: what follows, a name in `fused.ACTIVATIONS`.
     """
 
     features: int
@@ -27,7 +28,8 @@ class Unit(nn.Module):
     dtype: jnp.dtype
     padding: str | None = None
     depthwise: bool = False
-    activate: bool = True
+    epsilon: float = 1e-3
+    activation: str = "relu6"
 
     @nn.compact
     def __call__(
@@ -48,8 +50,8 @@ class Unit(nn.Module):
         if self.padding:
             settings["padding"] = self.padding
         convolve = conv(self.features, self.kernel, self.strides, **settings, name="conv")
-        norm = batch_norm(train, epsilon=1e-3, dtype=self.dtype, name="bn")
-        return unit(convolve, norm, x, "relu6" if self.activate else "", residual)
+        norm = batch_norm(train, epsilon=self.epsilon, dtype=self.dtype, name="bn")
+        return unit(convolve, norm, x, self.activation, residual)
 
 
 class Block(nn.Module):
@@ -87,5 +89,5 @@ class Block(nn.Module):
             y = Unit(inner, 1, 1, *ways, name="expand")(y, train)
         y = Unit(inner, self.kernel, self.strides, *ways, depthwise=True, name="filter")(y, train)
         same = self.strides == 1 and x.shape[-1] == self.features
-        project = Unit(self.features, 1, 1, *ways, activate=False, name="project")
+        project = Unit(self.features, 1, 1, *ways, activation="", name="project")
         return finish(project(y, train, finish(x) if same else None))

@@ -12,12 +12,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from market_jax.errors import InputError
 from market_jax.kernels import convolution, fused
 from market_jax.kernels.fused import Pending, finish
 from market_jax.models.layers import Conv
 from market_jax.typing import Array, PyTree
 
-__all__ = ["BatchNorm", "batch_norm", "fold", "normalized", "unit"]
+__all__ = ["BatchNorm", "InstanceNorm", "batch_norm", "fold", "normalized", "unit"]
 
 
 def batch_norm(train: bool, **kwargs) -> "BatchNorm":
@@ -111,6 +112,45 @@ class BatchNorm(nn.Module):
 def _affine(scale: Array, bias: Array, mean: Array, var: Array, epsilon: float) -> Array:
     factor = scale * lax.rsqrt(var + epsilon)
     return jnp.stack([factor, bias - mean * factor])
+
+
+class InstanceNorm(nn.Module):
+    """Normalises each channel of each picture by its own places, as PyTorch (Ulyanov et al. 2016).
+
+    There are no running statistics: training and inference do the same. As in `BatchNorm`, the
+    statistics are float32, and the input alone is kept for the backward pass.
+
+    Attributes:
+      epsilon: a number that is added to the variance.
+      dtype: dtype of the output; parameters are float32.
+    """
+
+    epsilon: float = 1e-5
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Normalises a map.
+
+        Args:
+          x: the map, [N, H, W, C].
+
+        Returns:
+          The same shape, in `dtype`.
+
+        Raises:
+          InputError: the map has one place, which has no deviation.
+        """
+        rows, columns, channels = x.shape[1:]
+        if rows * columns < 2:
+            raise InputError(
+                f"a map of {rows}x{columns} cannot be normalised by its own places (instance "
+                f"normalisation), which must be 2 or more; take larger pictures"
+            )
+        scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
+        normalize = jax.vmap(lambda image: _normalize(image, scale, bias, self.epsilon))
+        return normalize(x).astype(self.dtype)
 
 
 def unit(

@@ -18,12 +18,14 @@ from typing import BinaryIO
 import ml_dtypes
 import numpy as np
 import safetensors
+from absl import logging
 
 from market_jax.errors import InputError
 from market_jax.weights import pickles
 from market_jax.weights.pickles import Storage, Tensor
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # opens files of PyTorch before 1.6
+AVERAGED = ("state_dict_ema", "model_ema", "ema")  # what a training calls averaged weights
 _NESTS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network")
 _MOST_BYTES = 4 << 30  # of a file
 _MOST_HEADER = 16 << 20  # bytes of a list of entries; one entry takes around 100
@@ -51,7 +53,8 @@ def read(path: Path | str) -> dict[str, np.ndarray]:
     Args:
       path: a .safetensors file, or a file that any version of `torch.save` has written: a state
         dict, or a dict that has one under "state_dict", "model_state_dict", "model_state", "model",
-        "net" or "network". The content tells which, not the name.
+        "net" or "network". Averaged weights, under "state_dict_ema", "model_ema" or "ema", are
+        taken rather than those beside them. The content tells which format it is, not the name.
 
     Raises:
       InputError: the file is missing, cannot be read or is broken, or holds something else than
@@ -150,7 +153,7 @@ def _read_zip(file: BinaryIO, size: int) -> dict[str, np.ndarray]:
                 contents[storage.key] = archive.read(entry)
             return np.frombuffer(contents[storage.key], storage.dtype, storage.count)
 
-        return _take(_flatten(value), content, size)
+        return _take(_flatten(value, file.name), content, size)
 
 
 def _check_end(file: BinaryIO, size: int) -> None:
@@ -204,7 +207,7 @@ def _read_legacy(file: BinaryIO, size: int) -> dict[str, np.ndarray]:
         contents[key] = _read_storage(file, size, named[key])
     if contents.keys() != named.keys():
         raise InputError(f"lacks {len(named) - len(contents)} storages of its tensors")
-    return _take(_flatten(value), lambda storage: contents[storage.key], size)
+    return _take(_flatten(value, file.name), lambda storage: contents[storage.key], size)
 
 
 def _read_storage(file: BinaryIO, size: int, storage: Storage) -> np.ndarray:
@@ -216,19 +219,26 @@ def _read_storage(file: BinaryIO, size: int, storage: Storage) -> np.ndarray:
     return np.frombuffer(file.read(length), storage.dtype)
 
 
-def _flatten(value: object) -> dict[str, Tensor]:
+def _flatten(value: object, path: str) -> dict[str, Tensor]:
     """The state dict in what was unpickled; it must hold tensors alone."""
     while isinstance(value, dict):
-        inner = [value[key] for key in _NESTS if isinstance(value.get(key), dict)]
+        averaged = [key for key in AVERAGED if _has_tensors(value.get(key))]
+        inner = averaged or [key for key in _NESTS if isinstance(value.get(key), dict)]
         if not inner:
             break
-        value = inner[0]
+        if averaged:
+            logging.info("%s: the averaged weights are read, %r", path, inner[0])
+        value = value[inner[0]]
     if not isinstance(value, dict) or not value:
         raise InputError("holds no state dict: a dict from names to tensors")
     for name, tensor in value.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
             raise InputError(f"entry {name!r} is no tensor, or has no text as its name")
     return value
+
+
+def _has_tensors(value: object) -> bool:
+    return isinstance(value, dict) and any(isinstance(each, Tensor) for each in value.values())
 
 
 def _take(tensors: dict[str, Tensor], content: Callable, size: int) -> dict[str, np.ndarray]:

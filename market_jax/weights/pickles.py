@@ -1,9 +1,10 @@
 """Reads what `torch.save` pickles, by an interpreter of its own that can do nothing else.
 
 Python's unpickler believes what a pickle says about sizes, depth and functions. This one knows
-containers, numbers, texts and where a tensor lies. It bounds how many instructions there are, how
-deep containers nest and how large a number is, so that time and memory are bounded too. A container
-that lies in another one can no longer change, so none ever holds itself.
+containers, numbers, texts and where a tensor lies, and passes over NumPy's numbers, which trainings
+keep beside them. It bounds how many instructions there are, how deep containers nest and how large
+a number is, so that time and memory are bounded too. A container that lies in another one can no
+longer change, so none ever holds itself.
 """
 
 import pickletools
@@ -251,11 +252,23 @@ def _parameter(machine: _Machine, tensor, *_) -> None:
     machine.stack.append(tensor)
 
 
+def _pass_over(machine: _Machine, *_) -> None:
+    machine.stack.append(None)
+
+
+_PASSED_OVER = (  # a figure, as torchreid keeps one, and the milestones of a schedule
+    _Global("numpy.core.multiarray", "scalar"),
+    _Global("numpy._core.multiarray", "scalar"),
+    _Global("numpy", "dtype"),
+    _Global("_codecs", "encode"),
+    _Global("collections", "Counter"),
+)
 _CALLS: dict[_Global, Callable] = {
     _Global("collections", "OrderedDict"): _ordered_dict,
     _Global("torch._utils", "_rebuild_tensor"): _tensor,
     _Global("torch._utils", "_rebuild_tensor_v2"): _tensor,
     _Global("torch._utils", "_rebuild_parameter"): _parameter,
+    **dict.fromkeys(_PASSED_OVER, _pass_over),
 }
 
 

@@ -29,7 +29,10 @@ _LEAVES = {
     "var": "running_var",
     "power": "p",  # of GeM
 }
-_WRAPPERS = ("module", "backbone", "base", "model", "encoder", "feature_extractor")
+_WRAPPERS = (
+    *("module", "backbone", "base", "model", "encoder", "feature_extractor", "_orig_mod"),
+    *files.AVERAGED,
+)
 _MOST_WRAPPERS = 4  # one around the other
 _COUNTER = "num_batches_tracked"
 _ADDED = ("head_", "attention", "non_local", "gem")  # modules that published networks do not have
@@ -69,7 +72,9 @@ def load(
     """Reads a file's weights into the variables of a model.
 
     The model may lie within others in the file, as "module.backbone.conv1.weight": of such prefixes
-    the one is taken off under which the file has most of the model's tensors, and the log says so.
+    the one is taken off under which the file has most of the model's tensors, and the log says so;
+    among equals that of averaged weights, then the shortest. A head for other classes than the
+    file's stays as it is.
 
     Args:
       path: the file, see `files.read`.
@@ -90,8 +95,15 @@ def load(
     paths = [[key.key for key in where][1:] for where, _ in leaves]  # less the collection
     naming, names = _fit(path, tensors, paths, namings)
     values, used = [], set()
+    others = {  # heads for other classes
+        where[0]
+        for where, name, (_, leaf) in zip(paths, names, leaves, strict=True)
+        if where[0].startswith("head_")
+        and name in tensors
+        and tensors[name].shape[:1] != leaf.shape[-1:]
+    }
     for where, name, (_, leaf) in zip(paths, names, leaves, strict=True):
-        if name not in tensors and where[0].startswith(_ADDED):
+        if where[0] in others or (name not in tensors and where[0].startswith(_ADDED)):
             values.append(leaf)
             continue
         if name not in tensors:
@@ -126,13 +138,18 @@ def _fit(
         prefixes.update(itertools.accumulate(f"{part}." for part in inner))
     counts = {
         (naming, prefix): sum(prefix + name in tensors for name in set(names[naming]))
-        for prefix in sorted(prefixes, key=len)  # among equals, the shortest
+        for prefix in sorted(prefixes, key=_rank)  # of equals the first
         for naming in namings
     }
     naming, prefix = max(counts, key=counts.get)
     if prefix:
         logging.info("%s: the prefix %r is taken off the tensors' names", path, prefix)
     return naming, [prefix + name for name in names[naming]]
+
+
+def _rank(prefix: str) -> tuple[bool, int]:
+    """Averaged weights come first, then short prefixes."""
+    return not set(prefix.split(".")) & set(files.AVERAGED), len(prefix)
 
 
 def _convert(where: str, tensor: np.ndarray, kind: str, shape: Sequence[int]) -> np.ndarray:

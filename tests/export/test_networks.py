@@ -11,6 +11,7 @@ from market_jax.models.backbones import (
     alexnet,
     densenet,
     efficientnet_lite,
+    osnet,
     residual_attention,
     resnet,
 )
@@ -24,6 +25,7 @@ BACKBONES = {
     "densenet": densenet.Model(attention=(2,), pooling="max"),
     "efficientnet": efficientnet_lite.Model(0, same_padding=True, classes={"imagenet": 3}),
     "efficientnet, gem": efficientnet_lite.Model(0, attention=(3,), pooling="gem"),
+    "osnet": osnet.Model(0.25, "ain"),
     "residual attention": residual_attention.Model(56, width=2),
     "resnet": resnet.Model(18, last_stride=1, attention=(1, 2), pooling="max"),
     "resnet with bottlenecks": resnet.Model(50, non_local=(0, 1, 0, 0), pooling="gem"),

@@ -11,6 +11,7 @@ from market_jax.models.backbones import (
     alexnet,
     densenet,
     efficientnet_lite,
+    osnet,
     residual_attention,
     resnet,
 )
@@ -47,21 +48,23 @@ def shape_in_torch(path, leaf):
     return leaf.shape
 
 
+def shapes_in_torch(variables, rules):
+    """The names and shapes that a backbone's variables have in a naming."""
+    leaves = jax.tree_util.tree_leaves_with_path(variables)
+    paths = [([key.key for key in where][1:], leaf) for where, leaf in leaves]
+    shapes = {pretrained._name(path, rules): shape_in_torch(path, leaf) for path, leaf in paths}
+    assert len(shapes) == len(paths), "two variables have one name"
+    return shapes
+
+
 def load(name, tmp_path, naming="torchvision"):
     """(model, variables with the golden weights, from a file in the naming)."""
     module, model = MODELS[name]
     template = jax.eval_shape(model.init, jax.random.key(0), images())
-    leaves = jax.tree_util.tree_leaves_with_path(template)
-    paths = [([key.key for key in where][1:], leaf) for where, leaf in leaves]
     rules = module.TORCH_NAMES
-    shapes = {
-        pretrained._name(p, rules["torchvision"]): shape_in_torch(p, leaf) for p, leaf in paths
-    }
-    assert len(shapes) == len(paths), "two variables have one name"
-    known = [pretrained._name(p, rules[naming]) for p, _ in paths]
-    path = safetensors(
-        tmp_path / "w.safetensors", dict(zip(known, fill(shapes).values(), strict=True))
-    )
+    values = fill(shapes_in_torch(template, rules["torchvision"])).values()
+    known = shapes_in_torch(template, rules[naming])
+    path = safetensors(tmp_path / "w.safetensors", dict(zip(known, values, strict=True)))
     variables, unused = pretrained.load(path, template, rules)
     assert unused == []
     return model, variables
@@ -122,8 +125,9 @@ def test_poolings_by_hand():
         resnet.Model(18, pooling="max", attention=(1, 3)),
         alexnet.Model(dense=False, pooling="gem", attention=(5,)),
         densenet.Model(pooling="gem", attention=(2,)),
+        osnet.Model(0.25, pooling="gem", attention=(1, 3)),
     ],
-    ids=["resnet", "alexnet", "densenet"],
+    ids=["resnet", "alexnet", "densenet", "osnet"],
 )
 def test_masks_between_stages_add_parameters_and_keep_shapes(model):
     x = jax.ShapeDtypeStruct((2, 128, 64, 3), np.float32)
@@ -172,6 +176,7 @@ BACKBONES = {
     "alexnet": (alexnet.Model(dense=False), "stage4"),
     "densenet": (densenet.Model(), "stage3"),
     "efficientnet_lite": (efficientnet_lite.Model(), "stage6"),
+    "osnet": (osnet.Model(0.25, "ain"), "stage2"),
     "residual_attention": (residual_attention.Model(width=4), "stage3"),
     "resnet": (resnet.Model(18), "stage3"),
 }
@@ -193,11 +198,7 @@ def test_the_last_stage_can_be_had_again(name):
 
 def made_up_weights(tmp_path, variables, rules):
     """A file of tensors under PyTorch's names, for every variable of a backbone."""
-    shapes = {}
-    for where, leaf in jax.tree_util.tree_leaves_with_path(variables):
-        path = [key.key for key in where][1:]
-        shapes[pretrained._name(path, rules)] = shape_in_torch(path, leaf)
-    return safetensors(tmp_path / "w.safetensors", fill(shapes))
+    return safetensors(tmp_path / "w.safetensors", fill(shapes_in_torch(variables, rules)))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from market_jax.errors import InputError
 from market_jax.kernels import convolution, fused
 from market_jax.models import attention, attributes_cnn, autoencoder, inverted_residuals, norms, vae
-from market_jax.models.backbones import alexnet, densenet, efficientnet_lite, resnet
+from market_jax.models.backbones import alexnet, densenet, efficientnet_lite, osnet, resnet
 
 NETWORKS = {  # name -> (model, image size, parameters): PyTorch's definitions have as many
     "resnet18": (resnet.Model(18), (64, 32), 11_176_512),
@@ -34,6 +34,8 @@ SMALL = {  # name -> (module, input)
     "residual block": (resnet.Block(4, 2, bottleneck=False, dtype=F32), (4, 9, 8, 3)),
     "bottleneck": (resnet.Block(4, 1, bottleneck=True, dtype=F32), (4, 4, 2, 6)),
     "inverted residual": (inverted_residuals.Block(4, 5, 2, 3, dtype=F32), (4, 9, 8, 5)),
+    "omni-scale block": (osnet.Block(64, "after", dtype=F32), (4, 9, 8, 6)),
+    "omni-scale block, AIN": (osnet.Block(64, "inside", dtype=F32), (4, 4, 5, 64)),
     "vae": (vae.Model(widths=(4, 6), latent=3), (4, 16, 8, 3)),
     "autoencoder": (autoencoder.Model(widths=(4, 6)), (4, 8, 12, 3)),
 }

@@ -8,12 +8,21 @@ import zipfile
 
 import numpy as np
 import pytest
+from absl import logging
 
 from market_jax import build
 from market_jax.tasks import export
 from market_jax.weights import files
 from tests.weights.makers import Storage
 from tests.weights.networks import as_run, tiny
+
+
+@pytest.fixture
+def logged(monkeypatch):
+    """What is logged."""
+    lines = []
+    monkeypatch.setattr(logging, "info", lambda text, *args: lines.append(text % args))
+    return lines
 
 
 @pytest.fixture

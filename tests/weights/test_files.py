@@ -26,7 +26,11 @@ from tests.weights.makers import (
 
 @pytest.mark.parametrize("form", ["zip", "legacy"])
 @pytest.mark.parametrize(
-    "key", [None, "state_dict", "model_state_dict", "model_state", "model", "net", "network"]
+    "key",
+    [
+        *(None, "state_dict", "model_state_dict", "model_state", "model", "net", "network"),
+        *files.AVERAGED,
+    ],
 )
 def test_reads_what_pytorch_saves(save, form, key):
     state = collections.OrderedDict((name, Tensor(value)) for name, value in TENSORS.items())
@@ -76,6 +80,43 @@ def test_a_training_checkpoint(form, tmp_path):
     content = (struct.pack("<q", 4) if form == "legacy" else b"") + NUMBERS.tobytes()
     path = FORMS[form](tmp_path / "w.pth", value, {"0": content, "mean": content})
     assert_same(files.read(path), {"a": NUMBERS, "b": NUMBERS[None, 1:]})
+
+
+@pytest.mark.parametrize("key", files.AVERAGED)
+def test_averaged_weights_are_read_rather_than_those_beside_them(key, save, logged):
+    state, averaged = {"a": Tensor(NUMBERS)}, {"a": Tensor(NUMBERS + 1), "n": Tensor(NUMBERS)}
+    path = save({"state_dict": state, "model": state, key: averaged}, "zip")
+    assert_same(files.read(path), {"a": NUMBERS + 1, "n": NUMBERS})
+    assert logged == [f"{path}: the averaged weights are read, {key!r}"]
+    path = save({"state_dict": state, key: {"decay": 0.999}}, "zip")
+    assert_same(files.read(path), {"a": NUMBERS})
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("module", [b"numpy.core.multiarray", b"numpy._core.multiarray"])
+def test_a_checkpoint_of_torchreid(form, module, tmp_path):
+    """It keeps the best figure as NumPy's number, and a schedule its milestones as a counter."""
+    kind = Code(b"cnumpy\ndtype\n" + code(("f8", 0, 1)) + b"R" + code((3, "<", None)) + b"b")
+    content = Code(b"c_codecs\nencode\n" + code(("\x9a", "latin1")) + b"R")
+    figure = Code(b"c" + module + b"\nscalar\n" + code((kind, content)) + b"R")
+    milestones = Code(b"ccollections\nCounter\n" + code(({"a": 1},)) + b"R")
+    rest = {"rank1": figure, "scheduler": {"milestones": milestones}}
+    assert_same(
+        files.read(FORMS[form](tmp_path / "w.pth", {"state_dict": {"a": tensor()}} | rest)),
+        {"a": NUMBERS},
+    )
+    path = FORMS[form](tmp_path / "w.pth", {"state_dict": {"a": tensor(), "rank1": figure}})
+    with pytest.raises(InputError, match=r"w.pth: entry 'rank1' is no tensor"):
+        files.read(path)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_half_precision(form, tmp_path):
+    values = NUMBERS.astype(np.float16)
+    count = struct.pack("<q", 4) if form == "legacy" else b""
+    value = {"a": tensor(storage(kind="HalfStorage"))}
+    path = FORMS[form](tmp_path / "w.pth", value, {"0": count + values.tobytes()})
+    assert_same(files.read(path), {"a": values})
 
 
 class Call:

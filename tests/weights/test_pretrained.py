@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-from absl import logging
 from sklearn.datasets import load_sample_images
 
 from market_jax.errors import InputError
@@ -57,14 +56,6 @@ def test_every_naming_names_every_tensor_once(template, naming, tmp_path):
         np.testing.assert_array_equal(value, expected)
 
 
-@pytest.fixture
-def logged(monkeypatch):
-    """What is logged."""
-    lines = []
-    monkeypatch.setattr(logging, "info", lambda text, *args: lines.append(text % args))
-    return lines
-
-
 @pytest.mark.parametrize(
     "prefix",
     [
@@ -77,6 +68,8 @@ def logged(monkeypatch):
         "module.backbone.",
         "module.base.",
         "model.module.encoder.base.",
+        "module._orig_mod.",
+        "model_ema.module.",
     ],
 )
 @pytest.mark.parametrize("naming", efficientnet_lite.TORCH_NAMES)
@@ -100,6 +93,32 @@ def test_the_prefix_that_fits_the_most_names(template, tmp_path, logged):
     _, unused = pretrained.load(path, template, efficientnet_lite.TORCH_NAMES)
     assert unused == sorted(f"module.{name}" for name in few)
     assert logged == []
+
+
+LAYERS = {"params": {"fc": {"bias": np.zeros(2)}, "head_imagenet": {"bias": np.ones(4)}}}
+RULES = {"plain": (("head_imagenet", "classifier"),)}
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "model."])
+@pytest.mark.parametrize("averaged", ["ema.", "model_ema.module."])
+def test_averaged_weights_are_taken_rather_than_those_beside_them(prefix, averaged, tmp_path):
+    tensors = {f"{prefix}fc.bias": np.float32([1, 2]), f"{averaged}fc.bias": np.float32([3, 4])}
+    path = safetensors(tmp_path / "w.safetensors", tensors)
+    found, unused = pretrained.load(path, LAYERS, RULES)
+    np.testing.assert_array_equal(found["params"]["fc"]["bias"], [3, 4])
+    assert unused == [f"{prefix}fc.bias"]
+
+
+def test_a_classifier_of_other_classes_is_left_out_and_named(tmp_path):
+    tensors = {"module.fc.bias": np.float32([1, 2]), "module.classifier.bias": np.zeros(3, "f4")}
+    path = tmp_path / "w.safetensors"
+    found, unused = pretrained.load(safetensors(path, tensors), LAYERS, RULES)
+    np.testing.assert_array_equal(found["params"]["head_imagenet"]["bias"], np.ones(4))
+    assert unused == ["module.classifier.bias"]
+    tensors["module.classifier.bias"] = np.zeros(4, np.float32)
+    found, unused = pretrained.load(safetensors(path, tensors), LAYERS, RULES)
+    np.testing.assert_array_equal(found["params"]["head_imagenet"]["bias"], np.zeros(4))
+    assert unused == []
 
 
 def test_a_tensor_that_lacks_is_named_as_in_the_file(template, tmp_path):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from market_jax.models.attention import attend
 from market_jax.models.checks import check_smallest
-from market_jax.models.heads import pool_and_classify
+from market_jax.models.heads import classify, pool_and_classify
 from market_jax.models.layers import conv, max_pool, normalize, shares_of_cells
 from market_jax.typing import Array, Classes, FractionBelow1, Range
 
@@ -129,9 +129,7 @@ class Model(nn.Module):
         for i in (1, 2):
             y = nn.Dropout(self.dropout, deterministic=not train)(y)
             y = nn.relu(nn.Dense(4096, dtype=self.dtype, name=f"dense{i}")(y.astype(self.dtype)))
-        y = y.astype(jnp.float32)
-        logits = {name: nn.Dense(k, name=f"head_{name}")(y) for name, k in classes.items()}
-        return outputs | {"feature": y, "embedding": y} | logits
+        return outputs | classify(y, classes)
 
     @nn.nowrap
     def last_stage(self, name: str) -> LastStage:
