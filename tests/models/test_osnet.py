@@ -49,11 +49,11 @@ GOLDEN = {
 }
 
 
-def make(name, **fields):
+def make(name):
     """(model, the naming of its files)."""
     words = name.split("_", 1)[1].replace("_x", "x").partition("x")
     norm, width = words[0] or "none", float(words[2].replace("_", "."))
-    return osnet.Model(width, norm, **fields), "torchreid" + ", OSNet-AIN" * (norm == "ain")
+    return osnet.Model(width, norm), "torchreid" + ", OSNet-AIN" * (norm == "ain")
 
 
 @functools.cache
@@ -117,7 +117,7 @@ def test_without_the_dense_layer_the_pooled_map_is_the_feature():
         "embedding": (2, 128),
         "pid": (2, 5),
     }
-    with_it = describe(model.clone(dense=True))["params"]
+    with_it = describe(model.clone(dense=True, classes=None))["params"]
     assert with_it.keys() - variables["params"].keys() == {"fc", "fc_bn"}
 
 
@@ -149,7 +149,7 @@ def test_instance_norm_by_hand(dtype):
     given = np.asarray(jnp.asarray(x, dtype), np.float32)
     mean, variance = given.mean(axis=(1, 2), keepdims=True), given.var(axis=(1, 2), keepdims=True)
     expected = (given - mean) / np.sqrt(variance + 1e-5) * [2, 0.5] + [1, -1]
-    error = 1e-5 if dtype == jnp.float32 else 2e-2
+    error = 5e-5 if dtype == jnp.float32 else 2e-2
     np.testing.assert_allclose(np.asarray(found, np.float32), expected, atol=error)
 
 
