@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from configs import bot, common, rgpr, small, source_b
+from configs import bot, common, rgpr, small, source_b, sun
 
 
 def softmax(config: ConfigDict) -> None:
@@ -38,12 +38,11 @@ def unweighted(config: ConfigDict) -> None:
 
 
 def stripes(config: ConfigDict) -> None:
-    """A second branch that sees two horizontal stripes, as in configs/lightmbn.py."""
+    """A second branch that sees two horizontal stripes, as in configs/sun.py."""
     config.model.update(name="parts", branches=("global", "part"), stripes=2, width=256, drop=0.33)
-    parts = ("global", "global_max", "part_max", "part1", "part2")
-    one = config.losses.identity.to_dict() | {"labels": "identity", "weight": 1 / len(parts)}
+    one = config.losses.identity.to_dict() | {"weight": 1 / len(sun.PARTS)}
     del config.losses.identity
-    config.losses.update({f"identity_{p}": one | {"logits": f"identity_{p}"} for p in parts})
+    config.losses.update(common.for_parts(one, sun.PARTS))
 
 
 def set_to(**flags) -> Callable[[ConfigDict], None]:

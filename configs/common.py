@@ -75,6 +75,19 @@ def learn_persons(config: ConfigDict) -> None:
     }
 
 
+def for_parts(loss: dict, parts: Collection[str]) -> dict:
+    """A loss of persons for each part of the network: "identity_<part>" -> its spec.
+
+    Args:
+      loss: the spec, without the names of the output and of the labels.
+      parts: the names of the parts.
+    """
+    return {
+        f"identity_{part}": loss | {"logits": f"identity_{part}", "labels": "identity"}
+        for part in parts
+    }
+
+
 def learn_attributes(config: ConfigDict, loss: dict, **model) -> None:
     """Adds attributes to an experiment that learns persons.
 

@@ -44,16 +44,8 @@ def learn_parts(config: ConfigDict) -> None:
     config.model.update(
         name="parts", branches=("global", "part", "channel"), stripes=2, width=512, drop=0.33
     )
-    config.losses = {
-        f"identity_{part}": {
-            "name": "cross_entropy",
-            "logits": f"identity_{part}",
-            "labels": "identity",
-            "weight": 0.5,
-            "label_smoothing": 0.1,
-        }
-        for part in PARTS
-    } | {
+    smoothed = {"name": "cross_entropy", "weight": 0.5, "label_smoothing": 0.1}
+    config.losses = common.for_parts(smoothed, PARTS) | {
         f"similarity_{part}": {
             "name": "multi_similarity",
             "features": f"feature_{part}",

@@ -34,15 +34,8 @@ def get_config(arguments: str = "") -> ConfigDict:
     config.data.image_size = (384, 192)
     config.batch_size, config.num_instances = 32, 0
     config.epochs = 60
-    config.losses = {
-        f"identity_part{number}": {
-            "name": "cross_entropy",
-            "logits": f"identity_part{number}",
-            "labels": "identity",
-            "weight": 1.0,
-        }
-        for number in range(1, STRIPES + 1)
-    }
+    parts = [f"part{number}" for number in range(1, STRIPES + 1)]
+    config.losses = common.for_parts({"name": "cross_entropy", "weight": 1.0}, parts)
     config.augmentation = {
         "flip": {"probability": 0.5},
         "erase": {"probability": 0.5, "area": (0.02, 0.4), "aspect": 0.3, "fill": 0.0},

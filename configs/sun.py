@@ -37,12 +37,9 @@ def get_config(arguments: str = "") -> ConfigDict:
     config.model.update(name="parts", branches=("global", "part"), stripes=2, width=256, drop=0.0)
     config.epochs = 60
     config.optimizer.schedule = {"name": "cosine", "flat": 0.0, "end": 0.002}
-    smoothed = {"name": "cross_entropy", "labels": "identity", "label_smoothing": 0.1}
+    smoothed = {"name": "cross_entropy", "weight": 1 / len(PARTS), "label_smoothing": 0.1}
     triplet = config.losses.triplet
-    config.losses = {
-        f"identity_{part}": smoothed | {"logits": f"identity_{part}", "weight": 1 / len(PARTS)}
-        for part in PARTS
-    } | {"triplet": triplet}
+    config.losses = common.for_parts(smoothed, PARTS) | {"triplet": triplet}
     backbone = config.model.backbone
     if backbone.name in MASKS:
         backbone.attention = MASKS[backbone.name]

@@ -248,8 +248,9 @@ def _read(pictures: Pictures, size: tuple[int, int]) -> Iterator[Columns]:
     """Yields the columns "image" and "name": of files at once, of arrays some at a time."""
     if isinstance(pictures, str | Path):
         path = Path(pictures)
-        inside = folders.pictures_of(path, dropped=[]) if path.is_dir() else None
-        pictures = [path] if inside is None else [path / name for name in inside]
+        pictures = [path]
+        if path.is_dir():
+            pictures = [path / name for name in folders.pictures_of(path, dropped=[])]
     elif isinstance(pictures, np.ndarray) and pictures.ndim == 3:
         pictures = [pictures]
     if isinstance(pictures, Sequence) and all(isinstance(p, str | Path) for p in pictures):

@@ -49,11 +49,6 @@ def _plain(fields) -> dict:
     return fields.to_dict() if isinstance(fields, ConfigDict) else dict(fields)
 
 
-def _make(spec: Mapping, known: Mapping, what: str, **given):
-    """What a spec names, made; an argument that is missing ends in an `InputError`."""
-    return registry.complete(registry.bind(spec, known, what, **given), what)()
-
-
 def _bind_term(spec: Mapping, known: Mapping, what: str, **given) -> Callable:
     """A function of a context, its other arguments bound."""
     return registry.complete(registry.bind(spec, known, what, **given), what, None)
@@ -75,11 +70,11 @@ def model(fields: Mapping, dtype: str = "float32"):
     given = {"dtype": choose(dtype, _DTYPES, "dtype")}
     if "backbone" in fields:
         known = _defining("Model", backbones)
-        given["backbone"] = _make(fields.pop("backbone"), known, "backbone", **given)
+        given["backbone"] = registry.make(fields.pop("backbone"), known, "backbone", **given)
     if "head" in fields:
         later = dict.fromkeys(("classes", "dropout", "dtype"), registry.LATER)
         given["head"] = registry.bind(fields.pop("head"), heads.HEADS, "head", **later)
-    return _make(fields, _defining("Model", models, backbones), "model", **given)
+    return registry.make(fields, _defining("Model", models, backbones), "model", **given)
 
 
 def apply(config: ConfigDict, module) -> Callable:
@@ -145,7 +140,7 @@ def objective(
         function = losses.qualify(function, f"losses.{key}", datasets=count, **conditions)
         if schedule:
             what, known = f"schedule (losses.{key})", annealing.SCHEDULES
-            schedule = _make(schedule, known, what, total_steps=total_steps)
+            schedule = registry.make(schedule, known, what, total_steps=total_steps)
         terms[key] = Term(function, kinds.check(f"losses.{key}.weight", weight, float), schedule)
     metrics = {
         key: _bind_term(spec, losses.METRICS | losses.TERMS, f"metric (metrics.{key})")
@@ -338,7 +333,7 @@ def hooks(config: ConfigDict) -> list[hooks_.Hook]:
     average = [hooks_.ema(decay=config.ema_decay)] if config.ema_decay else []
     named = config.hooks.to_dict().values()
     known = registry.names_of(hooks_)
-    return average + [_make(spec, known, "hook") for spec in named]
+    return average + [registry.make(spec, known, "hook") for spec in named]
 
 
 def evaluators_of(config: ConfigDict) -> dict[str, Callable]:

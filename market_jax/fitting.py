@@ -264,11 +264,14 @@ def _actions(
         text = json.dumps({"format": settings.FORMAT, "config": saved["config"]}, indent=2)
         write_atomically(workdir / settings.FILE, text + "\n")
         total = training.plan.total_steps
-        followed = {
-            "trackers": trackers.make(config.writers.to_dict()),
-            "settings": saved["config"],
-        }
-        writer = writers.Writer(workdir, first, total, config.batch_size, **followed)
+        writer = writers.Writer(
+            workdir,
+            first,
+            total,
+            config.batch_size,
+            trackers=trackers.make(config.writers.to_dict()),
+            settings=saved["config"],
+        )
         write = stack.enter_context(writer).write
 
     def evaluate_or_stop(state: TrainState) -> dict[str, float]:

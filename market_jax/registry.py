@@ -157,6 +157,21 @@ def complete(bound: functools.partial, what: str, *later: Any) -> functools.part
     return bound
 
 
+def make(spec: Spec, known: Mapping, what: str, **given: Any) -> Any:
+    """What a spec names, made.
+
+    Args:
+      spec: as for `bind`.
+      known: as for `bind`.
+      what: as for `bind`.
+      **given: as for `bind`.
+
+    Raises:
+      InputError: as for `bind`, or an argument is missing.
+    """
+    return complete(bind(spec, known, what, **given), what)()
+
+
 def read_value(text: str) -> Any:
     """Reads a value: a Python literal, true or false in any case, or else the text itself.
 

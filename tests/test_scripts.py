@@ -42,6 +42,15 @@ def start(script, *flags, most=None, **environment):
     )
 
 
+def places(count):
+    """The environments of so many processes that work together."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    shared = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(count)}
+    return [shared | {"JAX_PROCESS_ID": str(number)} for number in range(count)]
+
+
 def finish(process, code=0):
     """Waits; returns what was printed."""
     output, _ = process.communicate(timeout=300)
@@ -135,9 +144,6 @@ def test_an_allocation_alone_is_no_training_of_several(synthetic, tmp_path):
 
 def test_two_processes_give_the_result_of_one(synthetic, tmp_path):
     """Training, and an evaluator, for which each computes its share of the images."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
 
     def run(name, **environment):
         return start(
@@ -150,8 +156,7 @@ def test_two_processes_give_the_result_of_one(synthetic, tmp_path):
             **environment,
         )
 
-    shared = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
-    for process in [run("two", **shared, JAX_PROCESS_ID=str(i)) for i in range(2)]:
+    for process in [run("two", **place) for place in places(2)]:
         finish(process)
     finish(run("one"))
     one, two = (

@@ -198,8 +198,9 @@ def embedder(path: Path) -> Callable[[np.ndarray], np.ndarray]:
     kind, shape = taken.get(IMAGES, ("nothing", [None]))
     if len(taken) > 1 or kind != "tensor(uint8)" or len(shape) != 4 or shape[3] != 3:
         raise InputError(f"{path}: takes {taken}; it must be {IMAGES!r}, uint8 [N, H, W, 3]")
-    if EMBEDDING not in (names := [output.name for output in session.get_outputs()]):
-        raise InputError(f"{path}: returns {', '.join(names)}; it must return {EMBEDDING!r}")
+    returned = {each.name: each.shape for each in session.get_outputs()}
+    if len(returned.get(EMBEDDING, ())) != 2:
+        raise InputError(f"{path}: returns {returned}; it must return {EMBEDDING!r}, [N, D]")
     run = _running(session)
 
     def embed(images: np.ndarray) -> np.ndarray:

@@ -118,7 +118,7 @@ class InstanceNorm(nn.Module):
     """Normalises each channel of each picture by its own places, as PyTorch (Ulyanov et al. 2016).
 
     There are no running statistics: training and inference do the same. As in `BatchNorm`, the
-    statistics are float32, and the input alone is kept for the backward pass.
+    statistics are float32, and the input alone is kept for the backward pass, less its means.
 
     Attributes:
       epsilon: a number that is added to the variance.
@@ -149,6 +149,8 @@ class InstanceNorm(nn.Module):
             )
         scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
+        x = x.astype(jnp.float32)
+        x -= lax.stop_gradient(jnp.mean(x, axis=(1, 2), keepdims=True))  # so that no digit is lost
         normalize = jax.vmap(lambda image: _normalize(image, scale, bias, self.epsilon))
         return normalize(x).astype(self.dtype)
 

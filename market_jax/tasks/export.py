@@ -24,7 +24,11 @@ FORMATS = ("safetensors", *programs.FORMATS)
 LEAST = 0.999  # cosine of a drawn person's embeddings before and after
 DRAWN = 16  # people that are compared
 _MAY_DIFFER = {
-    *("data.val_fraction", "data.holdout_fraction", "evaluate_every", "report_every", "seed"),
+    "data.holdout_fraction",
+    "data.val_fraction",
+    "evaluate_every",
+    "report_every",
+    "seed",
 }
 _PERSONS = "head_identity"  # begins the names of layers that classify the training identities
 _DECODERS = "no decoder of people's pictures is ever shipped"

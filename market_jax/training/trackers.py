@@ -245,9 +245,8 @@ def make(specs: Mapping[str, Mapping[str, Any]]) -> dict[str, Tracker]:
     Raises:
       InputError: a name or an argument is unknown, or a package is not installed.
     """
-    made = {}
-    for key, spec in specs.items():
-        if spec.get("name") != "":
-            what = f"writer (writers.{key})"
-            made[key] = registry.complete(registry.bind(spec, TRACKERS, what), what)()
-    return made
+    return {
+        key: registry.make(spec, TRACKERS, f"writer (writers.{key})")
+        for key, spec in specs.items()
+        if spec.get("name") != ""
+    }

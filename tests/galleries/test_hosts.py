@@ -1,14 +1,12 @@
 """A gallery that two processes describe, each its share, as on two hosts."""
 
-import socket
-
 import numpy as np
 import pytest
 from PIL import Image
 
 import market_jax
 from market_jax.tasks import export
-from tests.test_scripts import finish, start
+from tests.test_scripts import finish, places, start
 from tests.weights import networks
 
 pytest.importorskip("pymilvus")
@@ -32,15 +30,7 @@ def test_two_processes_describe_a_gallery_as_one_does(tmp_path, pictures):
     network = tmp_path / "tiny.safetensors"
     run = networks.as_run(networks.tiny(), tmp_path / "tiny", [1, 2])
     export.run(run, output=str(network))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    shared = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
-    both = [
-        index(network, pictures, tmp_path / "two", **shared, JAX_PROCESS_ID=str(i))
-        for i in range(2)
-    ]
-    for process in both:
+    for process in [index(network, pictures, tmp_path / "two", **place) for place in places(2)]:
         text = finish(process)
         assert "11 pictures described, 0 known; 11 in the gallery" in text
     text = finish(index(network, pictures, tmp_path / "two"))
