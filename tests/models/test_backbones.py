@@ -11,6 +11,7 @@ from market_jax.models.backbones import (
     alexnet,
     densenet,
     efficientnet_lite,
+    mobilenet_v2,
     osnet,
     residual_attention,
     resnet,
@@ -142,7 +143,11 @@ def test_masks_between_stages_add_parameters_and_keep_shapes(model):
     assert names - plain_names == {f"attention{stage}" for stage in model.attention}
 
 
-@pytest.mark.parametrize("model", [resnet.Model(18), efficientnet_lite.Model()], ids=["r", "e"])
+@pytest.mark.parametrize(
+    "model",
+    [resnet.Model(18), efficientnet_lite.Model(), mobilenet_v2.Model()],
+    ids=["resnet", "efficientnet_lite", "mobilenet_v2"],
+)
 def test_the_last_stride_changes_the_map_and_no_parameter(model):
     x = jax.ShapeDtypeStruct((1, 128, 64, 3), np.float32)
 
@@ -176,6 +181,7 @@ BACKBONES = {
     "alexnet": (alexnet.Model(dense=False), "stage4"),
     "densenet": (densenet.Model(), "stage3"),
     "efficientnet_lite": (efficientnet_lite.Model(), "stage6"),
+    "mobilenet_v2": (mobilenet_v2.Model(), "stage6"),
     "osnet": (osnet.Model(0.25, "ain"), "stage2"),
     "residual_attention": (residual_attention.Model(width=4), "stage3"),
     "resnet": (resnet.Model(18), "stage3"),

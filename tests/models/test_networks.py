@@ -14,7 +14,14 @@ from hypothesis import strategies as st
 from market_jax.errors import InputError
 from market_jax.kernels import convolution, fused
 from market_jax.models import attention, attributes_cnn, autoencoder, inverted_residuals, norms, vae
-from market_jax.models.backbones import alexnet, densenet, efficientnet_lite, osnet, resnet
+from market_jax.models.backbones import (
+    alexnet,
+    densenet,
+    efficientnet_lite,
+    mobilenet_v2,
+    osnet,
+    resnet,
+)
 
 NETWORKS = {  # name -> (model, image size, parameters): PyTorch's definitions have as many
     "resnet18": (resnet.Model(18), (64, 32), 11_176_512),
@@ -26,6 +33,7 @@ NETWORKS = {  # name -> (model, image size, parameters): PyTorch's definitions h
     "efficientnet_lite2": (efficientnet_lite.Model(2), (64, 32), 4_811_072),
     "efficientnet_lite3": (efficientnet_lite.Model(3), (64, 32), 6_916_096),
     "efficientnet_lite4": (efficientnet_lite.Model(4), (64, 32), 11_725_568),
+    "mobilenet_v2": (mobilenet_v2.Model(), (64, 32), 2_223_872),
     "vae": (vae.Model(), (64, 64), 2_364_515),
     "autoencoder": (autoencoder.Model(), (16, 8), 2_294_147),
 }
@@ -33,6 +41,8 @@ F32 = jnp.float32
 SMALL = {  # name -> (module, input)
     "residual block": (resnet.Block(4, 2, bottleneck=False, dtype=F32), (4, 9, 8, 3)),
     "bottleneck": (resnet.Block(4, 1, bottleneck=True, dtype=F32), (4, 4, 2, 6)),
+    "residual block, IBN-a": (resnet.Block(4, 2, False, F32, "a"), (4, 9, 8, 3)),
+    "residual block, IBN-b": (resnet.Block(4, 2, False, F32, "b"), (4, 9, 8, 3)),
     "inverted residual": (inverted_residuals.Block(4, 5, 2, 3, dtype=F32), (4, 9, 8, 5)),
     "omni-scale block": (osnet.Block(64, "after", dtype=F32), (4, 9, 8, 6)),
     "omni-scale block, AIN": (osnet.Block(64, "inside", dtype=F32), (4, 4, 5, 64)),

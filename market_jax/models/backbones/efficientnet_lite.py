@@ -8,60 +8,54 @@ trained with TensorFlow's padding, which is not symmetric if a stride is 2.
 import functools
 import math
 from collections.abc import Mapping
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from market_jax.models.attention import NonLocal, attend, check_non_local
 from market_jax.models.heads import pool_and_classify
-from market_jax.models.inverted_residuals import Block, Unit
-from market_jax.models.layers import finish
+from market_jax.models.inverted_residuals import (
+    TIMM_NAMES,
+    Design,
+    LastStage,
+    Stage,
+    make_maps,
+    position,
+    round_channels,
+)
 from market_jax.typing import Array, Classes, NonNegativeInt, PyTree, Range
 from market_jax.weights import pretrained
 
 Variant = Literal[0, 1, 2, 3, 4]
 
 
-class _Stage(NamedTuple):
-    blocks: int
-    kernel: int
-    strides: int  # of the first block
-    expansion: int
-    channels: int
-
-
 _STAGES = (  # of variant 0
-    _Stage(1, 3, 1, 1, 16),
-    _Stage(2, 3, 2, 6, 24),
-    _Stage(2, 5, 2, 6, 40),
-    _Stage(3, 3, 2, 6, 80),
-    _Stage(3, 5, 1, 6, 112),
-    _Stage(4, 5, 2, 6, 192),
-    _Stage(1, 3, 1, 6, 320),
+    Stage(1, 3, 1, 1, 16),
+    Stage(2, 3, 2, 6, 24),
+    Stage(2, 5, 2, 6, 40),
+    Stage(3, 3, 2, 6, 80),
+    Stage(3, 5, 1, 6, 112),
+    Stage(4, 5, 2, 6, 192),
+    Stage(1, 3, 1, 6, 320),
 )
 _SCALES = {0: (1.0, 1.0), 1: (1.0, 1.1), 2: (1.1, 1.2), 3: (1.2, 1.4), 4: (1.4, 1.8)}
-_LAST = 5  # the stage with the last stride
 _MEAN, _STD = 127 / 255, 128 / 255
 
 
-def _stages(variant: int) -> list[_Stage]:
+def _stages(variant: int) -> tuple[Stage, ...]:
     """The stages of a variant: channels and blocks times its two numbers in `_SCALES`."""
     wider, deeper = _SCALES[variant]
     rows = []
     for row in _STAGES:
-        channels = 8 * int(row.channels * wider / 8 + 0.5)  # the nearest multiple of 8
-        channels += 8 * (channels < 0.9 * row.channels * wider)
         blocks = row.blocks if row in (_STAGES[0], _STAGES[-1]) else math.ceil(row.blocks * deeper)
-        rows.append(row._replace(blocks=blocks, channels=channels))
-    return rows
+        rows.append(row._replace(blocks=blocks, channels=round_channels(row.channels * wider)))
+    return tuple(rows)
 
 
 def _flat(match, variant: int) -> str:
     """A block's number where blocks are counted through all stages."""
-    stage, block = map(int, match.groups())
-    return f"_blocks.{sum(row.blocks for row in _stages(variant)[:stage]) + block}"
+    return f"_blocks.{position(_stages(variant), *map(int, match.groups()))}"
 
 
 def _package_names(variant: int) -> tuple:
@@ -87,87 +81,8 @@ TORCH_NAMES = {
     "efficientnet_lite_pytorch, Lite1 and Lite2": _package_names(1),
     "efficientnet_lite_pytorch, Lite3": _package_names(3),
     "efficientnet_lite_pytorch, Lite4": _package_names(4),
-    "timm": (
-        (r"^stem\.conv", "conv_stem"),
-        (r"^stem\.bn", "bn1"),
-        (r"^head\.conv", "conv_head"),
-        (r"^head\.bn", "bn2"),
-        (r"^head_imagenet", "classifier"),
-        (r"^block(\d)_(\d)", r"blocks.\1.\2"),
-        (r"(blocks\.0.*)filter\.bn", r"\1bn1"),
-        (r"(blocks\.0.*)project\.conv", r"\1conv_pw"),
-        (r"(blocks\.0.*)project\.bn", r"\1bn2"),
-        (r"expand\.conv", "conv_pw"),
-        (r"expand\.bn", "bn1"),
-        (r"filter\.conv", "conv_dw"),
-        (r"filter\.bn", "bn2"),
-        (r"project\.conv", "conv_pwl"),
-        (r"project\.bn", "bn3"),
-    ),
+    "timm": TIMM_NAMES,
 }
-
-
-def stage(
-    x: Array,
-    number: int,
-    variant: int,
-    strides: int,
-    train: bool,
-    dtype: jnp.dtype,
-    padding: str | None,
-    non_local: int = 0,
-) -> Array:
-    """Applies the blocks of a stage, named "block6_0", ...; called within a `__call__`.
-
-    Args:
-      x: the map before the stage, [N, H, W, C].
-      number: the number of the stage, 1 to 7.
-      variant: the variant of the network, 0 to 4.
-      strides: the strides of the stage's first block, 1 or 2.
-      train: whether BatchNorm uses the batch's statistics, as in training.
-      dtype: dtype of the computation.
-      padding: "SAME" for TensorFlow's padding, None for PyTorch's.
-      non_local: how many of the last blocks a non-local block follows, "non_local3_1".
-    """
-    row = _stages(variant)[number - 1]
-    for i in range(row.blocks):
-        first = strides if i == 0 else 1
-        settings = (row.channels, row.kernel, first, row.expansion, dtype, padding)
-        x = Block(*settings, name=f"block{number - 1}_{i}")(x, train)
-        if i >= row.blocks - non_local:
-            x = NonLocal(dtype=dtype, name=f"non_local{number}_{i}")(x, train)
-    return x
-
-
-class LastStage(nn.Module):
-    """Another copy of the last stage and convolution, with parameters of its own.
-
-    [N, H, W, 192] -> [N, H, W, 1280] in variant 0.
-
-    Attributes:
-      variant: the variant of the network, 0 to 4.
-      same_padding: whether to pad as TensorFlow does, like the backbone.
-      dtype: dtype of the computation; parameters are float32.
-    """
-
-    variant: int = 0
-    same_padding: bool = False
-    dtype: jnp.dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array, train: bool = False) -> Array:
-        """Applies the stage.
-
-        Args:
-          x: the map before the stage, [N, H, W, C].
-          train: whether BatchNorm uses the batch's statistics, as in training.
-
-        Returns:
-          The map after the stage, [N, h, w, D].
-        """
-        padding = "SAME" if self.same_padding else None
-        x = stage(x, len(_STAGES), self.variant, 1, train, self.dtype, padding)
-        return finish(Unit(1280, 1, 1, self.dtype, padding, name="head")(x, train))
 
 
 class Model(nn.Module):
@@ -210,19 +125,16 @@ class Model(nn.Module):
         Raises:
           InputError: there is no such pooling, or `non_local` does not fit the stages.
         """
-        rows = _stages(self.variant)
-        non_local = check_non_local(self.non_local, [row.blocks for row in rows])
-        padding = "SAME" if self.same_padding else None
-        x = ((image - _MEAN) / _STD).astype(self.dtype)
-        x = Unit(32, 3, 2, self.dtype, padding, name="stem")(x, train)
-        maps = []
-        for number, (row, blocks) in enumerate(zip(rows, non_local, strict=True), start=1):
-            strides = self.last_stride if number - 1 == _LAST else row.strides
-            x = stage(x, number, self.variant, strides, train, self.dtype, padding, blocks)
-            x = attend(x, number, self.attention, train, self.dtype)
-            maps.append(x)
-        x = finish(Unit(1280, 1, 1, self.dtype, padding, name="head")(x, train))
-        return pool_and_classify([*maps, x], self.classes or {}, self.pooling)
+        maps = make_maps(
+            (image - _MEAN) / _STD,
+            self._design(),
+            train,
+            self.dtype,
+            last_stride=self.last_stride,
+            attention=self.attention,
+            non_local=self.non_local,
+        )
+        return pool_and_classify(maps, self.classes or {}, self.pooling)
 
     @nn.nowrap
     def last_stage(self, name: str) -> LastStage:
@@ -234,7 +146,12 @@ class Model(nn.Module):
         Args:
           name: the copy's name, under which its parameters are kept.
         """
-        return LastStage(self.variant, self.same_padding, self.dtype, name=name)
+        return LastStage(self._design(), self.dtype, name=name)
+
+    @nn.nowrap
+    def _design(self) -> Design:
+        padding = "SAME" if self.same_padding else None
+        return Design(32, _stages(self.variant), 1280, epsilon=1e-3, padding=padding)
 
 
 def make_pretrained(variant: Variant = 0) -> tuple[Model, PyTree]:
