@@ -41,6 +41,17 @@ BACKBONES = {  # name -> its arguments, so that each is a flag
         "non_local": (),
         "non_local_width": 0,
     },
+    "vit": {
+        "size": "small",
+        "depth": 12,
+        "family": "augreg",
+        "registers": 0,
+        "patch_stride": 0,
+        "pooling": "class",
+        "projection": 0,
+        "drop_path": 0.0,
+        "lora_rank": 0,
+    },
 }
 
 
@@ -149,6 +160,25 @@ def descend(config: ConfigDict, at: tuple[float, ...]) -> None:
         name="sgd", learning_rate=0.1, warmup_epochs=1.0, lr_multipliers=(("^backbone", 0.1),)
     )
     config.optimizer.schedule = {"name": "multistep", "at": at, "factor": 0.1}
+
+
+def decay_layers(depth: int, factor: float) -> tuple[tuple[str, float], ...]:
+    """Learning rates that fall from a Vision Transformer's last block to its first (ELECTRA, BEiT).
+
+    For `optimizer.lr_multipliers`: what comes after the blocks has the full rate, each block
+    `factor` times the rate of what comes after it, and so have the patches, tokens and positions
+    before the first one. Copies of the last block learn as it does.
+
+    Args:
+      depth: the number of blocks.
+      factor: 0 to 1; 0.65 to 0.75 is usual.
+    """
+    embedding = "patch_embed|cls_token|class_position|pos_embed|reg_token|norm_pre"
+    blocks = [
+        (rf"^(backbone|branch_\w+)/block{number}/", factor ** (depth - number))
+        for number in reversed(range(depth))
+    ]
+    return (*blocks, (rf"^backbone/({embedding})\b", factor ** (depth + 1)))
 
 
 def persons_only(arguments: str, **usual) -> ConfigDict:

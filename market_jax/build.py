@@ -108,9 +108,10 @@ def pretrained_variables(config: ConfigDict, variables: PyTree) -> PyTree:
         return transfer.begin(variables, Path(source))
     name = config.model.backbone.name
     make = registry.find(name, _defining("Model", backbones), "backbone")
-    namings = getattr(importlib.import_module(make.__module__), "TORCH_NAMES", None)
+    module = importlib.import_module(make.__module__)
+    namings, values = (getattr(module, key, None) for key in ("TORCH_NAMES", "TORCH_VALUES"))
     variant = config.model.backbone.get("variant", 0)
-    variables = pretrained.begin(variables, source, name, namings, variant)
+    variables = pretrained.begin(variables, source, name, namings, variant, values)
     return transfer.copy_layers(variables)
 
 
@@ -306,7 +307,7 @@ def optimizer(config: ConfigDict, module, steps_per_epoch: int):
     )
     factor, _ = fields.pop("plateau_factor"), fields.pop("plateau_every")
     clip_norm, multipliers = fields.pop("clip_norm"), fields.pop("lr_multipliers")
-    frozen = getattr(module, "frozen_parameters", tuple)()
+    frozen = optimizer_.frozen_parameters(module)
     made = registry.bind(fields, optimizer_.OPTIMIZERS, "optimizer", schedule=schedule)
     return optimizer_.make_optimizer(
         made(),

@@ -128,6 +128,23 @@ class Model(nn.Module):
         settings = {"classifier": self.classifier}
         return bnneck(feature, self.identities, train, self.dtype, **settings)
 
+    def tell(self, part: str, feature: Array, train: bool) -> Outputs:
+        """Makes the outputs of one of several features of a picture; called within `__call__`.
+
+        Args:
+          part: the feature's name.
+          feature: [N, D].
+          train: whether BatchNorm uses the batch's statistics, as in training.
+
+        Returns:
+          {"feature_<part>", "embedding_<part>": [N, D], with identities "identity_<part>"}, as from
+          `heads.bnneck`; without identities the embedding is the feature.
+        """
+        if self.identities:
+            settings = {"classifier": self.classifier, "suffix": f"_{part}"}
+            return bnneck(feature, self.identities, train, self.dtype, **settings)
+        return {f"feature_{part}": feature, f"embedding_{part}": feature}
+
     def frozen_parameters(self) -> tuple[str, ...]:
         """Regular expressions for the paths of parameters that are never trained."""
         return ("^backbone/",) if self.frozen else ()

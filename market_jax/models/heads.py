@@ -258,21 +258,6 @@ def bnneck(
 HEADS = {"linear": LinearHead, "dense": DenseHead, "normalized": NormalizedHead}
 
 
-def classify(feature: Array, classes: Mapping[str, int]) -> Outputs:
-    """Makes the outputs of a feature; called within a `__call__`.
-
-    Args:
-      feature: [N, D].
-      classes: output name -> number of classes; each gets a linear head named after it.
-
-    Returns:
-      {"feature": [N, D], "embedding": the same, name of an output: [N, K] logits}, float32.
-    """
-    x = feature.astype(jnp.float32)
-    logits = {name: nn.Dense(k, name=f"head_{name}")(x) for name, k in classes.items()}
-    return {"feature": x, "embedding": x} | logits
-
-
 def pool_and_classify(
     stages: Sequence[Array], classes: Mapping[str, int], pooling: str = "average"
 ) -> Outputs:
@@ -291,7 +276,23 @@ def pool_and_classify(
     Raises:
       InputError: there is no such pooling.
     """
+    return classify(stages, pool(stages[-1], pooling), classes)
+
+
+def classify(stages: Sequence[Array], feature: Array, classes: Mapping[str, int]) -> Outputs:
+    """Makes a backbone's outputs from its maps and its feature; called within its `__call__`.
+
+    Args:
+      stages: see `pool_and_classify`.
+      feature: what stands for the whole picture, [N, D].
+      classes: output name -> number of classes; each gets a linear head named after it.
+
+    Returns:
+      See `pool_and_classify`.
+    """
     *before, last = stages
-    x = last.astype(jnp.float32)
+    feature = feature.astype(jnp.float32)
     outputs = {f"stage{number}": stage for number, stage in enumerate(before, start=1)}
-    return outputs | {"map": x} | classify(pool(x, pooling), classes)
+    outputs |= {"map": last.astype(jnp.float32), "feature": feature, "embedding": feature}
+    logits = {name: nn.Dense(k, name=f"head_{name}")(feature) for name, k in classes.items()}
+    return outputs | logits

@@ -18,6 +18,9 @@ from market_jax.kernels.xla_convolution import LAYOUT
 from market_jax.typing import Array
 
 __all__ = [
+    "CLIP",
+    "HALF",
+    "IMAGENET",
     "Conv",
     "Pending",
     "conv",
@@ -31,12 +34,20 @@ __all__ = [
     "shares_of_cells",
 ]
 
-_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and deviation of its channels
+# mean and deviation of the channels in [0, 1] that published networks were trained with
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+HALF = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
-def normalize(image: Array) -> Array:
-    """[N, H, W, 3] in [0, 1] -> normalised by ImageNet's mean and deviation, as in torchvision."""
-    mean, deviation = map(jnp.asarray, _IMAGENET)
+def normalize(image: Array, pixels: tuple[Sequence[float], Sequence[float]] = IMAGENET) -> Array:
+    """[N, H, W, 3] in [0, 1] -> normalised by a mean and a deviation of each channel.
+
+    Args:
+      image: RGB crops, [N, H, W, 3] float32 in [0, 1].
+      pixels: mean and deviation; those of ImageNet as in torchvision.
+    """
+    mean, deviation = map(jnp.asarray, pixels)
     return (image - mean) / deviation
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from market_jax.errors import InputError
 from market_jax.models import classifier
-from market_jax.models.heads import bnneck, pool, stripes
+from market_jax.models.heads import pool, stripes
 from market_jax.models.norms import batch_norm
 from market_jax.registry import choose
 from market_jax.retrieval.triplets import unit_length
@@ -37,6 +37,15 @@ def drop_top_rows(x: Array, share: float) -> Array:
     return jnp.where(kept[:, :, None, None], x, 0)
 
 
+def stage_before_last(seen: Outputs) -> str:
+    """The name of a backbone's output that its last stage reads: "stage3".
+
+    Args:
+      seen: the backbone's outputs.
+    """
+    return f"stage{sum(name.startswith('stage') for name in seen) - 1}"
+
+
 def another_last_stage(backbone: nn.Module, seen: Outputs, branch: str, train: bool) -> Array:
     """The map of another copy of a backbone's last stage; called within a `__call__`.
 
@@ -51,7 +60,7 @@ def another_last_stage(backbone: nn.Module, seen: Outputs, branch: str, train: b
     Raises:
       InputError: the backbone has no last stage to copy.
     """
-    before = f"stage{sum(name.startswith('stage') for name in seen) - 1}"
+    before = stage_before_last(seen)
     if before not in seen or not hasattr(backbone, "last_stage"):
         raise InputError("the backbone has no last stage to copy, so there can be one branch")
     return backbone.last_stage(f"branch_{branch}")(seen[before], train)
@@ -117,7 +126,7 @@ class Model(classifier.Model):
             features |= choose(branch, kinds, "branch")(x.astype(jnp.float32), train)
         outputs = {}
         for part, feature in features.items():
-            outputs |= self._tell(part, feature, train)
+            outputs |= self.tell(part, feature, train)
         lengths = [unit_length(outputs[f"embedding_{part}"]) for part in features]
         whole = {
             "feature": jnp.concatenate([*features.values()], axis=-1),
@@ -130,13 +139,6 @@ class Model(classifier.Model):
         first, *others = self.branches
         copies = {name: another_last_stage(self.backbone, seen, name, train) for name in others}
         return {first: seen["map"]} | copies
-
-    def _tell(self, part: str, feature: Array, train: bool) -> Outputs:
-        """A part's outputs; without identities the embedding is the feature."""
-        if self.identities:
-            settings = {"classifier": self.classifier, "suffix": f"_{part}"}
-            return bnneck(feature, self.identities, train, self.dtype, **settings)
-        return {f"feature_{part}": feature, f"embedding_{part}": feature}
 
     def _reduce(self, features: dict[str, Array]) -> dict[str, Array]:
         """Each feature through a dense layer of its own, if there is a width."""

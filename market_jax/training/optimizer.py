@@ -87,6 +87,21 @@ def _scale_by_pattern(multipliers: Sequence[tuple[str, float]]) -> optax.Gradien
     return optax.GradientTransformation(init, update)
 
 
+def frozen_parameters(model) -> list[str]:
+    """Regular expressions for the parameters that a model, or its backbone, says are never trained.
+
+    Those of a backbone begin with ^ and are meant for its copies in `models.parts` too.
+
+    Args:
+      model: a Flax module, which may have a method `frozen_parameters`, as its `backbone` may.
+    """
+    own, inner = (
+        getattr(part, "frozen_parameters", tuple)()
+        for part in (model, getattr(model, "backbone", None))
+    )
+    return [*own, *(f"^(backbone|branch_[^/]+)/{path.removeprefix('^')}" for path in inner)]
+
+
 class Frozen(NamedTuple):
     """Optimizer state where some parameters are frozen in the first steps.
 

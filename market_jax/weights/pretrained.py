@@ -2,7 +2,13 @@
 
 A model with published weights defines `TORCH_NAMES`: naming -> rules, pairs of a regular expression
 and its replacement. Applied in order to the dotted path of a module, "block1_0.expand.conv", the
-rules give the module's name in files with this naming.
+rules give the module's name in files with this naming. A variable of another kind than those of
+dense layers, convolutions and norms is named as a whole, "block1.gamma1"; and a name that ends with
+_ is joined to "weight" or "bias" without a dot.
+
+Where a tensor and a variable differ in more than their names, the model defines `TORCH_VALUES` too:
+the variable's own name -> a function of the file's tensors, the tensor's name and the variable's
+shape, which makes the value. What it cannot fit it returns as it is.
 
 Files of whole networks for re-identification have more than the backbone, see `NETWORKS`.
 """
@@ -22,6 +28,7 @@ from market_jax.typing import PyTree
 from market_jax.weights import files, hub
 
 Rules = Sequence[tuple[str, str | Callable]]
+Values = Mapping[str, Callable[[Mapping[str, np.ndarray], str, tuple[int, ...]], np.ndarray]]
 
 _LEAVES = {
     "kernel": "weight",
@@ -32,14 +39,14 @@ _LEAVES = {
     "power": "p",  # of GeM
 }
 _WRAPPERS = (
-    *("module", "backbone", "base", "model", "encoder", "feature_extractor", "_orig_mod"),
+    *("module", "backbone", "base", "model", "encoder", "feature_extractor", "visual", "_orig_mod"),
     *files.AVERAGED,
 )
 _MOST_WRAPPERS = 4  # one around the other
 _BLOCK = re.compile(r".*\.\d+\.")
 _COUNTER = "num_batches_tracked"
 # modules that published networks need not have
-_ADDED = ("head_", "attention", "non_local", "gem", "bnneck")
+_ADDED = re.compile(r"^(?:head_|attention|non_local|gem|bnneck)[^.]*|^.*_lora(?=\.)")
 _BACKBONE, _NECK = "backbone", "bnneck"
 _BARE = {_BACKBONE: ""}
 # files of whole networks: where they have the backbone, and the modules that are not inside it
@@ -80,7 +87,10 @@ def find(source: str, variant: int = 0) -> Path:
 
 
 def load(
-    path: Path | str, template: PyTree, namings: Mapping[str, Rules]
+    path: Path | str,
+    template: PyTree,
+    namings: Mapping[str, Rules],
+    values: Values | None = None,
 ) -> tuple[PyTree, list[str]]:
     """Reads a file's weights into the variables of a model.
 
@@ -93,8 +103,9 @@ def load(
       path: the file, see `files.read`.
       template: the backbone's variables, and those of the BNNeck behind it, "bnneck", if there is
         one. Their values are kept for parts that the file does not have: heads, attention masks,
-        non-local blocks, GeM's power, the BNNeck.
+        non-local blocks, GeM's power, the BNNeck, LoRA's matrices.
       namings: the backbone's `TORCH_NAMES`.
+      values: the backbone's `TORCH_VALUES`, if it has them.
 
     Returns:
       The variables, float32, and the names of the tensors that were not used, as they are in the
@@ -108,29 +119,48 @@ def load(
     leaves, structure = jax.tree_util.tree_flatten_with_path(template)
     paths = [[key.key for key in where][1:] for where, _ in leaves]  # less the collection
     naming, names = _fit(path, tensors, paths, namings)
-    there = {where[0] for where, name in zip(paths, names, strict=True) if name in tensors}
-    values, used = [], set()
-    others = {  # heads for other classes
-        where[0]
-        for where, name, (_, leaf) in zip(paths, names, leaves, strict=True)
-        if where[0].startswith("head_")
-        and name in tensors
-        and tensors[name].shape[:1] != leaf.shape[-1:]
-    }
+    found, used, values = [], set(), values or {}
+    kept = _kept(tensors, paths, names, [leaf for _, leaf in leaves])
     for where, name, (_, leaf) in zip(paths, names, leaves, strict=True):
-        absent = where[0].startswith(_ADDED) and where[0] not in there
-        if where[0] in others or absent:
-            values.append(leaf)
+        if _added(where) in kept:
+            found.append(leaf)
             continue
         if name not in tensors:
             raise InputError(f"{path}: has no tensor {name} (naming {naming}; {len(tensors)} read)")
-        values.append(_convert(f"{path}: tensor {name}", tensors[name], where[-1], leaf.shape))
+        make, tensor = values.get(where[-1]), tensors[name]
+        value = make(tensors, name, leaf.shape) if make else _arrange(tensor, where[-1])
+        found.append(_check(f"{path}: tensor {name}", tensor, value, leaf.shape))
         used.add(name)
         if where == [_NECK, "scale"]:
             used |= _check_shift(path, tensors, name)
     unused = sorted(name for name in tensors.keys() - used if not name.endswith(_COUNTER))
     _check_depth(path, tensors, used, unused)
-    return jax.tree_util.tree_unflatten(structure, values), unused
+    return jax.tree_util.tree_unflatten(structure, found), unused
+
+
+def _added(where: Sequence[str]) -> str:
+    """The module of a variable, if it is one that published networks need not have, or ""."""
+    module = _ADDED.match(".".join(where))
+    return module[0] if module else ""
+
+
+def _kept(
+    tensors: Mapping[str, np.ndarray],
+    paths: Sequence[Sequence[str]],
+    names: Sequence[str],
+    leaves: Sequence,
+) -> set[str]:
+    """The added modules whose values stay: those of which a file has nothing, and other heads."""
+    rows = [(_added(where), *row) for where, *row in zip(paths, names, leaves, strict=True)]
+    there = {module for module, name, _ in rows if name in tensors}
+    others = {  # heads for other classes
+        module
+        for module, name, leaf in rows
+        if module.startswith("head_")
+        and name in tensors
+        and tensors[name].shape[:1] != leaf.shape[-1:]
+    }
+    return ({module for module, *_ in rows} - there | others) - {""}
 
 
 def _check_shift(path: Path | str, tensors: Mapping[str, np.ndarray], scale: str) -> set[str]:
@@ -144,13 +174,18 @@ def _check_shift(path: Path | str, tensors: Mapping[str, np.ndarray], scale: str
 def _check_depth(path: Path | str, tensors: Mapping, used: set[str], unused: list[str]) -> None:
     """Refuses a file with more layers: another block, or another layer inside a block of the model.
 
-    Another block is told by names that differ in numbers only. A block's names begin with those of
-    its number, "layer1.0.".
+    Another block is told by names that differ in numbers only, those of kernels: of convolutions,
+    and of what lies in the blocks of a Transformer. A block's names begin with those of its number,
+    "layer1.0.".
     """
-    known = {re.sub(r"\d+", "#", name) for name in used if tensors[name].ndim == 4}
+
+    def tells(name):
+        return tensors[name].ndim == 4 or (tensors[name].ndim == 2 and "blocks." in name)
+
+    known = {re.sub(r"\d+", "#", name) for name in used if tells(name)}
     blocks = tuple({found[0] for name in used if (found := _BLOCK.match(name))})
     for name in unused:
-        if tensors[name].ndim == 4 and re.sub(r"\d+", "#", name) in known:
+        if tells(name) and re.sub(r"\d+", "#", name) in known:
             raise InputError(f"{path}: is of a deeper network: the model has no tensor {name}")
         if tensors[name].ndim > 1 and name.startswith(blocks):
             raise InputError(f"{path}: is of another network: the model has no tensor {name}")
@@ -190,11 +225,15 @@ def _rank(prefix: str) -> tuple[bool, int]:
     return not set(prefix.split(".")) & set(files.AVERAGED), len(prefix)
 
 
-def _convert(where: str, tensor: np.ndarray, kind: str, shape: Sequence[int]) -> np.ndarray:
-    """A variable's value, float32: `where` names the tensor, `kind` the variable."""
-    value = tensor
-    if kind == "kernel":  # PyTorch has outputs first
-        value = value.transpose((2, 3, 1, 0) if value.ndim == 4 else None)
+def _arrange(tensor: np.ndarray, kind: str) -> np.ndarray:
+    """A tensor with its axes as a variable of the kind has them: PyTorch has outputs first."""
+    if kind != "kernel":
+        return tensor
+    return tensor.transpose((2, 3, 1, 0) if tensor.ndim == 4 else None)
+
+
+def _check(where: str, tensor: np.ndarray, value: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """A variable's value, float32, that was made of the tensor which `where` names."""
     if value.shape != shape:
         raise InputError(f"{where} is {tensor.shape}, as {value.shape}; the model has {shape}")
     with np.errstate(over="ignore"):  # what float32 cannot hold is not finite
@@ -210,6 +249,7 @@ def begin(
     backbone: str,
     namings: Mapping[str, Rules] | None,
     variant: int = 0,
+    values: Values | None = None,
 ) -> PyTree:
     """Replaces the variables of a network's backbone by published weights.
 
@@ -222,6 +262,7 @@ def begin(
       backbone: the name of the backbone.
       namings: the backbone's `TORCH_NAMES`; None if it has none.
       variant: the variant of EfficientNet-Lite, see `find`.
+      values: the backbone's `TORCH_VALUES`, if it has them.
 
     Raises:
       InputError: no weights of this backbone can be read, or the file does not fit it.
@@ -238,7 +279,7 @@ def begin(
         kind: tree.get(_BACKBONE, {}) | {name: tree[name] for name in (_NECK,) if name in tree}
         for kind, tree in variables.items()
     }
-    loaded, unused = load(path, template, namings)
+    loaded, unused = load(path, template, namings, values)
     logging.info(
         "%s: %d tensors read; not used: %s",
         *(path, len(jax.tree.leaves(loaded)), ", ".join(unused) or "none"),
@@ -255,11 +296,14 @@ def _put(tree: PyTree, loaded: Mapping) -> PyTree:
 
 def _name(path: Sequence[str], rules: Rules, network: Mapping[str, str] = _BARE) -> str:
     """A variable's name in a file of a backbone or a network, see `NETWORKS`."""
-    name = ".".join(path[:-1])
+    *module, kind = path
+    name = ".".join(module if kind in _LEAVES else path)
     if name in network:
         name = network[name]
     else:
         for pattern, replacement in rules:
             name = re.sub(pattern, replacement, name)
         name = network[_BACKBONE] + name
-    return f"{name}.{_LEAVES[path[-1]]}"
+    if kind not in _LEAVES:
+        return name
+    return f"{name}{'' if name.endswith('_') else '.'}{_LEAVES[kind]}"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from market_jax.export import checking, onnx
-from market_jax.models import apr, classifier, jcm, multitask, parts, pcb
+from market_jax.models import apr, classifier, jcm, multitask, parts, pcb, transreid
 from market_jax.models.backbones import (
     alexnet,
     densenet,
@@ -15,6 +15,7 @@ from market_jax.models.backbones import (
     osnet,
     residual_attention,
     resnet,
+    vit,
 )
 from market_jax.models.heads import NormalizedHead
 from tests.export import networks
@@ -33,6 +34,8 @@ BACKBONES = {
     "resnet, IBN-a": resnet.Model(18, ibn="a", stem="fast-reid"),
     "resnet, IBN-b": resnet.Model(18, ibn="b", stem="bot"),
     "resnet with bottlenecks": resnet.Model(50, non_local=(0, 1, 0, 0), pooling="gem"),
+    "vit": vit.Model("tiny", 2, "dinov2", 4, lora_rank=2),
+    "vit of CLIP": vit.Model("tiny", 2, "clip", patch_stride=12, projection=8),
 }
 SMALL = resnet.Model(18)
 MASKS = {"age": "softmax", "binaries": "sigmoid"}
@@ -47,6 +50,7 @@ MODELS = {
     "pcb": pcb.Model(CLASSES, SMALL, stripes=2, width=6, **PERSON),
     "apr": apr.Model(CLASSES, SMALL, **PERSON),
     "jcm": jcm.Model(CLASSES, SMALL, stage=3, width=16, heads=2),
+    "transreid": transreid.Model(CLASSES, vit.Model("tiny", 2), groups=2, **PERSON),
     "multitask": multitask.Model(CLASSES, SMALL, separate=True, hidden=16, width=8),
 }
 

@@ -122,14 +122,13 @@ class Model(nn.Module):
         classes = self.classes or {}
         if not self.dense:
             return pool_and_classify([*maps, x], classes, self.pooling)
-        outputs = pool_and_classify([*maps, x], {}, self.pooling)
         rows, columns = (shares_of_cells(size, _CELLS) for size in x.shape[1:3])
         # channels first, as the published weights have them
         y = jnp.einsum("nhwc,ph,qw->ncpq", x, rows, columns).reshape(x.shape[0], -1)
         for i in (1, 2):
             y = nn.Dropout(self.dropout, deterministic=not train)(y)
             y = nn.relu(nn.Dense(4096, dtype=self.dtype, name=f"dense{i}")(y.astype(self.dtype)))
-        return outputs | classify(y, classes)
+        return classify([*maps, x], y, classes)
 
     @nn.nowrap
     def last_stage(self, name: str) -> LastStage:

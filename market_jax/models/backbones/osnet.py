@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from market_jax.models.attention import attend
 from market_jax.models.checks import check_smallest
-from market_jax.models.heads import classify, pool_and_classify
+from market_jax.models.heads import classify, pool, pool_and_classify
 from market_jax.models.inverted_residuals import Unit
 from market_jax.models.layers import Pending, conv, finish, max_pool, mean_pool, normalize
 from market_jax.models.norms import InstanceNorm, batch_norm
@@ -258,10 +258,10 @@ class Model(nn.Module):
         classes = self.classes or {}
         if not self.dense:
             return pool_and_classify([*maps, x], classes, self.pooling)
-        outputs = pool_and_classify([*maps, x], {}, self.pooling)
-        y = nn.Dense(_FEATURES, dtype=self.dtype, name="fc")(outputs["feature"].astype(self.dtype))
+        y = pool(x, self.pooling).astype(self.dtype)
+        y = nn.Dense(_FEATURES, dtype=self.dtype, name="fc")(y)
         y = nn.relu(batch_norm(train, name="fc_bn")(y))
-        return outputs | classify(y, classes)
+        return classify([*maps, x], y, classes)
 
     def _stem(self, x: Array, train: bool) -> Array:
         """The first convolution, 7x7."""

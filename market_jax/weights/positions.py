@@ -1,0 +1,89 @@
+"""Tokens and their positions in files of Vision Transformers, as variables of `backbones.vit`.
+
+A file has the positions of the class token and of a square of patches in one tensor, the model has
+them apart, the patches' in the rows and columns of its own pictures. Each function takes a file's
+tensors, a tensor's name and a variable's shape, see `pretrained`.
+"""
+
+import math
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+
+_POSITIONS = "pos_embed"
+_REGISTERS = ("reg_token", "register_tokens")  # timm's, Meta's
+
+
+def _named_beside(tensors: Mapping[str, np.ndarray], name: str, other: str) -> np.ndarray | None:
+    """The tensor whose name differs in its last part alone, if there is one."""
+    return tensors.get(f"{name.rpartition('.')[0]}.{other}".removeprefix("."))
+
+
+def tokens(tensors: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Tokens, [R, D], which some files have with further axes of length 1, and others without.
+
+    Args:
+      tensors: of the file.
+      name: of the tensor.
+      shape: of the variable.
+    """
+    tensor = tensors[name]
+    return tensor.reshape(shape) if tensor.size == math.prod(shape) else tensor
+
+
+def class_token(tensors: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """The class token, [1, D]; beside registers with its position, which Meta's files have apart.
+
+    Args:
+      tensors: of the file.
+      name: of the tensor.
+      shape: of the variable.
+    """
+    token = tokens(tensors, name, shape)
+    if _named_beside(tensors, name, _REGISTERS[1]) is None or token.shape != shape:
+        return token
+    positions = _named_beside(tensors, name, _POSITIONS)
+    if positions is None:
+        return token
+    return token.astype(np.float32) + positions[0, :1].astype(np.float32)
+
+
+def class_position(
+    tensors: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...]
+) -> np.ndarray:
+    """The position of the class token, [1, D], the first of all.
+
+    Args:
+      tensors: of the file.
+      name: of the tensor with all positions.
+      shape: of the variable.
+    """
+    tensor = tensors[name]
+    return tensor.reshape(-1, tensor.shape[-1])[:1]
+
+
+def grid(tensors: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """The patches' positions, [h, w, D], resized where the model has other rows or columns.
+
+    They are resized by a cubic filter with antialiasing, as by timm's `resample_abs_pos_embed`. A
+    square number of patches lay in a square; another number must be the model's own.
+
+    Args:
+      tensors: of the file.
+      name: of the tensor with all positions, [1, 1 + h * w, D], [1 + h * w, D], or timm's beside
+        registers [1, h * w, D].
+      shape: of the variable.
+    """
+    tensor = tensors[name]
+    timms = _named_beside(tensors, name, _REGISTERS[0]) is not None
+    patches = tensor.reshape(-1, tensor.shape[-1])[0 if timms else 1 :]
+    side = math.isqrt(len(patches))
+    if patches.shape[-1] != shape[-1] or not side:
+        return patches
+    if side**2 != len(patches):
+        return patches.reshape(shape) if patches.size == math.prod(shape) else patches
+    square = patches.reshape(side, side, -1)
+    if square.shape == shape:
+        return square
+    return np.asarray(jax.image.resize(square.astype(np.float32), shape, "cubic"))
