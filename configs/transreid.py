@@ -15,9 +15,10 @@ weight together on four groups of patches, which a copy of the last block reads.
 
 It differs from the paper in that there is no embedding of the camera, for a network is given
 pictures alone; in that erased pixels have one colour; in that weight decay leaves biases and norms
-alone; in that five patches are shifted, as the paper says and not its code (four); and in that
-pictures are compared after the BNNecks. It is for an accelerator: no figure on real data was taken
-yet.
+alone; and in that pictures are compared after the BNNecks. Four patches are shifted, as by the
+public code (whose five count the class token); the paper says five. Its networks trained without
+cameras are read and written (naming TransReID). It is for an accelerator: no figure on real data
+was taken yet.
 """
 
 from ml_collections import ConfigDict
@@ -65,7 +66,7 @@ def learn_groups(config: ConfigDict) -> None:
     Args:
       config: of `common.persons_only`, which is changed.
     """
-    config.model.update(name="transreid", groups=GROUPS, shift=5, shuffle=2)
+    config.model.update(name="transreid", groups=GROUPS, shift=4, shuffle=2)
     groups = {f"jigsaw{number}": 0.5 / GROUPS for number in range(1, GROUPS + 1)}
     config.losses = {}
     for part, weight in ({"global": 0.5} | groups).items():

@@ -6,6 +6,7 @@ Only the recipes and this module read a config; the modules below take plain arg
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated
 
 import jax.numpy as jnp
@@ -90,8 +91,8 @@ def apply(config: ConfigDict, module) -> Callable:
 def pretrained_variables(config: ConfigDict, variables: PyTree) -> PyTree:
     """Puts the weights that `config.model.pretrained` names into the backbone's variables.
 
-    Copies of its last stage begin with the same, see `transfer.copy_layers`. The folder of a run
-    brings what it has under the same names, see `transfer.begin`.
+    Copies of its last stage begin with the same. The folder of a run brings what it has under the
+    same names, see `transfer.begin`.
 
     Args:
       config: the experiment's config.
@@ -106,13 +107,16 @@ def pretrained_variables(config: ConfigDict, variables: PyTree) -> PyTree:
         return variables
     if Path(source).expanduser().is_dir():
         return transfer.begin(variables, Path(source))
-    name = config.model.backbone.name
-    make = registry.find(name, _defining("Model", backbones), "backbone")
-    module = importlib.import_module(make.__module__)
-    namings, values = (getattr(module, key, None) for key in ("TORCH_NAMES", "TORCH_VALUES"))
-    variant = config.model.backbone.get("variant", 0)
-    variables = pretrained.begin(variables, source, name, namings, variant, values)
-    return transfer.copy_layers(variables)
+    file, backbone = backbone_file(config), config.model.backbone
+    namings, values = (getattr(file, key, None) for key in ("TORCH_NAMES", "TORCH_VALUES"))
+    variant = backbone.get("variant", 0)
+    return pretrained.begin(variables, source, backbone.name, namings, variant, values)
+
+
+def backbone_file(config: ConfigDict) -> ModuleType:
+    """The Python module that defines a config's backbone, and how published weights name it."""
+    make = registry.find(config.model.backbone.name, _defining("Model", backbones), "backbone")
+    return importlib.import_module(make.__module__)
 
 
 def objective(

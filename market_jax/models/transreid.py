@@ -18,7 +18,7 @@ def rearrange(patches: Array, shift: int, shuffle: int, groups: int) -> Array:
 
     Args:
       patches: [N, T, D].
-      shift: how many of the first patches move. With the public code's SHIFT_NUM of 5, it is 4.
+      shift: how many of the first patches move. The public code's SHIFT_NUM of 5 moves 4.
       shuffle: how many pieces are shuffled into each other.
       groups: the number of groups.
 
@@ -43,17 +43,17 @@ class Model(classifier.Model):
 
     The first feature is the backbone's. A copy of its last block, the module "branch_jigsaw", reads
     each group of patches with the class token, see `rearrange`, which gives one feature more each;
-    it begins with the backbone's weights where those are published ones. Each feature has a BNNeck
-    of its own. The other attributes are `classifier.Model`'s.
+    with published weights it begins as the backbone's, or as the file has it. Each feature has a
+    BNNeck of its own. The other attributes are `classifier.Model`'s.
 
     Attributes:
       groups: the number of groups of patches.
-      shift: how many of the first patches move behind the last ones.
+      shift: how many of the first patches move behind the last ones; the paper says 5.
       shuffle: how many pieces of the sequence are shuffled into each other.
     """
 
     groups: PositiveInt = 4
-    shift: NonNegativeInt = 5
+    shift: NonNegativeInt = 4
     shuffle: PositiveInt = 2
 
     def identify(self, seen: Outputs, predictions: Array | None, train: bool) -> Outputs:

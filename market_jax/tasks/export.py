@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from market_jax import calibration, files, programs, registry, runs, settings
+from market_jax import build, calibration, files, programs, registry, runs, settings
 from market_jax.data import decoding
 from market_jax.errors import InputError
 from market_jax.programs import lowest_cosine
@@ -18,7 +18,7 @@ from market_jax.runs import Run
 from market_jax.tasks import attributes as attributes_
 from market_jax.tasks import inputs, reid
 from market_jax.typing import Columns, PyTree
-from market_jax.weights import published
+from market_jax.weights import published, saving
 
 FORMATS = ("safetensors", *programs.FORMATS)
 LEAST = 0.999  # cosine of a drawn person's embeddings before and after
@@ -58,6 +58,7 @@ def run(
     to: str = "safetensors",
     dtype: str | None = None,
     figures: str | None = None,
+    naming: str | None = None,
     attributes: bool = False,
     flip: bool = False,
     int8: bool = False,
@@ -74,6 +75,8 @@ def run(
         where float16 changes the features.
       figures: A run of the same recipe that has held people out, whose evaluations go into the
         card; for a network that was trained on everybody. By default the run's own.
+      naming: Write safetensors for another program, float32 and without a card: the backbone as it
+        is called there (torchvision, timm, torchreid, ...), or with its BNNeck (fast-reid, BoT).
       attributes: Return "attributes/<label>", the probabilities of each label, beside "embedding",
         to other programs.
       flip: Return the mean with the mirror image to other programs.
@@ -88,13 +91,28 @@ def run(
     """
     registry.choose(to, dict.fromkeys(FORMATS), "value of --to")
     if to in programs.FORMATS:
-        inputs.refuse(f"with --to={to}", dtype=dtype, figures=figures)
+        inputs.refuse(f"with --to={to}", dtype=dtype, figures=figures, naming=naming)
         people = draw_people(DRAWN, run.config.data.image_size)
         _check_parts(run, people)
         how = {"attributes": attributes, "flip": flip, "int8": int8}
         return programs.export(run, output, to, people, **how)
     inputs.refuse("with --to=safetensors", attributes=attributes, flip=flip, int8=int8)
+    if naming is not None:
+        inputs.refuse("with --naming", dtype=dtype, figures=figures)
+        return _save(run, output, naming)
     return _publish(run, output, dtype, figures)
+
+
+def _save(run: Run, output: str | None, naming: str) -> str:
+    """Writes the file for another program, see `run`."""
+    path = _check_output(output)
+    _check_parts(run, draw_people(1, run.config.data.image_size))
+    file = build.backbone_file(run.config)
+    namings, convert = (getattr(file, key, None) for key in ("TORCH_NAMES", "to_torch"))
+    if not namings:
+        raise InputError(f"{run.workdir}: its backbone has no names in other programs")
+    count, left_out = saving.write(path, run.predict.variables, namings, naming, convert)
+    return f"{count} tensors in {path}; left out: {', '.join(left_out) or 'nothing'}"
 
 
 def _publish(run: Run, output: str | None, dtype: str | None, figures: str | None) -> str:

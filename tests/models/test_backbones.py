@@ -17,7 +17,7 @@ from market_jax.models.backbones import (
     resnet,
     vit,
 )
-from market_jax.weights import pretrained
+from market_jax.weights import namings, pretrained
 from tests.models.golden import TOP, fill, images
 from tests.weights.test_pretrained import safetensors
 
@@ -54,7 +54,7 @@ def shapes_in_torch(variables, rules):
     """The names and shapes that a backbone's variables have in a naming."""
     leaves = jax.tree_util.tree_leaves_with_path(variables)
     paths = [([key.key for key in where][1:], leaf) for where, leaf in leaves]
-    shapes = {pretrained._name(path, rules): shape_in_torch(path, leaf) for path, leaf in paths}
+    shapes = {namings.name_of(path, rules): shape_in_torch(path, leaf) for path, leaf in paths}
     assert len(shapes) == len(paths), "two variables have one name"
     return shapes
 
@@ -91,7 +91,7 @@ def test_published_densenets_have_older_names(tmp_path):
     older = "torchvision, published files"
     rules = densenet.TORCH_NAMES
     path = ["stage2_layer10", "norm1", "scale"]
-    names = {pretrained._name(path, rules[naming]) for naming in rules}
+    names = {namings.name_of(path, rules[naming]) for naming in rules}
     assert names == {
         "features.denseblock2.denselayer10.norm1.weight",
         "features.denseblock2.denselayer10.norm.1.weight",

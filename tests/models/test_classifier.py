@@ -22,7 +22,7 @@ from market_jax.models.attention import MASKS, ResidualAttention, StageAttention
 from market_jax.models.backbones import alexnet, efficientnet_lite, resnet
 from market_jax.models.layers import conv
 from market_jax.models.norms import batch_norm
-from market_jax.weights import pretrained, published
+from market_jax.weights import namings, pretrained, published
 from tests.weights.test_pretrained import safetensors
 
 SIZE, KEY = (64, 32), jax.random.key(0)
@@ -308,7 +308,7 @@ def test_a_backbone_without_running_statistics_gets_its_weights(tmp_path):
         keys = [key.key for key in path]
         value = leaf.transpose((3, 2, 0, 1) if leaf.ndim == 4 else None)
         rules = alexnet.TORCH_NAMES["torchvision"]
-        tensors[pretrained._name(keys, rules)] = np.ascontiguousarray(value) + 1
+        tensors[namings.name_of(keys, rules)] = np.ascontiguousarray(value) + 1
     path = safetensors(tmp_path / "w.safetensors", tensors)
     found = with_weights(spec("alexnet"), str(path), variables)
     bias = found["params"]["backbone"]["conv1"]["bias"]

@@ -10,7 +10,7 @@ import pytest
 from market_jax.errors import InputError
 from market_jax.models import norms
 from market_jax.models.backbones import osnet
-from market_jax.weights import pretrained
+from market_jax.weights import namings, pretrained
 from tests.models.golden import FIRST, WEIGHTS, checksum, fill, small_images
 from tests.models.test_backbones import shapes_in_torch
 from tests.weights.test_pretrained import safetensors
@@ -74,7 +74,7 @@ def test_sizes_and_names_are_torchreids(name):
 @pytest.mark.parametrize("naming", osnet.TORCH_NAMES)
 def test_the_head_of_published_weights_is_the_classifier(naming):
     path = ["head_imagenet", "kernel"]
-    assert pretrained._name(path, osnet.TORCH_NAMES[naming]) == "classifier.weight"
+    assert namings.name_of(path, osnet.TORCH_NAMES[naming]) == "classifier.weight"
 
 
 @pytest.mark.parametrize("name", GOLDEN)

@@ -11,7 +11,7 @@ from absl import logging
 from market_jax.errors import InputError
 from market_jax.models import classifier
 from market_jax.models.backbones import efficientnet_lite, mobilenet_v2, resnet
-from market_jax.weights import pretrained
+from market_jax.weights import namings, pretrained
 from tests.models.golden import SMALL, TOP, fill, images
 from tests.models.test_backbones import shape_in_torch
 from tests.weights.makers import safetensors
@@ -125,7 +125,7 @@ def network(name):
     for where, leaf in jax.tree_util.tree_leaves_with_path(shapes):
         path = [key.key for key in where][1:]
         path = path[1:] if path[0] == "backbone" else path
-        tensor = pretrained._name(path, rules[naming], pretrained.NETWORKS[file])
+        tensor = namings.name_of(path, rules[naming], namings.NETWORKS[file])
         if path[0] == "head_identity":
             tensor = NECKS[file][0]
         assert tensor not in sizes, "two variables have one name"
@@ -252,4 +252,4 @@ def test_non_local_blocks_are_counted_in_each_stage():
     ):
         path = [f"non_local3_{blocks - 1}", "out", "kernel"]
         last = {6: 2, 23: 8}[blocks]
-        assert pretrained._name(path, names[naming]) == f"NL_3.{last}.W.0.weight"
+        assert namings.name_of(path, names[naming]) == f"NL_3.{last}.W.0.weight"

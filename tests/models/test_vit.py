@@ -10,7 +10,7 @@ import pytest
 
 from market_jax.errors import InputError
 from market_jax.models.backbones import vit
-from market_jax.weights import pretrained
+from market_jax.weights import namings, pretrained
 from tests.models.golden_vit import SQUARE, TOP, fill, images
 from tests.models.test_backbones import shape_in_torch
 from tests.weights.makers import safetensors
@@ -135,7 +135,7 @@ def tensors_of(model, naming):
     meta, clip, shapes = naming == "DINOv2", naming == "CLIP", {}
     for where, leaf in jax.tree_util.tree_leaves_with_path(template(model)):
         path = [key.key for key in where][1:]
-        name, width = pretrained._name(path, vit.TORCH_NAMES[naming]), leaf.shape[-1]
+        name, width = namings.name_of(path, vit.TORCH_NAMES[naming]), leaf.shape[-1]
         shape = shape_in_torch(path, leaf)
         if path[-1] in ("pos_embed", "class_position"):
             count = SQUARE + (meta or not model.registers)

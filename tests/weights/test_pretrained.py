@@ -9,7 +9,7 @@ from sklearn.datasets import load_sample_images
 
 from market_jax.errors import InputError
 from market_jax.models.backbones import efficientnet_lite
-from market_jax.weights import pretrained
+from market_jax.weights import namings, pretrained
 from tests.weights.makers import safetensors
 
 # of efficientnet_lite_pytorch 0.1.0 under PyTorch 2.13, on images in (255 x - 127) / 128
@@ -29,7 +29,7 @@ def under_names(variables, naming):
     for where, value in jax.tree_util.tree_flatten_with_path(variables)[0]:
         path = [key.key for key in where][1:]
         if path[0] != "head_hat":
-            name = pretrained._name(path, efficientnet_lite.TORCH_NAMES[naming])
+            name = namings.name_of(path, efficientnet_lite.TORCH_NAMES[naming])
             order = (3, 2, 0, 1) if value.ndim == 4 else None
             tensors[name] = np.asarray(value)
             if path[-1] == "kernel":

@@ -70,8 +70,20 @@ _TIMM = (
     (r"^projection$", "head.weight"),
     (r"^head_imagenet", "head"),
 )
+_LAST = 11  # number of the last block of networks that TransReID has published
 TORCH_NAMES = {
     "timm": _TIMM,
+    # the last block is there twice, for the whole picture and the jigsaw, and a third time, unused
+    "TransReID": (
+        (r"^branch_jigsaw\.block\d+\.", "b2.0."),
+        (r"^branch_jigsaw\.norm$", "b2.1"),
+        (rf"^block{_LAST}\.", "b1.0."),
+        (r"^norm$", "b1.1"),
+        *_TIMM,
+        (r"^bnneck_global$", "bottleneck"),
+        (r"^bnneck_jigsaw(\d)$", r"bottleneck_\1"),
+        (r"^(?!b[12]\.|bottleneck)", "base."),
+    ),
     "DINOv2": (*_TIMM, (r"^reg_token$", "register_tokens")),
     "CLIP": (
         (r"^patch_embed$", "conv1"),
@@ -97,6 +109,7 @@ TORCH_VALUES = {
         tensors[name].T if name.endswith("weight") else tensors[name]
     ),
 }
+to_torch = positions.join
 
 
 def _last_norm(family: Family) -> nn.LayerNorm:
