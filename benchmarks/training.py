@@ -31,6 +31,8 @@ CASES = {
     "resnet34": ("resnet34", (64, 128, 64, 3)),
     "resnet50": ("resnet50", (32, 256, 128, 3)),
     "efficientnet_lite": ("efficientnet_lite", (64, 128, 64, 3)),
+    "osnet": ("osnet", (64, 256, 128, 3)),
+    "vit_small": ("vit_small", (32, 256, 128, 3)),
     "efficientnet_lite_256x128": ("efficientnet_lite", (64, 256, 128, 3)),
 }
 OURS, PEERS = ("plain", "jax", "onednn"), ("eager", "compiled")

@@ -24,6 +24,8 @@ NETWORKS = {
     "resnet34": {"name": "resnet", "depth": 34, "classes": {"pid": IDENTITIES}},
     "resnet50": {"name": "resnet", "depth": 50, "classes": {"pid": IDENTITIES}},
     "efficientnet_lite": {"classes": {"pid": IDENTITIES}},
+    "osnet": {"classes": {"pid": IDENTITIES}},
+    "vit_small": {"name": "vit", "size": "small", "classes": {"pid": IDENTITIES}},
 }
 
 

@@ -183,6 +183,100 @@ def efficientnet_lite():
     return nn.Sequential(*layers, *unit(320, 1280, 1), *head)
 
 
+class Gate(nn.Module):
+    """A block's gate of `market_jax.models.backbones.osnet`."""
+
+    def __init__(self, width):
+        super().__init__()
+        inner = width // 16
+        layers = (nn.Conv2d(width, inner, 1), nn.ReLU(), nn.Conv2d(inner, width, 1), nn.Sigmoid())
+        self.inner = nn.Sequential(nn.AdaptiveAvgPool2d(1), *layers)
+
+    def forward(self, x):
+        return x * self.inner(x)
+
+
+def normed(inputs, outputs, kernel=1, stride=1):
+    """Convolution and BatchNorm."""
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+    return [conv, nn.BatchNorm2d(outputs)]
+
+
+def light(width):
+    """A 1x1 convolution, and a 3x3 one of each channel alone."""
+    inner = nn.Conv2d(width, width, 1, bias=False)
+    outer = nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False)
+    return [inner, outer, nn.BatchNorm2d(width), nn.ReLU()]
+
+
+class StreamsBlock(nn.Module):
+    """A block of `market_jax.models.backbones.osnet`."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        width = outputs // 4
+        self.first = nn.Sequential(*normed(inputs, width), nn.ReLU())
+        self.streams = nn.ModuleList(
+            nn.Sequential(*(layer for _ in range(depth) for layer in light(width)))
+            for depth in range(1, 5)
+        )
+        self.gate, self.last = Gate(width), nn.Sequential(*normed(width, outputs))
+        around = normed(inputs, outputs) if inputs != outputs else [nn.Identity()]
+        self.around = nn.Sequential(*around)
+
+    def forward(self, x):
+        y = self.first(x)
+        y = sum(self.gate(stream(y)) for stream in self.streams)
+        return functional.relu(self.last(y) + self.around(x))
+
+
+def osnet(widths=(64, 256, 384, 512), features=512):
+    """`market_jax.models.backbones.osnet` with a linear head."""
+    layers = [*normed(3, widths[0], 7, 2), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
+    for inputs, outputs in itertools.pairwise(widths):
+        layers += [StreamsBlock(inputs, outputs), StreamsBlock(outputs, outputs)]
+        if outputs != widths[-1]:
+            layers += [*normed(outputs, outputs), nn.ReLU(), nn.AvgPool2d(2)]
+    layers += [*normed(outputs, outputs), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    dense = [nn.Linear(outputs, features), nn.BatchNorm1d(features), nn.ReLU()]
+    return nn.Sequential(*layers, *dense, nn.Linear(features, IDENTITIES))
+
+
+class TransformerBlock(nn.Module):
+    """A block of `market_jax.models.transformer`, as timm has it."""
+
+    def __init__(self, width, heads):
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = (nn.LayerNorm(width, eps=1e-6) for _ in range(2))
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.fc1, self.fc2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x):
+        n, t, d = x.shape
+        qkv = self.qkv(self.norm1(x)).view(n, t, 3, self.heads, -1)
+        y = functional.scaled_dot_product_attention(*qkv.permute(2, 0, 3, 1, 4))
+        x = x + self.out(y.transpose(1, 2).reshape(n, t, d))
+        return x + self.fc2(functional.gelu(self.fc1(self.norm2(x))))
+
+
+class Vit(nn.Module):
+    """`market_jax.models.backbones.vit` with a linear head, for pictures of 256x128."""
+
+    def __init__(self, width=384, heads=6, depth=12, patch=16, count=128):
+        super().__init__()
+        self.patches = nn.Conv2d(3, width, patch, patch)
+        self.token = nn.Parameter(torch.zeros(1, 1, width))
+        self.positions = nn.Parameter(0.02 * torch.randn(1, 1 + count, width))
+        self.blocks = nn.Sequential(*(TransformerBlock(width, heads) for _ in range(depth)))
+        self.norm, self.head = nn.LayerNorm(width, eps=1e-6), nn.Linear(width, IDENTITIES)
+
+    def forward(self, x):
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(len(x), -1, -1), x], dim=1) + self.positions
+        return self.head(self.norm(self.blocks(x))[:, 0])
+
+
 def attribute_loss(outputs, x, labels):
     """Mean of the cross-entropies."""
     losses = [functional.cross_entropy(o.float(), labels % o.shape[1]) for o in outputs]
@@ -213,6 +307,8 @@ NETWORKS = {
     "resnet34": (lambda: resnet(34), identity_loss),
     "resnet50": (lambda: resnet(50), identity_loss),
     "efficientnet_lite": (efficientnet_lite, identity_loss),
+    "osnet": (osnet, identity_loss),
+    "vit_small": (Vit, identity_loss),
 }
 
 

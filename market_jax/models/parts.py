@@ -71,7 +71,7 @@ class Model(classifier.Model):
 
     The first branch reads the backbone's own map. Each other one has another copy of the backbone's
     last stage, the module "branch_<branch>", which begins with the same weights where the
-    backbone's are published ones, see `transfer.copy_layers`. Attributes are told from the
+    backbone's are published ones. Attributes are told from the
     backbone's own feature.
 
     The branches' features are, by name:
