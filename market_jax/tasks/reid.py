@@ -1,4 +1,4 @@
-"""--task=reid: judges how well queries find their matches, or answers the release's queries."""
+"""--task=reid: judges how well queries find their matches, or answers queries of nobody known."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +24,8 @@ from market_jax.tasks import inputs
 from market_jax.typing import Columns
 
 FILE, PAGE, ANSWERS = evaluator.FILE, "report.html", "reid_test.txt"
-LENGTH = 100  # answers to a query of the release
+RELEASE = "release"  # the queries and the gallery of the data set
+LENGTH = 100  # answers to a query
 LISTED, SHOWN = 10, 5  # answers to a query of the page; queries of each kind
 
 
@@ -149,9 +150,11 @@ def _pictures_of(columns: Columns) -> Callable[[str], np.ndarray]:
     return lambda name: columns["image"][np.array([places[name]])][0]
 
 
-def answer_release(
+def answer(
     run: Run,
     features: Features,
+    query: Columns,
+    gallery: Columns,
     *,
     transform: Sequence[str],
     rerank: Sequence[str],
@@ -159,11 +162,13 @@ def answer_release(
     top_k: int | None,
     exclude: str | None,
 ) -> str:
-    """Answers every query of the release from its gallery; writes `evaluation/reid_test.txt`.
+    """Answers every query from the gallery; writes `evaluation/reid_test.txt`.
 
     Args:
       run: the run.
       features: the features of its images.
+      query: columns of the queries.
+      gallery: columns of the images that are searched.
       transform: specs in words, see `make_retrieval`.
       rerank: specs in words, see `make_retrieval`.
       metric: the distance between features, "cosine" or "euclidean".
@@ -176,10 +181,10 @@ def answer_release(
     Raises:
       InputError: `top_k` is out of range, or a transform or re-ranker does not exist.
     """
-    columns = [run.dataset().open(split) for split in ("query", "test")]
     if exclude:
-        columns[1], _ = inputs.exclude(Path(exclude), columns[1], None)
-    query, gallery = map(features.of, columns)
+        gallery, _ = inputs.exclude(Path(exclude), gallery, None)
+    digests = [images_.digests(side["image"]) for side in (query, gallery)]
+    query, gallery = map(features.of, (query, gallery))
     size = len(gallery["name"])
     top_k = min(LENGTH, size) if top_k is None else top_k
     if not 1 <= top_k <= size:
@@ -196,7 +201,6 @@ def answer_release(
     lists = [[names[i] for i in row] for row in answers]
     path = run.evaluation / ANSWERS
     write_atomically(path, predictions.reid_txt(query["name"].tolist(), lists, names))
-    digests = [images_.digests(side["image"]) for side in columns]
     text = f"{len(lists)} answers of at most {top_k} in {path}"
     return text + predictions.twins_text(*digests, answers)
 
@@ -220,20 +224,21 @@ def run(
     rerank: list[str] | None = None,
     report: bool = False,
 ) -> str:
-    """Judges a ranking in every protocol that the data allow, or answers the release's queries.
+    """Judges a ranking in every protocol that the data allow, or answers queries.
 
     Args:
       run: the run; without a model for features that need none.
       split: What is judged: val (the held-out identities), train, or test with the data set's
         own queries.
-      images: Judge this folder of crops instead of a split.
+      images: Judge this folder of crops instead of a split; with --predict, the gallery.
       annotations: A CSV of name, pid and camid that lists the pictures of --images.
       queries: A folder of crops that are the queries; --images is the gallery then.
       query_annotations: The same as --annotations, of --queries.
       skip_bad: Leave bad pictures and rows of folders and lists out and list them.
       exclude: A CSV whose column name says which images are left out; with --predict, of the
         gallery.
-      predict: "release" answers the data set's queries from its test images; nothing is judged.
+      predict: Answer the queries in this folder from --images, or with "release" the data set's
+        queries from its test images; nothing is judged, and names need not say anything.
       top_k: The number of answers to each query that --predict writes; by default 100.
       features: model, predictions, model+predictions, imagenet, pixels, color_histogram, or the
         file NAME.onnx of an exported network.
@@ -251,9 +256,8 @@ def run(
     ranked_by = {"transform": transform or [], "rerank": rerank or [], "metric": metric}
     read = Features(run, features, flip)
     if predict:
-        registry.choose(predict, {"release": None}, "value of --predict")
-        inputs.refuse("with --predict, which judges nothing", **what.given(), report=report)
-        return answer_release(run, read, **ranked_by, top_k=top_k, exclude=exclude)
+        sides = _open_unjudged(run, predict, what, report=report)
+        return answer(run, read, *sides, **ranked_by, top_k=top_k, exclude=exclude)
     inputs.refuse("without --predict", top_k=top_k is not None)
     about = {"judged": what.name, "features": features, "flip": flip, "checkpoint": run.step}
     return _judge(run, read, what, about, **ranked_by, exclude=exclude, report=report)
@@ -307,6 +311,22 @@ def _judge(
         write_page(run.evaluation / PAGE, result, made, ranked, retrieval, pictures)
         notes.append(f"report in {run.evaluation / PAGE}")
     return inputs.as_text(result, *notes, first=warning)
+
+
+def _open_unjudged(run: Run, source: str, what: inputs.Judged, *, report: bool) -> list[Columns]:
+    """Columns of the queries and the gallery of whom nothing is known, see `run`."""
+    why, given = "with --predict, which judges nothing", what.given() | {"report": report}
+    if source == RELEASE:
+        inputs.refuse(why, **given)
+        return [run.dataset().open(split) for split in ("query", "test")]
+    if not what.images:
+        raise InputError(
+            f"--predict is {source!r}: a folder of queries needs --images, the folder that is "
+            f"searched; {RELEASE!r} answers the data set's own"
+        )
+    inputs.refuse(why, **given | {"images": None, "skip_bad": False})
+    size, how = run.config.data.image_size, {"named": False, "skip_bad": what.skip_bad}
+    return [inputs.read_folder(Path(folder), size, **how) for folder in (source, what.images)]
 
 
 def _open_sides(run: Run, what: inputs.Judged) -> list[Columns]:

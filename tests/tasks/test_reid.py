@@ -1,5 +1,6 @@
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -256,6 +257,23 @@ def test_a_cluster_is_a_shorter_answer(release, monkeypatch, tmp_path):
     assert lines == [f"{i:06d}.jpg: {2 * i + 1:06d}.jpg" for i in range(4)]
 
 
+def test_answers_to_queries_of_any_name(release, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    unitn = Path(release.config.data.dir)
+    (tmp_path / "asked").mkdir()
+    for i in range(4):
+        shutil.copyfile(unitn / "queries" / f"{i:06d}.jpg", tmp_path / "asked" / f"who {i}.jpg")
+    folders = {"predict": str(tmp_path / "asked"), "images": str(unitn / "test")}
+    text = reid.run(release, features="pixels", top_k=2, **folders)
+    lines = (release.workdir / "evaluation" / "reid_test.txt").read_text().splitlines()
+    assert [line.split(", ")[0] for line in lines] == [
+        f"who {i}.jpg: {2 * i + 1:06d}.jpg" for i in range(4)
+    ]
+    assert text.startswith("4 answers of at most 2")
+    with pytest.raises(InputError, match="--annotations does nothing with --predict"):
+        reid.run(release, features="pixels", annotations="a.csv", **folders)
+
+
 def test_mistakes_end_in_a_message(release, trained, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     cases = [
@@ -264,7 +282,7 @@ def test_mistakes_end_in_a_message(release, trained, monkeypatch, tmp_path):
         (
             release,
             {"predict": "queries", "features": "pixels"},
-            "unknown value of --predict 'queries'; known: release",
+            "--predict is 'queries': a folder of queries needs --images",
         ),
         (release, {"features": "pixel"}, "unknown features 'pixel'; did you mean 'pixels'"),
         (release, {}, "--features=model needs a trained run"),
