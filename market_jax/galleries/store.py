@@ -90,6 +90,7 @@ class Store:
         create: bool = False,
     ):
         self.where, self.metric = str(where), metric
+        self._unsettled = True  # rows of a program that was stopped, or those that are added
         self._name = PREFIX + network
         self._open(create)
         with _said(self.where):
@@ -177,9 +178,21 @@ class Store:
         for row in rows:
             if len(row["path"].encode()) > _LONGEST:
                 raise InputError(f"{row['path'][:80]}...: the path is longer than {_LONGEST} bytes")
+        self._unsettled = True
         for start in range(0, len(rows), _PAGE):
             with _said(self.where):
                 self._client.upsert(self._name, data=list(rows[start : start + _PAGE]))
+
+    def _settle(self) -> None:
+        """Puts what was written last where searches are fast; a server does so by itself.
+
+        An embedded database looks at such rows one by one: 20,000 take it 1.4 s instead of 0.06.
+        They are safe, and found, before.
+        """
+        if self._lock and self._unsettled:
+            with _said(self.where):
+                self._client.flush(self._name)
+            self._unsettled = False
 
     def update(self, changes: Mapping[str, Mapping[str, Any]]) -> None:
         """Changes some fields of rows that are there.
@@ -229,6 +242,7 @@ class Store:
         Returns:
           Rows with "distance"; fewer than `count` where there are no more.
         """
+        self._settle()
         fields = list(FIELDS if embeddings else _SAID)
         with _said(self.where):
             (hits,) = self._client.search(

@@ -99,6 +99,22 @@ def test_the_answers_are_those_of_an_exact_search(gallery, crops, network):
     assert [hit.id for hit in again] == [hit.id for hit in hits]
 
 
+def test_what_is_new_is_put_where_searches_are_fast(gallery, crops, monkeypatch):
+    calls, flush = [], gallery._store._client.flush
+    monkeypatch.setattr(
+        gallery._store._client, "flush", lambda *args: calls.append(args) or flush(*args)
+    )
+    query = sorted(crops.iterdir())[0]
+    for _ in range(2):
+        gallery.search(query, top_k=2)
+    assert len(calls) == 1
+    draw(crops, 1, first=90)
+    gallery.add(crops)
+    assert len(calls) == 1
+    assert len(gallery.search(query, top_k=99)) == len(gallery)
+    assert len(calls) == 2
+
+
 def test_only_what_holds_the_condition_is_found(gallery, crops, network):
     paths = sorted(crops.iterdir())
     _, found = network.describe([str(path) for path in paths])
