@@ -24,15 +24,15 @@ from tests.weights.makers import (
     zipped,
 )
 
-SECONDS = 10  # the longest, a million instructions, takes around two
+SECONDS = 30  # of the processor; the longest, a million instructions, takes two to twelve
 
 
 def refuse(path, message="."):
     """Reads a file, which must be refused under its name, in bounded time."""
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(InputError, match=message) as caught:
         files.read(path)
-    assert time.monotonic() - start < SECONDS
+    assert time.process_time() - start < SECONDS
     assert str(caught.value).startswith(f"{path}: ")
     assert len(str(caught.value)) < 1000
 
