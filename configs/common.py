@@ -50,6 +50,7 @@ BACKBONES = {  # name -> its arguments, so that each is a flag
         "pooling": "class",
         "projection": 0,
         "drop_path": 0.0,
+        "cameras": 0,
         "lora_rank": 0,
     },
 }
@@ -173,7 +174,7 @@ def decay_layers(depth: int, factor: float) -> tuple[tuple[str, float], ...]:
       depth: the number of blocks.
       factor: 0 to 1; 0.65 to 0.75 is usual.
     """
-    embedding = "patch_embed|cls_token|class_position|pos_embed|reg_token|norm_pre"
+    embedding = "patch_embed|cls_token|class_position|pos_embed|camera_embed|reg_token|norm_pre"
     blocks = [
         (rf"^(backbone|branch_\w+)/block{number}/", factor ** (depth - number))
         for number in reversed(range(depth))

@@ -13,12 +13,13 @@ that for biases, weight decay of 1e-4, a warm-up of 5 epochs from a hundredth, t
 120 epochs; cross-entropy and triplets with the soft margin on the class token, and with half the
 weight together on four groups of patches, which a copy of the last block reads.
 
-It differs from the paper in that there is no embedding of the camera, for a network is given
-pictures alone; in that erased pixels have one colour; in that weight decay leaves biases and norms
-alone; and in that pictures are compared after the BNNecks. Four patches are shifted, as by the
-public code (whose five count the class token); the paper says five. Its networks trained without
-cameras are read and written (naming TransReID). It is for an accelerator: no figure on real data
-was taken yet.
+Each camera has an embedding, and pictures whose cameras are not those of the training have the mean
+of all; `transreid.py:vit,cameras=0` has none.
+
+It differs from the paper in that erased pixels have one colour; in that weight decay leaves biases
+and norms alone; and in that pictures are compared after the BNNecks. Four patches are shifted, as
+by the public code (whose five count the class token); the paper says five. Its networks are read
+and written (naming TransReID). It is for an accelerator: no figure on real data was taken yet.
 """
 
 from ml_collections import ConfigDict
@@ -35,7 +36,8 @@ def get_config(arguments: str = "") -> ConfigDict:
       arguments: "vit" and its arguments: "vit,size=tiny".
     """
     name = "" if arguments.split(",")[0] == "vit" else "vit,"
-    config = common.persons_only(name + arguments, size="base", patch_stride=12, drop_path=0.1)
+    usual = {"size": "base", "patch_stride": 12, "drop_path": 0.1, "cameras": -1}
+    config = common.persons_only(name + arguments, **usual)
     config.epochs = 120
     descend(config)
     learn_groups(config)

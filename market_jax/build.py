@@ -20,7 +20,7 @@ from market_jax.data.samplers import Sampler
 from market_jax.errors import InputError
 from market_jax.kernels import convolution
 from market_jax.losses import Term, annealing
-from market_jax.models import backbones, heads
+from market_jax.models import backbones, heads, inputs
 from market_jax.registry import choose
 from market_jax.training import hooks as hooks_
 from market_jax.training import optimizer as optimizer_
@@ -85,7 +85,7 @@ def apply(config: ConfigDict, module) -> Callable:
       config: the experiment's config.
       module: the Flax module.
     """
-    return convolution.applying(config.convolution, module.apply)
+    return convolution.applying(config.convolution, module.apply, inputs.names(module))
 
 
 def pretrained_variables(config: ConfigDict, variables: PyTree) -> PyTree:

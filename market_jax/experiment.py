@@ -17,6 +17,7 @@ from market_jax.data.schema import Schema, merge
 from market_jax.errors import InputError
 from market_jax.losses import Context
 from market_jax.metrics.attributes import count_labels
+from market_jax.models import inputs
 from market_jax.training import checkpoints, hooks, step, trackers
 from market_jax.training.plan import Plan
 from market_jax.training.state import TrainState, init_state, init_variables
@@ -89,17 +90,25 @@ class Sides(NamedTuple):
 
 
 def open_sides(config: ConfigDict, dataset: Dataset) -> Sides:
-    """The images of a supervised training, and the number of persons for its classifier.
+    """The images of a supervised training, and what its config counts of them.
 
     Args:
-      config: of the experiment; `model.identities` of -1 becomes the number of persons.
+      config: of the experiment; `model.identities` of -1 becomes the number of persons, and
+        `model.backbone.cameras` the highest number of a camera.
       dataset: that it is trained on.
     """
     train = dataset.open("train")
-    config = settings.count(
-        config, {"model.identities": int(train["identity"].max(initial=-1)) + 1}
-    )
-    return Sides(config, train, dataset.open("val"))
+    return Sides(settings.count(config, counted(train)), train, dataset.open("val"))
+
+
+def counted(columns: Columns) -> dict[str, int]:
+    """Settings of `settings.COUNTED` that follow from the images that are trained on.
+
+    Args:
+      columns: columns of these images.
+    """
+    persons, cameras = (int(columns[name].max(initial=-1)) for name in ("identity", "camid"))
+    return {"model.identities": persons + 1, "model.backbone.cameras": max(cameras, 0)}
 
 
 def class_ratios(
@@ -127,6 +136,9 @@ class _AnyColumn(dict):
     def __or__(self, other: dict) -> "_AnyColumn":
         return _AnyColumn({**self, **other})
 
+    def __contains__(self, name: object) -> bool:
+        return True
+
     def __missing__(self, name: str):
         return jnp.zeros(len(self["mask"]), jnp.int32)
 
@@ -141,10 +153,10 @@ def check(config: ConfigDict) -> None:
       InputError: a name, a kind, a value or a shape is wrong; the message names it.
     """
     limits.check(config.to_dict())
-    counted = settings.count(config, dict.fromkeys(settings.COUNTED, 2))
-    model = build.model(counted.model, counted.dtype)
+    filled = settings.count(config, dict.fromkeys(settings.COUNTED, 2))
+    model = build.model(filled.model, filled.dtype)
     objective = build.objective(config)
-    optimizer, after = build.optimizer(config, model, 1), build.hooks(counted)
+    optimizer, after = build.optimizer(config, model, 1), build.hooks(filled)
     build.evaluators_of(config)
     trackers.make(config.writers.to_dict())
 
@@ -157,15 +169,14 @@ def check(config: ConfigDict) -> None:
         state = hooks.init_all(init_state(variables, optimizer, seed=0), after)
         keys = {"dropout": key, "sample": key}
         collections = list(state.collections)
-        outputs, _ = apply(
-            state.variables, batch["image"], train=True, rngs=keys, mutable=collections
-        )
-        for at, found in ((state.step, outputs), (None, apply(variables, batch["image"]))):
+        apply = functools.partial(apply, image=batch["image"], **inputs.of(apply, batch))
+        outputs, _ = apply(state.variables, train=True, rngs=keys, mutable=collections)
+        for at, found in ((state.step, outputs), (None, apply(variables))):
             context = Context(found, batch, at, state.collections)
             losses.evaluate_terms(objective.terms, objective.metrics, context)
 
     try:
-        for _, stage in build.stages(counted):
+        for _, stage in build.stages(filled):
             jax.eval_shape(functools.partial(trace, stage=stage), jax.random.key(0))
     except InputError:
         raise

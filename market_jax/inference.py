@@ -19,9 +19,11 @@ from market_jax import devices, progress
 from market_jax.data import cached, pipeline, samplers, transforms
 from market_jax.errors import InputError
 from market_jax.kernels import convolution
-from market_jax.models import norms
+from market_jax.models import inputs, norms
 from market_jax.registry import choose
 from market_jax.typing import Array, Columns, Outputs, PyTree
+
+NOTHING: Columns = {}  # beside the images
 
 
 def _mirror(value: Array) -> Array:
@@ -32,7 +34,7 @@ def _mirror(value: Array) -> Array:
 def make_forward(
     apply: Callable, names: Sequence[str], *, flip: bool, derive: Callable[[Outputs], Outputs]
 ) -> Callable[[PyTree, Array], Outputs]:
-    """The jitted (variables, uint8 images [N, H, W, 3]) -> the named outputs.
+    """The jitted (variables, uint8 images [N, H, W, 3], inputs [N] by name) -> the named outputs.
 
     Args:
       apply: `model.apply`.
@@ -44,16 +46,16 @@ def make_forward(
       InputError: (when called) the model has no such output.
     """
 
-    def outputs_of(variables, images):
-        outputs = derive(apply(variables, images))
+    def outputs_of(variables, images, given):
+        outputs = derive(apply(variables, images, **given))
         return {name: choose(name, outputs, "output of the model") for name in names}
 
-    def forward(variables, images):
+    def forward(variables, images, given):
         images = transforms.to_float(images)
-        outputs = outputs_of(variables, images)
+        outputs = outputs_of(variables, images, given)
         if not flip:
             return outputs
-        mirrored = outputs_of(variables, _mirror(images))
+        mirrored = outputs_of(variables, _mirror(images), given)
         return {name: (value + _mirror(mirrored[name])) / 2 for name, value in outputs.items()}
 
     return jax.jit(functools.partial(_in_parts, forward, _images_at_once(apply)))
@@ -65,13 +67,15 @@ def _images_at_once(apply: Callable) -> int:
         return 8 if convolution.is_fused(jnp.float32) else 4
 
 
-def _in_parts(forward: Callable, size: int, variables: PyTree, images: Array) -> Outputs:
+def _in_parts(
+    forward: Callable, size: int, variables: PyTree, images: Array, given: Columns = NOTHING
+) -> Outputs:
     """On one CPU the images some at a time, so that their maps stay in its cache."""
     alone = jax.default_backend() == "cpu" and jax.device_count() == 1
     if not alone or len(images) <= size or len(images) % size:
-        return forward(variables, images)
-    parts = images.reshape(-1, size, *images.shape[1:])
-    outputs = jax.lax.map(functools.partial(forward, variables), parts)
+        return forward(variables, images, given)
+    parts = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), (images, given))
+    outputs = jax.lax.map(lambda part: forward(variables, *part), parts)
     return jax.tree.map(lambda value: value.reshape(-1, *value.shape[2:]), outputs)
 
 
@@ -103,19 +107,21 @@ def _local(variables: PyTree) -> PyTree:
 
 
 def run(
-    forward: Callable[[PyTree, Array], Outputs],
+    forward: Callable[[PyTree, Array, Columns], Outputs],
     variables: PyTree,
     images,
     *,
     batch_size: int,
+    given: Columns = NOTHING,
 ) -> dict[str, np.ndarray]:
     """Runs a function over all images; where there are several processes, each does its share.
 
     Args:
-      forward: (variables, uint8 [N, H, W, 3]) -> outputs, jitted.
+      forward: (variables, uint8 [N, H, W, 3], inputs [N] by name) -> outputs, jitted.
       variables: of the model, the same in every process.
       images: [M, H, W, 3] uint8, indexed by arrays of positions.
       batch_size: images at a time, fewer in the end, see `samplers.few_sizes`.
+      given: what the model sees beside the images, by name [M]; padding is given 0.
 
     Returns:
       Output name -> [M, ...], in the order of the images.
@@ -135,9 +141,11 @@ def run(
     )
     parts: list[dict[str, np.ndarray]] = []
     order = samplers.few_sizes(last - first, batch_size, mesh.size)
-    for batch in progress.track(batches(own_images, order), "images", order.steps):
-        placed = devices.place_batch(mesh, {"image": batch})
-        parts.append(jax.device_get(forward(variables, placed["image"])))
+    for step, batch in enumerate(progress.track(batches(own_images, order), "images", order.steps)):
+        rows = order.indices(step)
+        beside = {name: np.where(rows < 0, 0, x[first:last][rows]) for name, x in given.items()}
+        placed = devices.place_batch(mesh, {"image": batch, **beside})
+        parts.append(jax.device_get(forward(variables, placed.pop("image"), placed)))
     count = own.stop - own.start
     found = {key: np.concatenate([part[key] for part in parts])[:count] for key in parts[0]}
     return _gather(found, most, size) if several else found
@@ -215,7 +223,8 @@ class Predictor:
         """Outputs of every image.
 
         Args:
-          columns: "image" and "name" of M images.
+          columns: "image" and "name" of M images; and what the model takes beside them, see
+            `models.inputs`.
           names: of the outputs.
           flip: the mean with the mirrored images' outputs; maps are mirrored back.
           derive: outputs -> outputs, traced; the names are those of what it returns.
@@ -234,9 +243,12 @@ class Predictor:
             if what not in self._forwards:
                 self._forwards[what] = make_forward(self.apply, names, flip=flip, derive=derive)
             forward, images = self._forwards[what], columns["image"]
-            return run(forward, self._fold(images), images, batch_size=self._batch_size)
+            return run(
+                *(forward, self._fold(images), images), batch_size=self._batch_size, given=given
+            )
 
-        key = self._describe(columns, what) if keep else None
+        given = inputs.of(self.apply, columns)
+        key = self._describe(columns, what, given) if keep else None
         if key is None:
             return compute()
         if key not in self._memory:
@@ -263,12 +275,13 @@ class Predictor:
         image = jax.ShapeDtypeStruct(shape, np.float32)
         return tuple(jax.eval_shape(self.apply, self.variables, image))
 
-    def _describe(self, columns: Columns, what: tuple) -> str | None:
+    def _describe(self, columns: Columns, what: tuple, given: Columns) -> str | None:
         """What the outputs follow from, as text; None where the pictures have no fingerprint."""
         fingerprint = getattr(columns["image"], "fingerprint", None)
         if fingerprint is None:
             return None
-        listed = hashlib.sha256("\n".join(columns["name"].tolist()).encode()).hexdigest()[:16]
+        seen = [*columns["name"].tolist(), *(f"{k}={v.tolist()}" for k, v in given.items())]
+        listed = hashlib.sha256("\n".join(seen).encode()).hexdigest()[:16]
         names, flip, derive = what
         parts = [self._key, fingerprint, listed, names, flip, derive.__qualname__]
         return json.dumps(parts, sort_keys=True)

@@ -1,5 +1,6 @@
 """Trained runs and published networks: finding one, and restoring its parameters."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -177,21 +178,26 @@ def restore(
         template = devices.replicated(devices.make_mesh(), template)
         variables = checkpoints.read_variables(directory, step, template)
     key = [step, extra["progress"], extra["config"]]
-    predict = _predictor(config, model, variables, workdir if cache else None, key)
-    divisions = [Division(**division) for division in extra["divisions"]]
-    if data.name and data.name != config.data.name:
-        divisions = None  # none of its persons were trained on
+    other = bool(data.name) and data.name != config.data.name
+    predict = _predictor(config, model, variables, workdir if cache else None, key, other)
+    # of another data set no persons were trained on
+    divisions = None if other else [Division(**division) for division in extra["divisions"]]
     config.data.name = data.name or config.data.name
     config.data.dir = data.dir or config.data.dir
     return Run(workdir, step, config, predict, extra, divisions)
 
 
 def _predictor(
-    config: ConfigDict, model: Any, variables: PyTree, workdir: Path | None, key: list
+    config: ConfigDict, model: Any, variables: PyTree, workdir: Path | None, key: list, other: bool
 ) -> Predictor:
-    """The predictor of a network, which keeps features in the folder of a run, if there is one."""
+    """The predictor of a network, which keeps features in the folder of a run, if there is one.
+
+    On another data set than its own it is told nothing beside the pictures: other cameras are
+    meant there.
+    """
+    apply = build.apply(config, model)
     return Predictor(
-        build.apply(config, model),
+        dataclasses.replace(apply, inputs=()) if other else apply,
         variables,
         model=model,
         batch_size=config.batch_size,
@@ -233,6 +239,7 @@ def published(
     if not allow_imports:
         _refuse_imports(network.path, network.about["config"])
     config, model, template = _rebuild(network)
+    other = bool(data.name) and data.name != config.data.name
     variables = devices.replicate(devices.make_mesh(), zoo.fill(network, template))
     config.data.name = data.name or (config.data.name if data.dir else "")
     config.data.dir = data.dir
@@ -242,7 +249,8 @@ def published(
             "it can be told whom the network knows; name one of them: --data_name, --data_dir"
         )
     workdir = PUBLISHED / network.path.stem
-    predict = _predictor(config, model, variables, workdir if cache else None, [network.digest])
+    kept = workdir if cache else None
+    predict = _predictor(config, model, variables, kept, [network.digest], other)
     return Run(workdir, 0, config, predict, network.about)
 
 

@@ -16,7 +16,8 @@ MAY_CHANGE = (
     *("epochs", "patience", "log_every", "convolution", "remat", "profile", "tasks"),
     *("report_every", "data.dir", "data.in_memory"),
 )
-COUNTED = ("model.identities", "hooks.memory.slots")  # -1 is filled in with what the data say
+# -1 is filled in with what the data say
+COUNTED = ("model.identities", "model.backbone.cameras", "hooks.memory.slots")
 MAY_CHANGE_BELOW = ("evaluators.", "writers.")  # they look on
 
 

@@ -180,18 +180,20 @@ def sequential(size: int, batch_size: int) -> Sampler:
 
 
 def few_sizes(size: int, batch_size: int, multiple: int = 1) -> Sampler:
-    """Every image once, in order, in batches of at most three sizes, so that little is compiled.
+    """Every image once, in order, in batches of at most four sizes, so that little is compiled.
 
-    Full batches come first; what is left is cut into batches of 8, or is one image alone.
+    Full batches come first; what is left is cut into batches of 8 and a last one of 8, 4 or 1.
 
     Args:
       size: the number of images.
       batch_size: images in a full batch.
       multiple: of which every size is one; `batch_size` is.
     """
-    one, few = (min(-(-n // multiple) * multiple, batch_size) for n in (1, 8))
+    one, four, eight = (min(-(-n // multiple) * multiple, batch_size) for n in (1, 4, 8))
     full, rest = divmod(size, batch_size)
-    sizes = [batch_size] * full + ([one] if 0 < rest <= one else [few] * -(-rest // few))
+    eights, rest = divmod(rest, eight)
+    last = [next(n for n in (one, four, eight) if n >= rest)] if rest else []
+    sizes = [batch_size] * full + [eight] * eights + last
     ends = np.cumsum(sizes, dtype=np.int64)
 
     def indices(step):

@@ -83,28 +83,31 @@ class Applied:
     Attributes:
       implementation: one of `IMPLEMENTATIONS`.
       apply: the function.
+      inputs: the columns of a batch that it takes beside the pictures, see `models.inputs`.
     """
 
     implementation: str
     apply: Callable
+    inputs: tuple[str, ...] = ()
 
     def __call__(self, *args, **kwargs):
         with using(self.implementation):
             return self.apply(*args, **kwargs)
 
 
-def applying(name: str, apply: Callable) -> Applied:
+def applying(name: str, apply: Callable, inputs: tuple[str, ...] = ()) -> Applied:
     """Wraps a function so that its convolutions are computed by the named implementation.
 
     Args:
       name: one of `IMPLEMENTATIONS`.
       apply: the function, such as a module's `apply`.
+      inputs: the columns of a batch that it takes beside the pictures, see `models.inputs`.
 
     Raises:
       InputError: as for `using`.
     """
     _check(name)
-    return Applied(name, apply)
+    return Applied(name, apply, inputs)
 
 
 @functools.cache

@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from market_jax.models import inputs
 from market_jax.models.attention import ResidualAttention
 from market_jax.models.heads import Classifier, LinearHead, bnneck, pool
 from market_jax.registry import choose
@@ -65,12 +66,13 @@ class Model(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, image: Array, train: bool = False) -> dict[str, Array]:
+    def __call__(self, image: Array, train: bool = False, **given: Array) -> dict[str, Array]:
         """Predicts every attribute, and with identities who a crop shows.
 
         Args:
           image: RGB crops, [N, H, W, 3] float32 in [0, 1].
           train: whether dropout is active and BatchNorm uses the batch's statistics.
+          **given: what the backbone takes beside the picture, see `models.inputs`.
 
         Returns:
           {attribute: [N, K] logits, "map": [N, h, w, D] and "feature": [N, D] the backbone's,
@@ -86,7 +88,7 @@ class Model(nn.Module):
         attention, dropout = self.attention or {}, self.dropout or {}
         for name in (*attention, *dropout):
             choose(name, groups, "group of attributes")
-        seen = self.backbone(image, train and not self.frozen)
+        seen = self.backbone(image, train and not self.frozen, **given)
         if self.frozen:
             seen = jax.lax.stop_gradient(seen)
         feature, predictions = seen["feature"], []
@@ -144,6 +146,10 @@ class Model(nn.Module):
             settings = {"classifier": self.classifier, "suffix": f"_{part}"}
             return bnneck(feature, self.identities, train, self.dtype, **settings)
         return {f"feature_{part}": feature, f"embedding_{part}": feature}
+
+    def inputs(self) -> tuple[str, ...]:
+        """The columns that the backbone takes beside the picture, see `models.inputs`."""
+        return inputs.names(self.backbone)
 
     def frozen_parameters(self) -> tuple[str, ...]:
         """Regular expressions for the paths of parameters that are never trained."""

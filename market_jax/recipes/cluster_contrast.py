@@ -26,7 +26,7 @@ from market_jax.data import samplers
 from market_jax.data.datasets import Dataset
 from market_jax.data.samplers import Sampler
 from market_jax.errors import InputError
-from market_jax.experiment import Sides, Training
+from market_jax.experiment import Sides, Training, counted
 from market_jax.files import write_atomically
 from market_jax.inference import Predictor, features
 from market_jax.losses import memory
@@ -128,10 +128,10 @@ def open_sides(config: ConfigDict, dataset: Dataset) -> Sides:
     train["true_pid"] = np.concatenate([labelled["pid"], rows["pid"]])
     persons = int(labelled["identity"].max(initial=-1)) + 1
     slots = persons + (unknown if unlabelled.instances else unknown // 2)
-    counted = {"model.identities": persons, "hooks.memory.slots": slots}
+    numbers = counted(train) | {"hooks.memory.slots": slots}
     val = dataset.open("val")
     val = val | {"slot": np.full(len(val["pid"]), -1, np.int32)}
-    return Sides(settings.count(config, counted), train, val)
+    return Sides(settings.count(config, numbers), train, val)
 
 
 def assign(

@@ -10,6 +10,7 @@ import optax
 
 from market_jax import devices, losses
 from market_jax.losses import Context, Term
+from market_jax.models import inputs
 from market_jax.training import hooks as hooks_
 from market_jax.training.state import TrainState
 from market_jax.typing import Array, Batch, PyTree
@@ -37,6 +38,7 @@ def _make_differentiate(apply: Callable, objective: Objective, *, remat: bool) -
             return apply(
                 {"params": params, **collections},
                 batch["image"],
+                **inputs.of(apply, batch),
                 train=True,
                 rngs={"dropout": key, "sample": key},
                 mutable=list(collections),
@@ -143,7 +145,8 @@ def make_evaluation_step(
     def step(variables: PyTree, batch: Batch) -> dict[str, tuple[Array, Array]]:
         batch = dict(batch) | {"image": prepare(batch["image"])}
         collections = {name: tree for name, tree in variables.items() if name != "params"}
-        context = Context(apply(variables, batch["image"]), batch, None, collections)
+        outputs = apply(variables, batch["image"], **inputs.of(apply, batch))
+        context = Context(outputs, batch, None, collections)
         return losses.evaluate_terms(objective.terms, objective.metrics, context)
 
     return jax.jit(step)

@@ -14,6 +14,7 @@ import numpy as np
 from market_jax.weights.namings import Variables
 
 _POSITIONS = "pos_embed"  # ours, timm's and Meta's
+_CAMERAS = "camera_embed"
 _LORA = "_lora"  # ends the names of modules with two matrices
 _REGISTERS = ("reg_token", "register_tokens")  # timm's, Meta's
 
@@ -112,6 +113,8 @@ def join(variables: Variables, naming: str) -> Variables:
     found[_POSITIONS,] = np.concatenate([*rows, grid_.reshape(-1, grid_.shape[-1])])
     for name in () if bare else (_POSITIONS, "cls_token", _REGISTERS[0]):
         found |= {(name,): found[name,][None]} if (name,) in found else {}
+    if (_CAMERAS,) in found:
+        found[_CAMERAS,] = found[_CAMERAS,][:, None]
     if bare:
         found["cls_token",] = found["cls_token",][0]
     elif ("projection",) in found:

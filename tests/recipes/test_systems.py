@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from configs import ablation, comparison, small
+from configs import ablation, comparison, small, transreid
 from market_jax import build, registry, runs, tasks
 from market_jax.recipes import supervised
 from market_jax.training import writers
@@ -54,6 +54,27 @@ def test_a_system_trains_and_is_judged(name, arguments, synthetic, tmp_path):
     if "reid" in config.tasks:
         record = json.loads((run.evaluation / "reid.json").read_text())
         assert record["ranking"]["market"]["mAP"] > 0
+
+
+def test_transreid_knows_the_cameras_of_its_own_data_set_alone(synthetic, other, tmp_path):
+    config = transreid.get_config("vit,size=tiny,depth=2")
+    config.data.dir, config.data.image_size = str(synthetic), (64, 32)
+    config.batch_size, config.epochs, config.evaluate_every = 16, 1, 1
+    config.optimizer.update(warmup_epochs=0.0, learning_rate=0.001)
+    supervised.fit(config, tmp_path / "run")
+    (judged,) = (line for line in writers.read_metrics(tmp_path / "run") if "val/loss" in line)
+    assert 0 < judged["val/market/mAP"] <= 1
+    run = runs.restore(tmp_path / "run", "latest", cache=False)
+    columns, trained_on = map(run.dataset().open, ("val", "train"))
+    assert run.config.model.backbone.cameras == trained_on["camid"].max()
+    own = run.predict(columns, ["embedding"])["embedding"]
+    unknown = columns | {"camid": np.full(len(columns["camid"]), -1)}
+    without = run.predict(unknown, ["embedding"])["embedding"]
+    assert np.abs(own - without).max() > 1e-3
+    there = runs.restore(tmp_path / "run", "latest", runs.Data("unitn", str(other)), cache=False)
+    np.testing.assert_allclose(
+        there.predict(columns, ["embedding"])["embedding"], without, atol=1e-5
+    )
 
 
 def test_attributes_from_one_data_set_and_persons_from_another(synthetic, other, tmp_path):

@@ -28,6 +28,7 @@ from market_jax.typing import (
 )
 from market_jax.weights import positions
 
+_CAMERA_WEIGHT = 3.0  # TransReID's lambda
 _SIZES = {"tiny": (192, 3), "small": (384, 6), "base": (768, 12)}  # -> width, heads
 
 
@@ -67,6 +68,7 @@ _TIMM = (
     (r"\.(fc\d)$", r".mlp.\1"),
     (r"\.gamma(\d)$", r".ls\1.gamma"),
     (r"^class_position$", "pos_embed"),
+    (r"^camera_embed$", "sie_embed"),  # TransReID's, of which timm knows nothing
     (r"^projection$", "head.weight"),
     (r"^head_imagenet", "head"),
 )
@@ -105,6 +107,7 @@ TORCH_VALUES = {
     "reg_token": positions.tokens,
     "class_position": positions.class_position,
     "pos_embed": positions.grid,
+    "camera_embed": positions.tokens,
     "projection": lambda tensors, name, shape: (
         tensors[name].T if name.endswith("weight") else tensors[name]
     ),
@@ -167,8 +170,11 @@ class Model(nn.Module):
         texts lie in the same space); 0 leaves it.
       drop_path: the chance that a picture passes by a residual of the last block in training
         (stochastic depth, Huang et al. 2016); those before have less, the first one 0.
+      cameras: the number of cameras, whose tokens each have an embedding of its own (SIE of
+        TransReID), with a weight of 3; 0 has none. A picture of no known camera, or of one beyond,
+        has the mean of all.
       lora_rank: rank of matrices that are added to those of the attention (Hu et al. 2021), while
-        all else here is not trained; 0 has none and trains all.
+        all else here but the cameras' embeddings is not trained; 0 has none and trains all.
       dtype: dtype of the computation; parameters are float32.
     """
 
@@ -181,16 +187,18 @@ class Model(nn.Module):
     pooling: str = "class"
     projection: WidthOrNone = 0
     drop_path: FractionBelow1 = 0.0
+    cameras: Annotated[int, Range(0, 10_000)] = 0
     lora_rank: Annotated[int, Range(0, 256)] = 0
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, image: Array, train: bool = False) -> Outputs:
+    def __call__(self, image: Array, train: bool = False, camid: Array | None = None) -> Outputs:
         """Computes the tokens, the feature and logits.
 
         Args:
           image: RGB crops, [N, H, W, 3] float32 in [0, 1].
           train: whether pictures pass by residuals, see `drop_path`.
+          camid: the pictures' cameras, int [N], from 1 on; None where no camera is known.
 
         Returns:
           See `heads.pool_and_classify`: "stage1", "stage2", ... are the patches' tokens after each
@@ -199,10 +207,14 @@ class Model(nn.Module):
 
         Raises:
           InputError: the picture is smaller than a patch or not of the size that the parameters
-            were made for, or there is no such pooling.
+            were made for, there is no such pooling, or in training embeddings of cameras are given
+            no camera.
         """
         family, prefix = FAMILIES[self.family], 1 + self.registers
         x, shape = self._embed(image, family)
+        x = jax.lax.stop_gradient(x) if self.lora_rank else x
+        if self.cameras:
+            x = x + self._embed_cameras(camid, train, x.shape).astype(self.dtype)
         stages, before = [], x
         for number in range(self.depth):
             before, x = x, self.block(number, self.is_initializing())(x, train)
@@ -235,7 +247,23 @@ class Model(nn.Module):
         x = jnp.concatenate([first, x.reshape(shape[0], -1, width)], axis=1)
         if family.pre_norm:
             x = nn.LayerNorm(family.epsilon, dtype=self.dtype, name="norm_pre")(x)
-        return (jax.lax.stop_gradient(x) if self.lora_rank else x), shape
+        return x, shape
+
+    def _embed_cameras(self, camid: Array | None, train: bool, shape: tuple[int, ...]) -> Array:
+        """What is added to all tokens of a picture, [N, 1, D]."""
+        if camid is None and train:
+            raise InputError("this model does not tell its backbone 'vit' the cameras: cameras=0")
+        init = nn.initializers.truncated_normal(0.02)
+        table = self.param("camera_embed", init, (self.cameras, shape[-1]))
+        camid = jnp.zeros(shape[0], jnp.int32) if camid is None else camid
+        known = (camid >= 1) & (camid <= self.cameras)
+        own = jnp.take(table, jnp.clip(camid - 1, 0, self.cameras - 1), axis=0)
+        return _CAMERA_WEIGHT * jnp.where(known[:, None], own, jnp.mean(table, axis=0))[:, None]
+
+    @nn.nowrap
+    def inputs(self) -> tuple[str, ...]:
+        """The columns that are taken beside the picture, see `models.inputs`."""
+        return ("camid",) if self.cameras else ()
 
     def _check_grid(self, shape: tuple[int, ...]) -> None:
         """Refuses pictures with other patches than the parameters have positions for."""
@@ -279,4 +307,4 @@ class Model(nn.Module):
     @nn.nowrap
     def frozen_parameters(self) -> tuple[str, ...]:
         """Regular expressions for the paths of parameters that are never trained."""
-        return (r"^(?!head_|.*_lora/)",) if self.lora_rank else ()
+        return (r"^(?!head_|camera|.*_lora/)",) if self.lora_rank else ()

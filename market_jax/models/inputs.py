@@ -1,0 +1,28 @@
+"""What a network sees beside the picture: columns of a batch, such as the number of the camera.
+
+A model that takes some names them in a method `inputs`, and has an argument of each name, which is
+None where nothing is known.
+"""
+
+from collections.abc import Callable, Mapping
+
+from market_jax.typing import Array
+
+
+def names(model) -> tuple[str, ...]:
+    """The columns that a model takes, those of its `inputs()` where it has such a method.
+
+    Args:
+      model: a Flax module.
+    """
+    return model.inputs() if hasattr(model, "inputs") else ()
+
+
+def of(apply: Callable, columns: Mapping[str, Array]) -> dict[str, Array]:
+    """Those of the columns that an apply takes, by name.
+
+    Args:
+      apply: of a model; its attribute `inputs`, if it has one, names what it takes.
+      columns: of a batch, or of a data set.
+    """
+    return {name: columns[name] for name in getattr(apply, "inputs", ()) if name in columns}
