@@ -39,8 +39,8 @@ features = model.embed("folder/of/crops")
 
 {figures}
 {others}
-Figures of different data sets, splits and protocols are not comparable. People of the split that
-chose the checkpoint ("val") are new to the network, but not to that choice.
+Figures of different data sets, splits and protocols are not comparable. Where a checkpoint was
+chosen by the split "val", its people are new to the network, but not to that choice.
 
 ## What it is for
 
