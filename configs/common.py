@@ -41,6 +41,7 @@ BACKBONES = {  # name -> its arguments, so that each is a flag
         "non_local": (),
         "non_local_width": 0,
     },
+    "swin": {"size": "tiny", "window": 7, "drop_path": 0.0},
     "vit": {
         "size": "small",
         "depth": 12,

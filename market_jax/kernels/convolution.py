@@ -22,10 +22,9 @@ import jax
 import jax.numpy as jnp
 from absl import logging
 from jax import lax
-from jax.ad_checkpoint import checkpoint_name
 
 from market_jax.errors import InputError
-from market_jax.kernels import cpu_convolution, xla_convolution
+from market_jax.kernels import cpu_convolution, remat, xla_convolution
 from market_jax.kernels.windows import Pair
 from market_jax.kernels.xla_convolution import LAYOUT, Geometry
 from market_jax.typing import Array
@@ -39,13 +38,11 @@ __all__ = [
     "flip",
     "has_onednn",
     "is_fused",
-    "named",
     "onednn_computes",
     "using",
 ]
 
 IMPLEMENTATIONS = ("auto", "onednn", "jax", "lax")
-named = functools.partial(checkpoint_name, name="convolution")  # for rematerialisation
 _implementation = contextvars.ContextVar("convolution", default="auto")
 
 
@@ -203,16 +200,16 @@ def conv_general_dilated(
         **kwargs,
     )
     if _implementation.get() == "lax" or not _is_plain(lhs, rhs, dimension_numbers, kwargs):
-        return named(fallback(lhs, rhs))
+        return remat.keep(fallback(lhs, rhs))
     geometry, transposed = describe(
         lhs.shape[1:3], rhs.shape[:2], window_strides, padding, lhs_dilation, rhs_dilation,
         feature_group_count,
     )  # fmt: skip
     if geometry is None:
-        return named(fallback(lhs, rhs))
+        return remat.keep(fallback(lhs, rhs))
     if transposed:
-        return named(_input_gradient(geometry, flip(rhs, feature_group_count), lhs))
-    return named(_convolve(geometry, lhs, rhs))
+        return remat.keep(_input_gradient(geometry, flip(rhs, feature_group_count), lhs))
+    return remat.keep(_convolve(geometry, lhs, rhs))
 
 
 def _is_plain(lhs: Array, rhs: Array, dimension_numbers, kwargs: dict) -> bool:

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from market_jax.kernels import convolution, fused, planned
+from market_jax.kernels import convolution, fused, planned, remat
 from market_jax.kernels.fused import Pending, Spec, finish
 from market_jax.kernels.planned import Planned
 from market_jax.kernels.pooling import max_pool, max_pool_with_indices, max_unpool
@@ -131,7 +131,7 @@ class Conv(nn.Module):
             y, sums = planned.infer(spec, *arrays, residual)
         else:
             y, sums = fused.convolve(spec, *arrays)
-        y = convolution.named(y)
+        y = remat.keep(y)
         return (y, sums) if moments else y
 
     def _compose(self, spec: Spec, x: Array | Pending, kernel, bias, residual):

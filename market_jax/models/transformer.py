@@ -43,7 +43,7 @@ class LoRA(nn.Module):
         return x.astype(self.dtype) @ down.astype(self.dtype) @ up.astype(self.dtype)
 
 
-def attend(qkv: Array, heads: int) -> Array:
+def attend(qkv: Array, heads: int, bias: Array | float = 0.0) -> Array:
     """Attention of each token to all (Vaswani et al. 2017); the softmax is float32.
 
     On a CPU the heads are moved before the products, which are then 1.3 times as fast as those of
@@ -52,6 +52,7 @@ def attend(qkv: Array, heads: int) -> Array:
     Args:
       qkv: queries, keys and values of all heads side by side, [N, T, 3 * D].
       heads: the number of heads.
+      bias: added to the scores before the softmax, [N, heads, T, T] or what broadcasts to it.
 
     Returns:
       [N, T, D].
@@ -59,7 +60,7 @@ def attend(qkv: Array, heads: int) -> Array:
     n, t, _ = qkv.shape
     q, k, v = qkv.reshape(n, t, 3, heads, -1).transpose(2, 0, 3, 1, 4)
     scores = jnp.einsum("nhqd,nhkd->nhqk", q * q.shape[-1] ** -0.5, k)
-    shares = jax.nn.softmax(scores.astype(jnp.float32)).astype(v.dtype)
+    shares = jax.nn.softmax(scores.astype(jnp.float32) + bias).astype(v.dtype)
     return jnp.einsum("nhqk,nhkd->nhqd", shares, v).transpose(0, 2, 1, 3).reshape(n, t, -1)
 
 
@@ -86,19 +87,29 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
-        """[N, T, D] -> the same; `train` says whether pictures pass by."""
+        """[N, ..., D] -> the same; `train` says whether pictures pass by."""
         width = x.shape[-1]
-        y = self._dense("qkv", self._norm("norm1")(x), 3 * width)
-        y = self._dense("out", attend(y, self.heads), width)
-        x = x + self._residual(y, 1, train)
-        y = self._dense("fc1", self._norm("norm2")(x), 4 * width)
-        y = self._dense("fc2", self.activation(y), width)
+        x = x + self._residual(self.mix(self._norm("norm1")(x)), 1, train)
+        y = self.dense("fc1", self._norm("norm2")(x), 4 * width)
+        y = self.dense("fc2", self.activation(y), width)
         return x + self._residual(y, 2, train)
+
+    def mix(self, x: Array) -> Array:
+        """Attention among tokens, [N, T, D] -> the same; called within `__call__`."""
+        y = attend(self.dense("qkv", x, 3 * x.shape[-1]), self.heads)
+        return self.dense("out", y, x.shape[-1])
 
     def _norm(self, name: str) -> nn.LayerNorm:
         return nn.LayerNorm(self.epsilon, dtype=self.dtype, name=name)
 
-    def _dense(self, name: str, x: Array, features: int) -> Array:
+    def dense(self, name: str, x: Array, features: int) -> Array:
+        """Applies a dense layer, with LoRA where there is some; called within `__call__`.
+
+        Args:
+          name: of the layer.
+          x: [..., D].
+          features: the layer's outputs.
+        """
         y = nn.Dense(features, dtype=self.dtype, kernel_init=_dense_init, name=name)(x)
         if self.lora_rank and name in ("qkv", "out"):
             y = y + LoRA(features, self.lora_rank, self.dtype, name=f"{name}_lora")(x)
@@ -108,7 +119,8 @@ class Block(nn.Module):
         if self.layer_scale:
             init = nn.initializers.constant(1e-5)
             y = y * self.param(f"gamma{number}", init, y.shape[-1:]).astype(self.dtype)
-        return nn.Dropout(self.drop_path, broadcast_dims=(1, 2), deterministic=not train)(y)
+        axes = tuple(range(1, y.ndim))
+        return nn.Dropout(self.drop_path, broadcast_dims=axes, deterministic=not train)(y)
 
 
 def only_lora_learns(params: Mapping) -> Mapping:

@@ -9,13 +9,12 @@ import jaxlib
 import optax
 
 from market_jax import devices, losses
+from market_jax.kernels.remat import rematerialised
 from market_jax.losses import Context, Term
 from market_jax.models import inputs
 from market_jax.training import hooks as hooks_
 from market_jax.training.state import TrainState
 from market_jax.typing import Array, Batch, PyTree
-
-KEPT = jax.checkpoint_policies.save_only_these_names("convolution")  # see kernels.convolution
 
 
 class Objective(NamedTuple):
@@ -45,7 +44,7 @@ def _make_differentiate(apply: Callable, objective: Objective, *, remat: bool) -
             )
 
         def value(params):
-            outputs, updates = (jax.checkpoint(forward, policy=KEPT) if remat else forward)(params)
+            outputs, updates = (rematerialised(forward) if remat else forward)(params)
             context = Context(outputs, batch, step, collections)
             sums = losses.evaluate_terms(objective.terms, objective.metrics, context)
             metrics = losses.summarize(objective.terms, sums, step)
@@ -100,8 +99,8 @@ def make_train_step(
       hooks: functions that run after the update, see `market_jax.training.hooks`.
       grad_accum_steps: the number of parts that the batch is cut into. Their gradients are
         averaged, so that memory is needed for one part only; BatchNorm sees a part at a time.
-      remat: keep only the convolutions' outputs for the backward pass and compute the rest again;
-        this takes less memory and a little more time.
+      remat: keep only the outputs of convolutions, and of a Transformer's blocks, for the backward
+        pass and compute the rest again; this takes less memory and more time.
 
     Returns:
       The step. Its metrics are scalars: "loss", "loss/<term>" and "<metric>".

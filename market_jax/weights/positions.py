@@ -1,4 +1,4 @@
-"""Tokens and their positions in files of Vision Transformers, as variables of `backbones.vit`.
+"""Tokens and their positions in files of Transformers, as variables of `backbones.vit` and `swin`.
 
 A file has the positions of the class token and of a square of patches in one tensor, the model has
 them apart, the patches' in the rows and columns of its own pictures. Each function takes a file's
@@ -91,6 +91,41 @@ def grid(tensors: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...]) -
     if square.shape == shape:
         return square
     return np.asarray(jax.image.resize(square.astype(np.float32), shape, "cubic"))
+
+
+def offsets(tensors: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Biases by how far tokens of a window lie apart, [2h - 1, 2w - 1, heads].
+
+    A smaller window has the middle of a square one's; timm interpolates.
+
+    Args:
+      tensors: of the file.
+      name: of the tensor, [(2h - 1) * (2w - 1), heads].
+      shape: of the variable.
+    """
+    tensor = tensors[name]
+    if tensor.size == math.prod(shape):
+        return tensor.reshape(shape)
+    side = math.isqrt(len(tensor))
+    rows, columns, _ = shape
+    if side**2 != len(tensor) or side < max(rows, columns):
+        return tensor
+    top, left = (side - rows) // 2, (side - columns) // 2
+    return tensor.reshape(side, side, -1)[top : top + rows, left : left + columns]
+
+
+def join_offsets(variables: Variables, naming: str) -> Variables:
+    """The variables of a Swin Transformer as a file has them, see `offsets`.
+
+    Args:
+      variables: path -> value, of the network and what lies behind it.
+      naming: of the file.
+    """
+    del naming  # all have them so
+    return {
+        path: value.reshape(-1, value.shape[-1]) if path[-1] == "position_bias" else value
+        for path, value in variables.items()
+    }
 
 
 def join(variables: Variables, naming: str) -> Variables:

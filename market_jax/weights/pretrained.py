@@ -22,7 +22,8 @@ _WRAPPERS = (
 )
 _MOST_WRAPPERS = 4  # one around the other
 _BLOCK = re.compile(r".*\.\d+\.")
-_COUNTER = "num_batches_tracked"
+# PyTorch's counters, and what Swin Transformers make anew
+_BUFFERS = ("num_batches_tracked", "relative_position_index", "attn_mask")
 # modules that published networks need not have
 _ADDED = re.compile(r"^(?:head_|attention|camera|non_local|gem|bnneck)[^.]*|^.*_lora(?=\.)")
 # with a jigsaw TransReID's files have the last block as the first name, and unused as the second
@@ -107,7 +108,7 @@ def load(
         used.add(name)
         if where[0].startswith(NECK) and where[-1] == "scale":
             used |= _check_shift(path, tensors, name)
-    unused = sorted(name for name in tensors.keys() - used if not name.endswith(_COUNTER))
+    unused = sorted(name for name in tensors.keys() - used if not name.endswith(_BUFFERS))
     _check_depth(path, tensors, used, unused)
     return jax.tree_util.tree_unflatten(structure, found), unused
 

@@ -15,6 +15,7 @@ from market_jax.models.backbones import (
     osnet,
     residual_attention,
     resnet,
+    swin,
     vit,
 )
 from market_jax.models.heads import NormalizedHead
@@ -34,6 +35,7 @@ BACKBONES = {
     "resnet, IBN-a": resnet.Model(18, ibn="a", stem="fast-reid"),
     "resnet, IBN-b": resnet.Model(18, ibn="b", stem="bot"),
     "resnet with bottlenecks": resnet.Model(50, non_local=(0, 1, 0, 0), pooling="gem"),
+    "swin": swin.Model(depths=(1, 2)),
     "vit": vit.Model("tiny", 2, "dinov2", 4, lora_rank=2),
     "vit of CLIP": vit.Model("tiny", 2, "clip", patch_stride=12, projection=8),
 }

@@ -15,6 +15,7 @@ from market_jax.models.backbones import (
     osnet,
     residual_attention,
     resnet,
+    swin,
     vit,
 )
 from market_jax.weights import namings, pretrained
@@ -186,6 +187,7 @@ BACKBONES = {
     "osnet": (osnet.Model(0.25, "ain"), "stage2"),
     "residual_attention": (residual_attention.Model(width=4), "stage3"),
     "resnet": (resnet.Model(18), "stage3"),
+    "swin": (swin.Model(depths=(1, 2)), "stage1"),
     "vit": (vit.Model("tiny", 2, lora_rank=2), "stage1"),
 }
 

@@ -10,6 +10,7 @@ import pytest
 from market_jax import devices, losses
 from market_jax.data import transforms
 from market_jax.models.attributes_cnn import Model
+from market_jax.models.backbones import vit
 from market_jax.training import step
 from market_jax.training.hooks import Hook
 from market_jax.training.state import init_state, init_variables
@@ -215,3 +216,23 @@ def test_hooks_see_the_batch_in_its_order_after_the_update(parts):
     expected = [np.asarray(outputs)[batch["hat"] == k].sum(axis=0) for k in (0, 1)]
     state, _ = plain(state, batch)
     np.testing.assert_allclose(state.collections["bank"]["sums"], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("lora_rank", [0, 2])
+def test_blocks_of_a_transformer_are_computed_again_one_by_one(lora_rank):
+    """Else what all of them compute again would be kept at once."""
+    model = vit.Model(
+        "tiny", 4, patch_stride=4, classes={"hat": 2, "age": 4}, lora_rank=lora_rank, drop_path=0.5
+    )
+    state, batch = make_state(model), next(batches(1, 64))
+    results, sizes = [], []
+    for remat in (False, True):
+        train_step = step.make_train_step(model.apply, LOSS, augment, SLOW, remat=remat)
+        built = train_step.lower(state, batch).compile()
+        sizes.append(built.memory_analysis().temp_size_in_bytes)
+        results.append(built(make_state(model), batch))
+    assert sizes[1] < sizes[0] / 2
+    (first, metrics), (second, others) = results
+    np.testing.assert_allclose(metrics["loss"], others["loss"], rtol=1e-5)
+    for a, b in zip(*(jax.tree.leaves(s.params) for s in (first, second)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from market_jax.errors import InputError
+from market_jax.kernels import remat
 from market_jax.models import checks, layers
 from market_jax.models.heads import classify, pool
 from market_jax.models.transformer import Block, exact_gelu, only_lora_learns, quick_gelu
@@ -217,7 +218,7 @@ class Model(nn.Module):
             x = x + self._embed_cameras(camid, train, x.shape).astype(self.dtype)
         stages, before = [], x
         for number in range(self.depth):
-            before, x = x, self.block(number, self.is_initializing())(x, train)
+            before, x = x, remat.keep(self.block(number, self.is_initializing())(x, train))
             stages.append(x[:, prefix:].reshape(shape))
         x = _last_norm(family)(x)
         last = x[:, prefix:].reshape(shape)
@@ -279,6 +280,8 @@ class Model(nn.Module):
     def block(self, number: int, initializing: bool) -> Block:
         """Makes a block, named "block<number>"; called within a `__call__`.
 
+        A training step with `remat` computes each again on its own, when its gradients are due.
+
         Args:
           number: counted from 0.
           initializing: whether the caller's parameters are being made.
@@ -290,6 +293,7 @@ class Model(nn.Module):
         family = FAMILIES[self.family]
         style = (family.activation, family.epsilon, family.layer_scale)
         settings = (_SIZES[self.size][1], *style, rate, self.lora_rank, self.dtype)
+        make = nn.remat(make, static_argnums=(2,)) if remat.is_asked() else make
         return make(*settings, name=f"block{number}")
 
     @nn.nowrap
