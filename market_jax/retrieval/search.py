@@ -140,7 +140,8 @@ def _search_piece(query, gallery, k, metric, mesh):
     bias = np.pad(bias, (0, missing), constant_values=np.inf)
     sharding = NamedSharding(mesh, PartitionSpec("data"))
     right, bias = (jax.device_put(a, sharding) for a in (right, bias))
-    block = int(np.clip(_BLOCK // (4 * len(right)), 8, 1024))
+    asked = 1 << max(len(left) - 1, 0).bit_length()  # of few sizes, so that little is compiled
+    block = min(int(np.clip(_BLOCK // (4 * len(right)), 8, 1024)), asked)
     search = _searcher(mesh, k)
     parts = []
     for start in range(0, len(left), block):
