@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from market_jax.errors import InputError
@@ -33,9 +34,33 @@ class GeM(nn.Module):
         return jnp.mean(x, axis=(1, 2)) ** (1 / power)
 
 
+@jax.custom_vjp
+def highest(x: Array) -> Array:
+    """The highest value of each channel; its gradient goes to the first such place, as in PyTorch.
+
+    JAX shares it among all places that equal the maximum. Where XLA computes the map again for
+    the comparison, and rounds otherwise, that is none, and the gradient is not finite.
+
+    Args:
+      x: the map, [N, H, W, D].
+
+    Returns:
+      [N, D].
+    """
+    return jnp.max(x, axis=(1, 2))
+
+
+def _highest_backward(x: Array, gradient: Array) -> tuple[Array]:
+    at = jnp.argmax(x.reshape(x.shape[0], -1, x.shape[-1]), axis=1, keepdims=True)
+    places = jnp.arange(x.shape[1] * x.shape[2])[:, None]
+    return (jnp.where(places == at, gradient[:, None], 0).reshape(x.shape),)
+
+
+highest.defvjp(lambda x: (highest(x), x), _highest_backward)
+
 POOLINGS = {
     "average": lambda x: jnp.mean(x, axis=(1, 2)),
-    "max": lambda x: jnp.max(x, axis=(1, 2)),
+    "max": highest,
     "gem": lambda x: GeM(name="gem")(x),
 }
 
