@@ -169,9 +169,11 @@ def check(config: ConfigDict) -> None:
         state = hooks.init_all(init_state(variables, optimizer, seed=0), after)
         keys = {"dropout": key, "sample": key}
         collections = list(state.collections)
-        apply = functools.partial(apply, image=batch["image"], **inputs.of(apply, batch))
-        outputs, _ = apply(state.variables, train=True, rngs=keys, mutable=collections)
-        for at, found in ((state.step, outputs), (None, apply(variables))):
+        see = functools.partial(apply, **inputs.of(apply, batch))
+        outputs, _ = see(
+            state.variables, batch["image"], train=True, rngs=keys, mutable=collections
+        )
+        for at, found in ((state.step, outputs), (None, see(variables, batch["image"]))):
             context = Context(found, batch, at, state.collections)
             losses.evaluate_terms(objective.terms, objective.metrics, context)
 

@@ -4,6 +4,7 @@ A recipe brings its rounds; `train` does the rest.
 """
 
 import contextlib
+import dataclasses
 import functools
 import json
 import signal
@@ -22,7 +23,6 @@ from market_jax.errors import InputError
 from market_jax.experiment import Sides, Training
 from market_jax.files import locked, write_atomically
 from market_jax.held_out import HeldOut
-from market_jax.kernels import convolution
 from market_jax.metrics.attributes import count_labels
 from market_jax.training import checkpoints, loop, optimizer, profile, step, trackers, writers
 from market_jax.training.loop import Round
@@ -98,7 +98,7 @@ def make_step(training: Training, workdir: Path, stack, leader: bool) -> Callabl
     train_step = plain_step(training)
     if not (config.profile and leader):
         return train_step
-    by_xla = plain_step(training, convolution.applying("lax", training.model.apply))
+    by_xla = plain_step(training, dataclasses.replace(training.apply, implementation="lax"))
     return stack.enter_context(
         profile.traced(
             train_step,
