@@ -51,7 +51,7 @@ BACKBONES = {  # name -> its arguments, so that each is a flag
         "pooling": "class",
         "projection": 0,
         "drop_path": 0.0,
-        "cameras": 0,
+        "cameras": (),  # whose numbers have embeddings; (-1,) are those of the training
         "lora_rank": 0,
     },
 }

@@ -14,7 +14,7 @@ that for biases, weight decay of 1e-4, a warm-up of 5 epochs from a hundredth, t
 weight together on four groups of patches, which a copy of the last block reads.
 
 Each camera has an embedding, and pictures whose cameras are not those of the training have the mean
-of all; `transreid.py:vit,cameras=0` has none.
+of all; with `any_camera`, which may stand anywhere after the colon, there are none.
 
 It differs from the paper in that erased pixels have one colour; in that weight decay leaves biases
 and norms alone; and in that pictures are compared after the BNNecks. Four patches are shifted, as
@@ -33,11 +33,12 @@ def get_config(arguments: str = "") -> ConfigDict:
     """The experiment.
 
     Args:
-      arguments: "vit" and its arguments: "vit,size=tiny".
+      arguments: "vit" and its arguments, and "any_camera": "vit,size=tiny".
     """
-    name = "" if arguments.split(",")[0] == "vit" else "vit,"
-    usual = {"size": "base", "patch_stride": 12, "drop_path": 0.1, "cameras": -1}
-    config = common.persons_only(name + arguments, **usual)
+    any_camera, rest = common.take_words(arguments, ("any_camera",))
+    name = "" if rest.split(",")[0] == "vit" else "vit,"
+    config = common.persons_only(name + rest, size="base", patch_stride=12, drop_path=0.1)
+    config.model.backbone.cameras = () if any_camera else (-1,)
     config.epochs = 120
     descend(config)
     learn_groups(config)

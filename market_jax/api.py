@@ -98,7 +98,7 @@ class Model:
 
     Pictures are a folder, a path, an array uint8 [H, W, 3] or [M, H, W, 3], or any number of paths
     or arrays of any sizes, in a list or as they come from a generator. They are computed in batches
-    of 64, 8 or one, so that a program that calls often compiles three times at the most.
+    of 64, 8, 4 or one, so that a program that calls often compiles four times at the most.
 
     Args:
       run: what `market_jax.runs.restore` or `market_jax.runs.published` has read.

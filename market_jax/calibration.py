@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from market_jax import files
 from market_jax.errors import InputError
 from market_jax.evaluators import reid
+from market_jax.models import inputs
 from market_jax.report import model_card
 from market_jax.runs import Run
 
@@ -63,8 +64,13 @@ def find(run: Run) -> Calibration:
       run: the run.
 
     Raises:
-      InputError: nothing has calibrated it.
+      InputError: nothing has calibrated it, or its embeddings depend on more than the pictures.
     """
+    if inputs.names(run.predict.model):
+        raise InputError(
+            f"{run.workdir}: this network is told the cameras where it is judged, and nothing but "
+            "the picture here: a threshold that was found is not one for these embeddings"
+        )
     if run.is_published:
         if not run.extra["same_person"]:
             raise InputError(

@@ -94,21 +94,22 @@ def open_sides(config: ConfigDict, dataset: Dataset) -> Sides:
 
     Args:
       config: of the experiment; `model.identities` of -1 becomes the number of persons, and
-        `model.backbone.cameras` the highest number of a camera.
+        `model.backbone.cameras` of (-1,) the numbers of the cameras.
       dataset: that it is trained on.
     """
     train = dataset.open("train")
     return Sides(settings.count(config, counted(train)), train, dataset.open("val"))
 
 
-def counted(columns: Columns) -> dict[str, int]:
+def counted(columns: Columns) -> dict[str, Any]:
     """Settings of `settings.COUNTED` that follow from the images that are trained on.
 
     Args:
       columns: columns of these images.
     """
-    persons, cameras = (int(columns[name].max(initial=-1)) for name in ("identity", "camid"))
-    return {"model.identities": persons + 1, "model.backbone.cameras": max(cameras, 0)}
+    persons, cameras = int(columns["identity"].max(initial=-1)) + 1, np.unique(columns["camid"])
+    known = tuple(cameras[cameras >= 0].tolist())
+    return {"model.identities": persons, "model.backbone.cameras": known}
 
 
 def class_ratios(
@@ -153,7 +154,7 @@ def check(config: ConfigDict) -> None:
       InputError: a name, a kind, a value or a shape is wrong; the message names it.
     """
     limits.check(config.to_dict())
-    filled = settings.count(config, dict.fromkeys(settings.COUNTED, 2))
+    filled = settings.count(config, settings.COUNTED)
     model = build.model(filled.model, filled.dtype)
     objective = build.objective(config)
     optimizer, after = build.optimizer(config, model, 1), build.hooks(filled)

@@ -33,7 +33,7 @@ def _mirror(value: Array) -> Array:
 
 def make_forward(
     apply: Callable, names: Sequence[str], *, flip: bool, derive: Callable[[Outputs], Outputs]
-) -> Callable[[PyTree, Array], Outputs]:
+) -> Callable[[PyTree, Array, Columns], Outputs]:
     """The jitted (variables, uint8 images [N, H, W, 3], inputs [N] by name) -> the named outputs.
 
     Args:

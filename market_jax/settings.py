@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -16,8 +17,9 @@ MAY_CHANGE = (
     *("epochs", "patience", "log_every", "convolution", "remat", "profile", "tasks"),
     *("report_every", "data.dir", "data.in_memory"),
 )
-# -1 is filled in with what the data say
-COUNTED = ("model.identities", "model.backbone.cameras", "hooks.memory.slots")
+_OPEN = (-1, [-1])  # is filled in with what the data say
+# what may be so -> what stands for it where no data are open
+COUNTED = {"model.identities": 2, "model.backbone.cameras": (1, 2), "hooks.memory.slots": 2}
 MAY_CHANGE_BELOW = ("evaluators.", "writers.")  # they look on
 
 
@@ -26,16 +28,15 @@ def to_json(config: ConfigDict) -> dict:
     return json.loads(config.to_json())
 
 
-def count(config: ConfigDict, numbers: Mapping[str, int]) -> ConfigDict:
+def count(config: ConfigDict, numbers: Mapping[str, Any]) -> ConfigDict:
     """The config with what the data say; the same object where nothing is to be filled in.
 
     Args:
       config: of the experiment.
-      numbers: a setting of `COUNTED` -> its number, where the config has -1.
+      numbers: a setting of `COUNTED` -> its value, where the config has -1 or (-1,).
     """
-    asked = {
-        key: number for key, number in numbers.items() if flatten(to_json(config)).get(key) == -1
-    }
+    known = flatten(to_json(config))
+    asked = {key: number for key, number in numbers.items() if known.get(key) in _OPEN}
     if not asked:
         return config
     counted = config.copy_and_resolve_references()
@@ -122,7 +123,7 @@ def check_same_run(
         for key in sorted(old.keys() | new.keys())
         if old.get(key, usual.get(key)) != new.get(key)
         and key not in MAY_CHANGE
-        and not (key in COUNTED and new.get(key) == -1)
+        and not (key in COUNTED and new.get(key) in _OPEN)
         and not key.startswith(MAY_CHANGE_BELOW)
     ]
     if differing:

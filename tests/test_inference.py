@@ -55,19 +55,19 @@ def test_on_one_cpu_a_batch_is_cut_into_parts(monkeypatch):
 
 
 def test_a_model_is_told_what_it_takes_beside_the_images(monkeypatch):
-    columns = make_columns(21) | {"camid": np.arange(1, 22), "pid": np.zeros(21, int)}
+    columns = make_columns(21) | {"camera": np.arange(1, 22), "pid": np.zeros(21, int)}
 
-    def apply(variables, images, camid=None):
-        assert images.shape[0] == camid.shape[0]
-        return {"camid": camid * variables["scale"], "image": images}
+    def apply(variables, images, camera=None):
+        assert images.shape[0] == camera.shape[0]
+        return {"camera": camera * variables["scale"], "image": images}
 
-    applied = dataclasses.replace(convolution.applying("auto", apply), inputs=("camid",))
+    applied = dataclasses.replace(convolution.applying("auto", apply), inputs=("camera",))
     for count in (8, 1):
         monkeypatch.setattr(inference.jax, "device_count", lambda count=count: count)
         predict = inference.Predictor(applied, {"scale": 2}, batch_size=16)
         for flip in (False, True):
-            found = predict(columns, ["camid", "image"], flip=flip)
-            np.testing.assert_array_equal(found["camid"], 2 * columns["camid"])
+            found = predict(columns, ["camera", "image"], flip=flip)
+            np.testing.assert_array_equal(found["camera"], 2 * columns["camera"])
 
 
 def test_images_at_once_follow_the_implementation():

@@ -218,7 +218,8 @@ def open_dataset(
     schema = merge([part.schema for part in parts]) if several else parts[0].schema
 
     def joined(sides: Sequence[Columns], owners: Sequence[Part]) -> Columns:
-        return concatenate(sides, owners) if several else sides[0]
+        rows = concatenate(sides, owners) if several else sides[0]
+        return rows | {"camera": rows["camid"]}  # which a network may know, see `models.inputs`
 
     @functools.cache
     def divided() -> tuple[list[dict[str, Columns]], list[Division]]:

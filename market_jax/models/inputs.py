@@ -1,7 +1,8 @@
-"""What a network sees beside the picture: columns of a batch, such as the number of the camera.
+"""What a network is told beside the picture: columns of a batch, such as the number of the camera.
 
 A model that takes some names them in a method `inputs`, and has an argument of each name, which is
-None where nothing is known.
+None where nothing is known. "camera" is the column of a data set's own cameras: those of a folder
+of crops have numbers, "camid", but are other cameras.
 """
 
 from collections.abc import Callable, Mapping

@@ -104,7 +104,7 @@ def open_sides(config: ConfigDict, dataset: Dataset) -> Sides:
     """The images with labels and after them those without, whose labels nothing sees but a report.
 
     Args:
-      config: of the experiment; `model.identities` and `hooks.memory.slots` of -1 are filled in.
+      config: of the experiment; what is open of `settings.COUNTED` is filled in.
       dataset: that it is trained on.
 
     Raises:

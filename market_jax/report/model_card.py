@@ -74,6 +74,9 @@ OTHERS = """
 They are of another network by the same recipe, which was trained on {identities} identities and
 judged on others. This one has learned from all of them, so that nobody is left to judge it on.
 """
+CAMERAS = """
+They are of pictures whose cameras it was told. `embed` gives a picture the mean of all cameras.
+"""
 
 
 def model_card(
@@ -98,6 +101,7 @@ def model_card(
     config = about["config"]
     labels = config["model"].get("classes", about["labels"])
     height, width = config["data"]["image_size"]
+    cameras = config["model"].get("backbone", {}).get("cameras")
     return CARD.format(
         front_matter="\n".join(front_matter(about, evaluations)),
         name=about["name"],
@@ -108,7 +112,7 @@ def model_card(
         trained="; ".join(map(_trained_on, about["trained_on"])),
         commit=about["commit"],
         figures="\n".join(figures(evaluations)),
-        others=OTHERS.format(identities=others) if others else "",
+        others=(OTHERS.format(identities=others) if others else "") + (CAMERAS if cameras else ""),
         recipe="\n".join(f"{key} = {json.dumps(value)}" for key, value in recipe.items()),
         **shown,
     )

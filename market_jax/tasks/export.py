@@ -12,6 +12,7 @@ import numpy as np
 from market_jax import build, calibration, files, programs, registry, runs, settings
 from market_jax.data import decoding
 from market_jax.errors import InputError
+from market_jax.models.inputs import names
 from market_jax.programs import lowest_cosine
 from market_jax.report import model_card
 from market_jax.runs import Run
@@ -24,6 +25,7 @@ FORMATS = ("safetensors", *programs.FORMATS)
 LEAST = 0.999  # cosine of a drawn person's embeddings before and after
 DRAWN = 16  # people that are compared
 _MAY_DIFFER = {
+    "model.backbone.cameras",
     "data.holdout_fraction",
     "data.val_fraction",
     "evaluate_every",
@@ -225,7 +227,8 @@ def _about(run: Run, name: str, config: dict[str, Any], judged: Run) -> dict[str
         }
         for division in run.divisions
     ]
-    calibrated = map(calibration.of_record, evaluations_of(judged))
+    alone = not names(run.predict.model)  # else it is not judged as programs use it
+    calibrated = map(calibration.of_record, evaluations_of(judged) if alone else ())
     return {
         "name": name,
         "config": config,

@@ -12,13 +12,15 @@ from market_jax.training import checkpoints
 from market_jax.typing import PyTree
 
 _PART = "backbone"
+_CAMERAS = "/camera_embed"  # ends the names of embeddings of cameras
 _COPY = "branch_"  # begins the names of the copies of its last stage, see `models.parts`
 
 
 def begin(variables: PyTree, workdir: Path) -> PyTree:
     """Replaces variables by those that a run's best checkpoint has under the same names.
 
-    The backbone must be there whole. Of the rest, what has the same name and shape is taken, such
+    The backbone must be there whole; but embeddings of its cameras begin anew, for a number may be
+    another camera's here. Of the rest, what has the same name and shape is taken, such
     as the heads of the same labels. A copy of the backbone's last stage that the run lacks begins
     as in `copy_layers`; all else stays as it is.
 
@@ -40,8 +42,9 @@ def begin(variables: PyTree, workdir: Path) -> PyTree:
     for where, leaf in leaves:
         name = "/".join(key.key for key in where)
         found = saved.get(name)
-        fits = found is not None and found.shape == leaf.shape
-        if name.split("/")[1] == _PART and not fits:
+        anew = name.endswith(_CAMERAS)
+        fits = found is not None and found.shape == leaf.shape and not anew
+        if name.split("/")[1] == _PART and not fits and not anew:
             shape = "absent" if found is None else found.shape
             raise InputError(
                 f"{directory / str(step)}: another backbone: {name} is {shape} there and "

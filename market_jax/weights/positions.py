@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 
+from market_jax.errors import InputError
 from market_jax.weights.namings import Variables
 
 _POSITIONS = "pos_embed"  # ours, timm's and Meta's
@@ -149,6 +150,11 @@ def join(variables: Variables, naming: str) -> Variables:
     for name in () if bare else (_POSITIONS, "cls_token", _REGISTERS[0]):
         found |= {(name,): found[name,][None]} if (name,) in found else {}
     if (_CAMERAS,) in found:
+        if naming != "TransReID":
+            raise InputError(
+                f"--naming={naming} has no names for the backbone's {_CAMERAS}, without which its "
+                "features would be others"
+            )
         found[_CAMERAS,] = found[_CAMERAS,][:, None]
     if bare:
         found["cls_token",] = found["cls_token",][0]

@@ -77,7 +77,7 @@ def load(
       template: the backbone's variables, and those of BNNecks behind it and copies of its last
         stage, "bnneck..." and "branch_...", if there are any. Their values are kept for parts that
         the file does not have: heads, attention masks, non-local blocks, GeM's power, BNNecks,
-        LoRA's matrices.
+        LoRA's matrices, embeddings of cameras.
       namings: the backbone's `TORCH_NAMES`.
       values: the backbone's `TORCH_VALUES`, if it has them.
 
@@ -88,7 +88,7 @@ def load(
     Raises:
       InputError: the file is broken, lacks a tensor, has one of another shape or with a value that
         is not finite, has more layers than the model, a BNNeck with a shift, or embeddings of
-        cameras.
+        cameras that the model has not.
     """
     tensors = files.read(path)
     leaves, structure = jax.tree_util.tree_flatten_with_path(template)
@@ -164,8 +164,9 @@ def _check_depth(path: Path | str, tensors: Mapping, used: set[str], unused: lis
     for name in unused:
         if name.endswith(_CAMERAS) and np.any(tensors[name]):
             raise InputError(
-                f"{path}: tensor {name} is not 0; the model has no embeddings of cameras: give its "
-                f"backbone cameras={len(tensors[name])}"
+                f"{path}: tensor {name} is not 0; the model has no embeddings of cameras: name "
+                f"{len(tensors[name])}, such as --config.model.backbone.cameras="
+                f"{tuple(range(1, len(tensors[name]) + 1))}"
             )
         if tells(name) and re.sub(r"\d+", "#", name) in known:
             raise InputError(f"{path}: is of a deeper network: the model has no tensor {name}")

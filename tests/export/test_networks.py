@@ -37,6 +37,7 @@ BACKBONES = {
     "resnet with bottlenecks": resnet.Model(50, non_local=(0, 1, 0, 0), pooling="gem"),
     "swin": swin.Model(depths=(1, 2)),
     "vit": vit.Model("tiny", 2, "dinov2", 4, lora_rank=2),
+    "vit of TransReID": vit.Model("tiny", 2, cameras=(1, 2, 3)),
     "vit of CLIP": vit.Model("tiny", 2, "clip", patch_stride=12, projection=8),
 }
 SMALL = resnet.Model(18)

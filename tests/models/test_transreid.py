@@ -18,7 +18,7 @@ KEY, SIZE = jax.random.key(0), (64, 32)  # 5x2 patches every 12 pixels
 def experiment(arguments="vit,size=tiny,depth=2"):
     config = transreid.get_config(arguments)
     config.model.identities = 5
-    config.model.backbone.cameras = 3
+    config.model.backbone.cameras = (1, 2, 3)
     return config
 
 

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 from configs import ablation, comparison, small, transreid
-from market_jax import build, registry, runs, tasks
+from market_jax import build, calibration, registry, runs, tasks
+from market_jax.errors import InputError
 from market_jax.models.backbones import residual_attention as backbone
 from market_jax.recipes import supervised
-from market_jax.training import writers
+from market_jax.training import transfer, writers
+from market_jax.training.state import init_variables
 
 SYSTEMS = [
     ("apr", ""),
@@ -68,15 +70,23 @@ def test_transreid_knows_the_cameras_of_its_own_data_set_alone(synthetic, other,
     assert 0 < judged["val/market/mAP"] <= 1
     run = runs.restore(tmp_path / "run", "latest", cache=False)
     columns, trained_on = map(run.dataset().open, ("val", "train"))
-    assert run.config.model.backbone.cameras == trained_on["camid"].max()
+    assert run.config.model.backbone.cameras == tuple(np.unique(trained_on["camid"]))
     own = run.predict(columns, ["embedding"])["embedding"]
-    unknown = columns | {"camid": np.full(len(columns["camid"]), -1)}
+    unknown = {name: column for name, column in columns.items() if name != "camera"}
     without = run.predict(unknown, ["embedding"])["embedding"]
     assert np.abs(own - without).max() > 1e-3
-    there = runs.restore(tmp_path / "run", "latest", runs.Data("unitn", str(other)), cache=False)
-    np.testing.assert_allclose(
-        there.predict(columns, ["embedding"])["embedding"], without, atol=1e-5
-    )
+    data = runs.Data("unitn", str(other))
+    there = runs.restore(tmp_path / "run", "latest", data, cache=False).predict
+    found = there(columns, ["embedding"])["embedding"]
+    np.testing.assert_allclose(found, without, atol=1e-5)
+    with pytest.raises(InputError, match="is told the cameras where it is judged"):
+        calibration.find(run)
+    fresh = init_variables(build.model(run.config.model), (64, 32), seed=1)
+    drawn = fresh["params"]["backbone"]
+    first = {name: np.array(drawn[name]) for name in ("camera_embed", "pos_embed")}
+    begun = transfer.begin(fresh, tmp_path / "run")["params"]["backbone"]
+    same = [name for name, value in first.items() if np.array_equal(begun[name], value)]
+    assert same == ["camera_embed"], "a number may be another camera's elsewhere"
 
 
 def test_attributes_from_one_data_set_and_persons_from_another(synthetic, other, tmp_path):

@@ -22,6 +22,7 @@ from market_jax.typing import (
     Array,
     Classes,
     FractionBelow1,
+    NonNegativeInt,
     Outputs,
     PositiveInt,
     Range,
@@ -143,7 +144,7 @@ class LastStage(nn.Module):
         """
         tokens = x.reshape(x.shape[0], -1, x.shape[-1])
         block = self.model.block(self.model.depth - 1, self.is_initializing())
-        tokens = block(tokens, train)
+        tokens = remat.keep(block(tokens, train))
         return _last_norm(FAMILIES[self.model.family])(tokens).reshape(x.shape)
 
 
@@ -171,9 +172,9 @@ class Model(nn.Module):
         texts lie in the same space); 0 leaves it.
       drop_path: the chance that a picture passes by a residual of the last block in training
         (stochastic depth, Huang et al. 2016); those before have less, the first one 0.
-      cameras: the number of cameras, whose tokens each have an embedding of its own (SIE of
-        TransReID), with a weight of 3; 0 has none. A picture of no known camera, or of one beyond,
-        has the mean of all.
+      cameras: the numbers of the cameras, each of which has an embedding that is added to all
+        tokens (SIE of TransReID), with a weight of 3; () has none. A picture of another camera, or
+        of none that is known, has the mean of all.
       lora_rank: rank of matrices that are added to those of the attention (Hu et al. 2021), while
         all else here but the cameras' embeddings is not trained; 0 has none and trains all.
       dtype: dtype of the computation; parameters are float32.
@@ -188,18 +189,18 @@ class Model(nn.Module):
     pooling: str = "class"
     projection: WidthOrNone = 0
     drop_path: FractionBelow1 = 0.0
-    cameras: Annotated[int, Range(0, 10_000)] = 0
+    cameras: tuple[NonNegativeInt, ...] = ()
     lora_rank: Annotated[int, Range(0, 256)] = 0
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, image: Array, train: bool = False, camid: Array | None = None) -> Outputs:
+    def __call__(self, image: Array, train: bool = False, camera: Array | None = None) -> Outputs:
         """Computes the tokens, the feature and logits.
 
         Args:
           image: RGB crops, [N, H, W, 3] float32 in [0, 1].
           train: whether pictures pass by residuals, see `drop_path`.
-          camid: the pictures' cameras, int [N], from 1 on; None where no camera is known.
+          camera: the pictures' cameras, int [N]; None where no camera is known.
 
         Returns:
           See `heads.pool_and_classify`: "stage1", "stage2", ... are the patches' tokens after each
@@ -215,7 +216,7 @@ class Model(nn.Module):
         x, shape = self._embed(image, family)
         x = jax.lax.stop_gradient(x) if self.lora_rank else x
         if self.cameras:
-            x = x + self._embed_cameras(camid, train, x.shape).astype(self.dtype)
+            x = x + self._embed_camera(camera, train, x.shape[-1]).astype(self.dtype)
         stages, before = [], x
         for number in range(self.depth):
             before, x = x, remat.keep(self.block(number, self.is_initializing())(x, train))
@@ -250,21 +251,23 @@ class Model(nn.Module):
             x = nn.LayerNorm(family.epsilon, dtype=self.dtype, name="norm_pre")(x)
         return x, shape
 
-    def _embed_cameras(self, camid: Array | None, train: bool, shape: tuple[int, ...]) -> Array:
-        """What is added to all tokens of a picture, [N, 1, D]."""
-        if camid is None and train:
-            raise InputError("this model does not tell its backbone 'vit' the cameras: cameras=0")
+    def _embed_camera(self, camera: Array | None, train: bool, width: int) -> Array:
+        """What is added to all tokens of a picture, [N, 1, D] or, for all the same, [1, 1, D]."""
+        if camera is None and train:
+            raise InputError("this model does not tell its backbone 'vit' the cameras: cameras=()")
         init = nn.initializers.truncated_normal(0.02)
-        table = self.param("camera_embed", init, (self.cameras, shape[-1]))
-        camid = jnp.zeros(shape[0], jnp.int32) if camid is None else camid
-        known = (camid >= 1) & (camid <= self.cameras)
-        own = jnp.take(table, jnp.clip(camid - 1, 0, self.cameras - 1), axis=0)
-        return _CAMERA_WEIGHT * jnp.where(known[:, None], own, jnp.mean(table, axis=0))[:, None]
+        table = self.param("camera_embed", init, (len(self.cameras), width))
+        embedding = jnp.mean(table, axis=0, keepdims=True)
+        if camera is not None:
+            same = camera[:, None] == np.array(self.cameras)
+            known = jnp.any(same, axis=1, keepdims=True)
+            embedding = jnp.where(known, same.astype(table.dtype) @ table, embedding)
+        return _CAMERA_WEIGHT * embedding[:, None]
 
     @nn.nowrap
     def inputs(self) -> tuple[str, ...]:
         """The columns that are taken beside the picture, see `models.inputs`."""
-        return ("camid",) if self.cameras else ()
+        return ("camera",) if self.cameras else ()
 
     def _check_grid(self, shape: tuple[int, ...]) -> None:
         """Refuses pictures with other patches than the parameters have positions for."""
