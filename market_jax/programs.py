@@ -13,6 +13,7 @@ import numpy as np
 from market_jax import build, registry
 from market_jax.errors import InputError
 from market_jax.export import checking, functions, onnx, quantize, saved_model, stablehlo
+from market_jax.inference import Predictor
 from market_jax.kernels import convolution
 from market_jax.models import norms
 from market_jax.runs import Run
@@ -113,6 +114,19 @@ def make_function(run: Run, labels: Sequence[str], *, flip: bool) -> functions.F
     return functions.make_function(apply, variables, labels=labels, flip=flip)
 
 
+def in_float32(run: Run) -> Run:
+    """The run with its network computed in float32, as files for other programs compute it.
+
+    Args:
+      run: the run.
+    """
+    if run.config.dtype == "float32":
+        return run
+    model = build.model(run.config.model, "float32")
+    predict = Predictor(build.apply(run.config, model), run.predict.variables, model=model)
+    return run._replace(predict=predict)
+
+
 def write(
     run: Run,
     path: Path,
@@ -124,6 +138,8 @@ def write(
     calibration: np.ndarray | None = None,
 ) -> float:
     """Writes a run's network into a file that returns what the run does, or writes nothing.
+
+    File and run are compared in float32, also where the run was trained in bfloat16.
 
     Args:
       run: the run.
@@ -146,7 +162,7 @@ def write(
     labels = labels_of(run, people) if attributes else ()
     names = [functions.EMBEDDING, *(f"{functions.ATTRIBUTES}{label}" for label in labels)]
     derive = functools.partial(functions.select, labels=labels)
-    expected = run.predict(people, names, flip=flip, derive=derive)
+    expected = in_float32(run).predict(people, names, flip=flip, derive=derive)
     function, size = make_function(run, labels, flip=flip), tuple(run.config.data.image_size)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as folder:

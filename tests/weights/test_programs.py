@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from market_jax import programs, runs
+from market_jax import build, inference, programs, runs
 from market_jax.errors import InputError
 from market_jax.export import functions
 from market_jax.tasks import export
@@ -30,6 +30,21 @@ def test_a_written_network_returns_what_the_run_does(trained, tmp_path, to, name
     shares = found[f"{functions.ATTRIBUTES}hat"]
     np.testing.assert_allclose(shares.sum(axis=1), 1, rtol=1e-5)
     np.testing.assert_array_equal(shares.argmax(axis=1), expected["hat"].argmax(axis=1))
+
+
+def test_a_network_of_bfloat16_is_written_in_float32(trained, tmp_path):
+    config = trained.config.copy_and_resolve_references()
+    config.dtype = "bfloat16"
+    model = build.model(config.model, config.dtype)
+    predict = inference.Predictor(model.apply, trained.predict.variables, model=model)
+    run = trained._replace(config=config, predict=predict)
+    export.run(run, output=str(tmp_path / "x.onnx"), to="onnx")
+    people = export.draw_people(3, config.data.image_size)
+    found = programs.FORMATS["onnx"].load(tmp_path / "x.onnx")(people["image"])["embedding"]
+    expected = trained.predict(people, ["embedding"])["embedding"]
+    top = np.abs(expected).max()
+    np.testing.assert_allclose(found, expected, atol=1e-4 * top)
+    assert np.abs(predict(people, ["embedding"])["embedding"] - expected).max() > 1e-3 * top
 
 
 def test_onnx_says_what_its_classes_are(trained, tmp_path):
