@@ -240,7 +240,8 @@ def test_a_backbone_from_outside():
 @pytest.mark.parametrize("variant", source_b.VARIANTS)
 def test_every_variant_of_source_b_has_a_model_and_a_loss(variant):
     config = source_b.get_config(variant)
-    dataset = Dataset(Schema("made", {}), lambda split: {"identity": np.array([0, 7, 3])})
+    columns = {"identity": np.array([0, 7, 3]), "camid": np.array([1, 2, 1])}
+    dataset = Dataset(Schema("made", {}), lambda split: columns)
     config = experiment.open_sides(config, dataset).config
     assert config.model.identities == (8 if variant == "identity" else 0)
     model = build_.model(config.model)
