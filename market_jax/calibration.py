@@ -66,11 +66,6 @@ def find(run: Run) -> Calibration:
     Raises:
       InputError: nothing has calibrated it, or its embeddings depend on more than the pictures.
     """
-    if inputs.names(run.predict.model):
-        raise InputError(
-            f"{run.workdir}: this network is told the cameras where it is judged, and nothing but "
-            "the picture here: a threshold that was found is not one for these embeddings"
-        )
     if run.is_published:
         if not run.extra["same_person"]:
             raise InputError(
@@ -78,6 +73,11 @@ def find(run: Run) -> Calibration:
                 "before it was exported"
             )
         return Calibration(**run.extra["same_person"])
+    if inputs.names(run.predict.model):
+        raise InputError(
+            f"{run.workdir}: this network is told the cameras where it is judged, and nothing but "
+            "the picture here: a threshold that was found is not one for these embeddings"
+        )
     path = run.evaluation / reid.FILE
     record = files.read_json(path) if path.exists() else {}
     found = of_record(record) if record.get("checkpoint") == run.step else None

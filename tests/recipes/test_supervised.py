@@ -29,7 +29,7 @@ CONFIGS = sorted(
 def test_every_name_in_every_config_resolves(name):
     config = importlib.import_module(f"configs.{name}").get_config()
     assert settings.from_json(settings.to_json(config)) == config
-    config = settings.count(config, dict.fromkeys(settings.COUNTED, 3))
+    config = settings.count(config, settings.COUNTED)
     model = build.model(config.model, config.dtype)
     build.objective(config, 10)
     build.augment(config)

@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -32,6 +33,7 @@ class Served(Network):
     extra, workdir = {"name": "toy"}, Path("runs/toy")
     is_published = False
     step, evaluation = 1, Path("/nowhere")
+    predict = SimpleNamespace(model=None)
 
 
 @pytest.fixture
