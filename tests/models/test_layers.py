@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from market_jax.kernels import convolution
-from market_jax.models import layers, norms
+from market_jax.models import heads, layers, norms
 
 
 @pytest.mark.parametrize("shape", [(2, 4, 6, 3), (1, 5, 7, 2)])
@@ -79,3 +79,15 @@ def test_padding_that_is_wider_than_the_window(groups):
 
     for a, b in zip(*map(jax.tree.leaves, (gradients("auto"), gradients("lax"))), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_the_gradient_of_a_maximum_goes_to_its_first_place():
+    x = np.zeros((2, 3, 2, 2), np.float32)
+    x[0, 1, 1, 0] = x[0, 2, 0, 0] = 5
+    x[1, 2, 1, 1] = 1
+    found = jax.jit(jax.grad(lambda x: jnp.sum(heads.highest(x) * jnp.array([[1, 2], [3, 4]]))))(x)
+    expected = np.zeros_like(x)
+    expected[0, 1, 1, 0], expected[0, 0, 0, 1] = 1, 2
+    expected[1, 0, 0, 0], expected[1, 2, 1, 1] = 3, 4
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(heads.highest(x), x.max(axis=(1, 2)))

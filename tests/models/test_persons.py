@@ -166,18 +166,6 @@ def test_the_most_active_rows_are_dropped():
     np.testing.assert_array_equal(parts.drop_top_rows(x, 0.0), x)
 
 
-def test_the_gradient_of_a_maximum_goes_to_its_first_place():
-    x = np.zeros((2, 3, 2, 2), np.float32)
-    x[0, 1, 1, 0] = x[0, 2, 0, 0] = 5
-    x[1, 2, 1, 1] = 1
-    found = jax.jit(jax.grad(lambda x: jnp.sum(heads.highest(x) * jnp.array([[1, 2], [3, 4]]))))(x)
-    expected = np.zeros_like(x)
-    expected[0, 1, 1, 0], expected[0, 0, 0, 1] = 1, 2
-    expected[1, 0, 0, 0], expected[1, 2, 1, 1] = 3, 4
-    np.testing.assert_array_equal(found, expected)
-    np.testing.assert_array_equal(heads.highest(x), x.max(axis=(1, 2)))
-
-
 @pytest.mark.parametrize(
     ("branches", "count"), [(("global", "part", "channel"), 7), (("part",), 3)]
 )

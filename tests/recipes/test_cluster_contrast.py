@@ -309,21 +309,17 @@ def test_without_labels_map_rises_over_rounds(tmp_path, monkeypatch):
     config.augmentation = {"flip": {"probability": 0.5}}
     config.model.backbone = {"name": "tests.toys:Striped"}
 
-    def judge(name, **changes):
-        changed = config.copy_and_resolve_references()
-        changed.update_from_flattened_dict(changes)
-        recipe.fit(changed, tmp_path / name)
+    def judge(name):
+        recipe.fit(config, tmp_path / name)
         lines = writers.read_metrics(tmp_path / name)
-        return [line["val/market/mAP"] for line in lines if "val/market/mAP" in line][-1]
+        return [line["val/market/mAP"] for line in lines if "val/market/mAP" in line]
 
-    # of seeds 0 to 3 it rises by 0.04 to 0.09, and is 0.07 to 0.11 higher than of shuffled clusters
-    before = judge("before", epochs=1, steps_per_epoch=1, **{"optimizer.learning_rate": 1e-9})
-    last = judge("run")
-    assert last > before + 0.03
+    first, *_, last = judge("run")
+    assert last > first + 0.03
     assign = recipe.assign
 
     def shuffled(columns, labels, **settings):
         return assign(columns, np.random.default_rng(0).permutation(labels), **settings)
 
     monkeypatch.setattr(recipe, "assign", shuffled)
-    assert judge("shuffled") < last - 0.05
+    assert judge("shuffled")[-1] < last - 0.06

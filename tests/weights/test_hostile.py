@@ -24,7 +24,7 @@ from tests.weights.makers import (
     zipped,
 )
 
-SECONDS = 30  # of the processor; the longest, a million instructions, takes two to twelve
+SECONDS = 10  # of the processor; the longest, a million instructions, takes around two
 
 
 def refuse(path, message="."):
