@@ -1,11 +1,14 @@
 """What each part of configs/small.py is worth: short trainings on small pictures, one change each.
 
-python train.py --config=configs/ablation.py:gem --workdir=runs/gem --config.seed=1 \
+python train.py --config=configs/ablation.py:small --workdir=runs/ablation-small \
     --config.data.name=unitn --config.data.dir=DIR
-python evaluate.py --task=compare --workdirs=runs/small,runs/gem --split=val
+python train.py --config=configs/ablation.py:gem --workdir=runs/ablation-gem \
+    --config.data.name=unitn --config.data.dir=DIR
+python evaluate.py --task=compare --workdirs=runs/ablation-small,runs/ablation-gem --split=val \
+    --checkpoint=latest
 
 After the colon stand the changes to make, in order; `small`, or none, is the recipe as it is, and
-`identity` is the one it is compared with, configs/source_b.py:identity. `rate=7e-4` is another
+`identity` is the one before it, configs/source_b.py:identity. `rate=7e-4` is another
 learning rate. All train for 12 epochs at 128x64, on three fifths of the persons; another fifth is
 to compare on, and the last, the holdout split, is not to be touched by any choice. docs/results.md
 has the figures.

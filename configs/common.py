@@ -27,17 +27,35 @@ ATTRIBUTES = {
 
 
 BACKBONES = {  # name -> its arguments, so that each is a flag
-    "alexnet": {"dense": True, "dropout": 0.5},
-    "densenet": {},
-    "efficientnet_lite": {"variant": 0, "same_padding": True, "last_stride": 2, "non_local": ()},
-    "mobilenet_v2": {"width": 1.0, "build": "torchvision", "last_stride": 2, "non_local": ()},
-    "osnet": {"width": 1.0, "instance_norm": "none", "dense": True},  # or ibn, ain
+    "alexnet": {"dense": True, "dropout": 0.5, "attention": ()},
+    "densenet": {"attention": ()},
+    "efficientnet_lite": {
+        "variant": 0,
+        "same_padding": True,
+        "last_stride": 2,
+        "attention": (),
+        "non_local": (),
+    },
+    "mobilenet_v2": {
+        "width": 1.0,
+        "build": "torchvision",
+        "last_stride": 2,
+        "attention": (),
+        "non_local": (),
+    },
+    "osnet": {
+        "width": 1.0,
+        "instance_norm": "none",  # or ibn, ain
+        "dense": True,
+        "attention": (),
+    },
     "residual_attention": {"depth": 56, "width": 64, "last_stride": 2},
     "resnet": {
         "depth": 50,
         "last_stride": 2,
         "ibn": "",
         "stem": "torchvision",
+        "attention": (),
         "non_local": (),
         "non_local_width": 0,
     },

@@ -7,11 +7,12 @@ python train.py --config=configs/small.py:unlabelled --config.model.pretrained=r
     --config.data.name=unitn --config.data.dir=DIR
 
 After the colon stand the backbone and its arguments; without, EfficientNet-Lite0 begins with
-ImageNet's weights. Persons are learned as in configs/bot.py, but with circle softmax on cosines, at
-sixteen times the rate, and with half a cosine for it: configs/ablation.py finds what each is worth.
-Pictures grow from 128x64 over 192x96 to 256x128. Attributes have a head each, and rare classes
-count more. With `unlabelled`, pictures of the split "test" are clustered every round and learned
-beside these, as in configs/spcl.py.
+ImageNet's weights. Persons are learned as in configs/bot.py, but without centers, with circle
+softmax on cosines, at sixteen times the rate, and with half a cosine for it after 5 epochs of
+warm-up: configs/ablation.py finds what most of it is worth. Pictures grow from 128x64 over 192x96
+to 256x128. Attributes of two classes share a head, the others have one each, and rare classes count
+more. With `unlabelled`, pictures of the split "test" are clustered every round and learned beside
+these, as in configs/spcl.py.
 """
 
 from ml_collections import ConfigDict

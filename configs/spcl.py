@@ -2,7 +2,7 @@
 
 python train.py --config=configs/spcl.py --config.data.name=unitn --config.data.dir=DIR
 python train.py --config=configs/spcl.py --config.data.name=synthetic,unitn \
-    --config.data.dir=DIR,DIR --config.unlabelled.pictures=train/unitn
+    --config.data.dir=DIR1,DIR2 --config.unlabelled.pictures=train/unitn
 
 After the colon stand the backbone and its arguments; without, EfficientNet-Lite0 begins with
 ImageNet's weights. The pictures without labels are those of the split "test", or, to move from one

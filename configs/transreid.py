@@ -10,8 +10,8 @@ After the colon stand "vit" and its arguments; without, it is ViT-B/16. The file
 the paper: 256x128, patches of 16 pixels every 12, mirrored, padded by 10 and cropped,
 erased; 16 persons of 4 pictures; stochastic depth up to 0.1; descent with momentum at 0.008, twice
 that for biases, weight decay of 1e-4, a warm-up of 5 epochs from a hundredth, then half a cosine,
-120 epochs; cross-entropy and triplets with the soft margin on the class token, and with half the
-weight together on four groups of patches, which a copy of the last block reads.
+120 epochs; cross-entropy and triplets with the soft margin, half of their weight on the class
+token, half together on four groups of patches, which a copy of the last block reads.
 
 Each camera has an embedding, and pictures whose cameras are not those of the training have the mean
 of all; with `any_camera`, which may stand anywhere after the colon, there are none.

@@ -1,7 +1,7 @@
 """Conditions on a gallery's pictures: "gender = 'female' and backpack > 0.7 and camid in (3, 4)".
 
-A label is compared by its probabilities: `up_color in ('red', 'pink')` holds where those of red and
-pink add up to more than one half, `backpack > 0.7` where that of "yes" is above 0.7, and
+A label is compared by its probabilities: `up_color in ('red', 'purple')` holds where those of red
+and purple add up to more than one half, `backpack > 0.7` where that of "yes" is above 0.7, and
 `up_color.red > 0.3` where that of red is above 0.3. The grammar:
 
     either    = both {"or" both}

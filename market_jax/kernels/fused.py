@@ -102,8 +102,12 @@ def is_depthwise(spec: Spec, w: Array) -> bool:
     return own and square and g.sees_map and not spec.transposed
 
 
+def _wide(x: Array) -> Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
 def activate(x: Array, affine: Array | None, activation: str, residual: Array | None = None):
-    """activation(scale * x + shift + residual), computed in float32, in the dtype of x.
+    """activation(scale * x + shift + residual), computed in float32 or wider, in the dtype of x.
 
     Args:
       x: [..., C].
@@ -111,7 +115,7 @@ def activate(x: Array, affine: Array | None, activation: str, residual: Array | 
       activation: a name in `ACTIVATIONS`.
       residual: of the shape of x, or None.
     """
-    u = x.astype(jnp.float32) if affine is not None or residual is not None else x
+    u = _wide(x) if affine is not None or residual is not None else x
     if affine is not None:
         u = u * affine[0] + affine[1]
     if residual is not None:
@@ -140,7 +144,7 @@ def plain(spec: Spec, x, affine, w, bias, residual, multiply: Callable | None = 
     else:
         y = multiply(z, w.astype(x.dtype))
     if bias is not None or residual is not None:
-        added = y.astype(jnp.float32)
+        added = _wide(y)
         added = added if bias is None else added + bias
         y = (added if residual is None else added + residual).astype(x.dtype)
     y = ACTIVATIONS[spec.after](y)

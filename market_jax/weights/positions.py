@@ -10,12 +10,14 @@ from collections.abc import Mapping
 
 import jax
 import numpy as np
+import scipy.optimize
 
 from market_jax.errors import InputError
 from market_jax.weights.namings import Variables
 
 _POSITIONS = "pos_embed"  # ours, timm's and Meta's
 _CAMERAS = "camera_embed"
+_RATIOS = (1.01, 1.5)  # timm's: from which ratio of distances to which
 _LORA = "_lora"  # ends the names of modules with two matrices
 _REGISTERS = ("reg_token", "register_tokens")  # timm's, Meta's
 
@@ -97,7 +99,8 @@ def grid(tensors: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...]) -
 def offsets(tensors: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...]) -> np.ndarray:
     """Biases by how far tokens of a window lie apart, [2h - 1, 2w - 1, heads].
 
-    A smaller window has the middle of a square one's; timm interpolates.
+    Where the file's window is another, a square, they are interpolated linearly between places
+    whose distances grow from the middle by a ratio, as by timm's `resize_rel_pos_bias_table`.
 
     Args:
       tensors: of the file.
@@ -107,12 +110,30 @@ def offsets(tensors: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...]
     tensor = tensors[name]
     if tensor.size == math.prod(shape):
         return tensor.reshape(shape)
-    side = math.isqrt(len(tensor))
-    rows, columns, _ = shape
-    if side**2 != len(tensor) or side < max(rows, columns):
+    side, heads = math.isqrt(len(tensor)), shape[-1]
+    if tensor.shape != (side**2, heads) or side % 2 == 0:
         return tensor
-    top, left = (side - rows) // 2, (side - columns) // 2
-    return tensor.reshape(side, side, -1)[top : top + rows, left : left + columns]
+    rows, columns = (_between(side, target) for target in shape[:2])
+    square = tensor.astype(np.float32).reshape(side, side, heads)
+    return np.einsum("rh,cw,hwk->rck", rows, columns, square)
+
+
+def _between(source: int, target: int) -> np.ndarray:
+    """[target, source] float32, the shares of a file's places in each place of the model."""
+
+    def overshoot(ratio: float) -> float:
+        return np.sum(ratio ** np.arange(source // 2)) - target // 2
+
+    low, high = _RATIOS
+    if overshoot(low) < 0 < overshoot(high):
+        ratio = scipy.optimize.brentq(overshoot, low, high)
+    else:
+        ratio = low if overshoot(low) >= 0 else high
+    after = np.cumsum(ratio ** np.arange(source // 2))
+    places = np.concatenate([-after[::-1], [0], after])
+    wanted = np.arange(target) - target // 2
+    shares = [np.interp(wanted, places, one) for one in np.eye(source)]
+    return np.stack(shares, axis=1).astype(np.float32)
 
 
 def join_offsets(variables: Variables, naming: str) -> Variables:

@@ -76,8 +76,8 @@ def load(
       path: the file, see `files.read`.
       template: the backbone's variables, and those of BNNecks behind it and copies of its last
         stage, "bnneck..." and "branch_...", if there are any. Their values are kept for parts that
-        the file does not have: heads, attention masks, non-local blocks, GeM's power, BNNecks,
-        LoRA's matrices, embeddings of cameras.
+        the file does not have, which the log names: heads, attention masks, non-local blocks,
+        GeM's power, BNNecks, LoRA's matrices, embeddings of cameras.
       namings: the backbone's `TORCH_NAMES`.
       values: the backbone's `TORCH_VALUES`, if it has them.
 
@@ -110,6 +110,11 @@ def load(
             used |= _check_shift(path, tensors, name)
     unused = sorted(name for name in tensors.keys() - used if not name.endswith(_BUFFERS))
     _check_depth(path, tensors, used, unused)
+    if kept:
+        anew = sorted({re.sub(r"\d+", "#", module) for module in kept})
+        logging.info("%s: has nothing, or another size, of: %s", path, ", ".join(anew))
+    said = (path, len(used), ", ".join(unused) or "none")
+    logging.info("%s: %d tensors read; not used: %s", *said)
     return jax.tree_util.tree_unflatten(structure, found), unused
 
 
@@ -256,11 +261,7 @@ def begin(
         kind: tree.get(BACKBONE, {}) | {name: tree[name] for name in tree if _is_beside(name)}
         for kind, tree in variables.items()
     }
-    loaded, unused = load(path, template, namings, values)
-    logging.info(
-        "%s: %d tensors read; not used: %s",
-        *(path, len(jax.tree.leaves(loaded)), ", ".join(unused) or "none"),
-    )
+    loaded, _ = load(path, template, namings, values)
     return {kind: _put(tree, loaded[kind]) for kind, tree in variables.items()}
 
 

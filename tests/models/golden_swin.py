@@ -1,6 +1,6 @@
 """Swin Transformers that timm and market_jax are both given, and what timm says.
 
-python tests/models/golden_swin.py    # needs torch and timm; prints GOLDEN of test_swin
+python tests/models/golden_swin.py    # needs torch and timm; prints GOLDEN and RESIZED of test_swin
 """
 
 import numpy as np
@@ -49,6 +49,21 @@ def make(name: str):
     return model.eval()
 
 
+WINDOWS = ((7, 5), (4, 1), (9, 6), (12, 14))  # that biases of windows of 7x7 are resized to
+TABLE = "layers.0.blocks.0.attn.relative_position_bias_table"
+
+
+def resized(window: tuple[int, int]) -> str:
+    """The first biases that timm interpolates for a window, and the deviation of all."""
+    import torch
+    from timm.layers import resize_rel_pos_bias_table
+
+    table = torch.from_numpy(fill({TABLE: (13 * 13, 3)})[TABLE])
+    count = (2 * window[0] - 1) * (2 * window[1] - 1)
+    found = resize_rel_pos_bias_table(table, window, (count, 3)).numpy()
+    return f"    {window}: ({golden.text(found[:2])}, {found.std():.6g}),"
+
+
 def describe(name: str) -> str:
     """The first features, gradients by the picture and by a kernel; and the deviations of all."""
     import torch
@@ -73,6 +88,8 @@ def main() -> None:
     torch.library.register_fake = lambda *_, **__: lambda function: function
     for name in NETWORKS:
         print(describe(name))
+    for window in WINDOWS:
+        print(resized(window))
     import timm
 
     for size in ("tiny", "small", "base"):

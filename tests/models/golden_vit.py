@@ -33,6 +33,7 @@ IN_A_BLOCK = {
 }
 NETWORKS = {  # name -> timm's network, its arguments, and pixels from one patch to the next
     "augreg": ("vit_tiny_patch16_224", {"depth": 3}, 16),
+    "deit": ("deit_tiny_patch16_224", {"depth": 1}, 16),
     "overlapping": ("vit_tiny_patch16_224", {"depth": 2}, 12),
     "dinov2": ("vit_small_patch14_dinov2", {"depth": 2}, 14),
     "dinov2, registers": ("vit_small_patch14_reg4_dinov2", {"depth": 2}, 14),
@@ -40,7 +41,7 @@ NETWORKS = {  # name -> timm's network, its arguments, and pixels from one patch
     "clip": ("vit_base_patch16_clip_quickgelu_224", {"depth": 1, "num_classes": 512}, 16),
     "openclip": ("vit_base_patch16_clip_224", {"depth": 1, "num_classes": 512}, 16),
 }
-PIXELS = {"dinov2": "imagenet", "clip": "clip", "openclip": "clip"}
+PIXELS = {"deit": "imagenet", "dinov2": "imagenet", "clip": "clip", "openclip": "clip"}
 
 
 def images() -> np.ndarray:

@@ -10,8 +10,8 @@ import pytest
 from market_jax.errors import InputError
 from market_jax.models import parts
 from market_jax.models.backbones import swin
-from market_jax.weights import namings, pretrained, saving
-from tests.models.golden_swin import NETWORKS, TOP, fill, images
+from market_jax.weights import namings, positions, pretrained, saving
+from tests.models.golden_swin import NETWORKS, TABLE, TOP, fill, images
 from tests.models.test_backbones import shape_in_torch
 from tests.weights.makers import safetensors
 
@@ -52,6 +52,12 @@ GOLDEN = {
         ],
         [0.844327, 0.0164409, 0.160013],
     ),
+}
+RESIZED = {  # window -> the biases of the first places, and the deviation of all, by golden_swin.py
+    (7, 5): ([-0.494466, -0.366849, 2.00713, -1.96185, 3.74137, -3.2286], 1.92907),
+    (4, 1): ([-0.576164, -1.1229, 0.652679, -1.42974, -0.588944, 1.89348], 1.55546),
+    (9, 6): ([0.534968, -0.768083, 0.954015, -0.613749, -0.449348, 2.57243], 1.75586),
+    (12, 14): ([3.53044, -1.89145, 3.99038, 2.77625, -1.59804, 3.13972], 1.56157),
 }
 COUNTS = {"tiny": 28_288_354, "small": 49_606_258, "base": 87_768_224}  # with 1000 classes
 KEY = jax.random.key(0)
@@ -147,20 +153,30 @@ def test_a_network_is_written_as_it_was_read(naming, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, again, variables)
 
 
-def test_a_narrower_window_has_the_middle_of_the_published_biases(tmp_path):
+@pytest.mark.parametrize("window", RESIZED)
+def test_golden_biases_of_another_window(window):
+    first, deviation = RESIZED[window]
+    shape = (2 * window[0] - 1, 2 * window[1] - 1, 3)
+    found = positions.offsets(fill({TABLE: (13 * 13, 3)}), TABLE, shape)
+    assert found.shape == shape
+    np.testing.assert_allclose(found.reshape(-1, 3)[:2].ravel(), first, rtol=1e-4)
+    np.testing.assert_allclose(found.std(), deviation, rtol=1e-4)
+
+
+def test_a_file_of_another_window_is_read(tmp_path):
     tensors = tensors_of(SMALL, (24, 24))
     path = safetensors(tmp_path / "a.safetensors", tensors)
     narrow = template(SMALL, (16, 8))  # maps of 4x2 and 2x1
     params = pretrained.load(path, narrow, *NAMINGS)[0]["params"]
-    table = tensors["layers.0.blocks.0.attn.relative_position_bias_table"].reshape(5, 5, 3)
-    np.testing.assert_array_equal(params["stage1_block0"]["position_bias"], table[:, 1:-1])
-    table = tensors["layers.1.blocks.0.attn.relative_position_bias_table"].reshape(5, 5, 6)
-    np.testing.assert_array_equal(params["stage2_block0"]["position_bias"], table[1:4, 2:3])
+    expected = positions.offsets(tensors, TABLE, (5, 3, 3))
+    np.testing.assert_array_equal(params["stage1_block0"]["position_bias"], expected)
     with pytest.raises(InputError, match=r"windows of 3x3 at stage1_block0; these .* of 3x2"):
         jax.eval_shape(SMALL.apply, narrow, jnp.zeros((1, 24, 24, 3)))
-    wide = template(SMALL.clone(window=5), (24, 24))
-    with pytest.raises(InputError, match=r"bias_table is \(25, 3\).* the model has \(9, 9, 3\)"):
-        pretrained.load(path, wide, *NAMINGS)
+    for broken in (np.zeros((16, 3)), np.zeros((24, 3)), np.zeros((25, 4)), np.zeros(25)):
+        broken = broken.astype(np.float32)
+        path = safetensors(tmp_path / "b.safetensors", tensors | {TABLE: broken})
+        with pytest.raises(InputError, match=r"bias_table is .* the model has"):
+            pretrained.load(path, narrow, *NAMINGS)
 
 
 def test_what_does_not_fit_is_refused(tmp_path):

@@ -82,7 +82,7 @@ def test_a_prefix_is_taken_off(template, tmp_path, logged, naming, prefix):
     found, unused = pretrained.load(path, changed, efficientnet_lite.TORCH_NAMES)
     assert unused == ["module.extra.weight"]
     jax.tree.map(np.testing.assert_array_equal, found["batch_stats"], dict(template["batch_stats"]))
-    assert logged == [f"{path}: the prefix {prefix!r} is taken off the tensors' names"]
+    assert logged[0] == f"{path}: the prefix {prefix!r} is taken off the tensors' names"
 
 
 def test_the_prefix_that_fits_the_most_names(template, tmp_path, logged):
@@ -92,7 +92,7 @@ def test_the_prefix_that_fits_the_most_names(template, tmp_path, logged):
     path = safetensors(tmp_path / "w.safetensors", mixed)
     _, unused = pretrained.load(path, template, efficientnet_lite.TORCH_NAMES)
     assert unused == sorted(f"module.{name}" for name in few)
-    assert logged == []
+    assert not any("the prefix" in line for line in logged)
 
 
 LAYERS = {"params": {"fc": {"bias": np.zeros(2)}, "head_imagenet": {"bias": np.ones(4)}}}

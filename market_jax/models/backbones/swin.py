@@ -164,7 +164,7 @@ class Model(nn.Module):
         width and the heads of the one before.
       depths: blocks of each stage, where they are others than those of the size; () are those.
       window: rows and columns of a window, in patches. A map with fewer has windows as it is, whose
-        biases of positions are the middle of the published ones.
+        biases of positions are interpolated between the published ones.
       classes: output name -> number of classes; each gets a linear head. Published weights have the
         head "imagenet" with 1000 classes.
       pooling: how the map becomes the feature: "average", "max" or "gem".
