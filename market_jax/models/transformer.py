@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from market_jax.kernels.dense import dot_general
 from market_jax.typing import Array
 
 
@@ -110,7 +111,8 @@ class Block(nn.Module):
           x: [..., D].
           features: the layer's outputs.
         """
-        y = nn.Dense(features, dtype=self.dtype, kernel_init=_dense_init, name=name)(x)
+        settings = {"dtype": self.dtype, "kernel_init": _dense_init, "dot_general": dot_general}
+        y = nn.Dense(features, name=name, **settings)(x)
         if self.lora_rank and name in ("qkv", "out"):
             y = y + LoRA(features, self.lora_rank, self.dtype, name=f"{name}_lora")(x)
         return y

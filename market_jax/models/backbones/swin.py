@@ -9,6 +9,7 @@ import numpy as np
 
 from market_jax.errors import InputError
 from market_jax.kernels import remat
+from market_jax.kernels.dense import dot_general
 from market_jax.models import checks, layers
 from market_jax.models.heads import classify, pool
 from market_jax.models.transformer import Block, attend, exact_gelu
@@ -132,8 +133,8 @@ def _merge(x: Array, number: int, dtype: jnp.dtype) -> Array:
     n, height, width, size = x.shape
     x = x.reshape(n, height // 2, 2, width // 2, 2, size).transpose(0, 1, 3, 4, 2, 5)
     x = _norm(dtype, f"merge{number}_norm")(x.reshape(n, height // 2, width // 2, 4 * size))
-    layer = nn.Dense(2 * size, use_bias=False, dtype=dtype, name=f"merge{number}_reduction")
-    return layer(x)
+    settings = {"use_bias": False, "dtype": dtype, "dot_general": dot_general}
+    return nn.Dense(2 * size, name=f"merge{number}_reduction", **settings)(x)
 
 
 def _norm(dtype: jnp.dtype, name: str) -> nn.LayerNorm:
