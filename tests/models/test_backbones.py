@@ -26,9 +26,17 @@ from tests.weights.test_pretrained import safetensors
 # deviation of all
 GOLDEN = {
     "resnet18": ([2.73319, 2.85716, 11.995, 10.5928, 0.930587, 3.23791, 13.0075, 12.6952], 9.1326),
+    "resnet34": (
+        [71.0079, 182.926, 393.542, 205.446, 72.1275, 206.592, 401.179, 209.504],
+        110.035,
+    ),
     "resnet50": (
         [167.988, 129.561, 83.3126, 31.3573, 168.268, 130.93, 84.4818, 27.5735],
         139.001,
+    ),
+    "resnet101": (
+        [38725.1, 58104.7, 12791.5, 2639.3, 38971.8, 58953.1, 12939.3, 2539.68],
+        33051.8,
     ),
     "alexnet": (
         [1.51121, 4.15534, 0.77089, 1.20614, 1.08322, 3.79771, 0.921171, 0.112268],
@@ -38,7 +46,9 @@ GOLDEN = {
 }
 MODELS = {
     "resnet18": (resnet, resnet.Model(18)),
+    "resnet34": (resnet, resnet.Model(34)),
     "resnet50": (resnet, resnet.Model(50)),
+    "resnet101": (resnet, resnet.Model(101)),
     "alexnet": (alexnet, alexnet.Model()),
     "densenet121": (densenet, densenet.Model()),
 }
