@@ -27,6 +27,11 @@ def _named_beside(tensors: Mapping[str, np.ndarray], name: str, other: str) -> n
     return tensors.get(f"{name.rpartition('.')[0]}.{other}".removeprefix("."))
 
 
+def _is_table(tensor: np.ndarray) -> bool:
+    """Whether it can be rows of a width; what cannot is refused by its shape."""
+    return tensor.ndim > 0 and tensor.size > 0
+
+
 def tokens(tensors: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...]) -> np.ndarray:
     """Tokens, [R, D], which some files have with further axes of length 1, and others without.
 
@@ -51,9 +56,10 @@ def class_token(tensors: Mapping[str, np.ndarray], name: str, shape: tuple[int, 
     if _named_beside(tensors, name, _REGISTERS[1]) is None or token.shape != shape:
         return token
     positions = _named_beside(tensors, name, _POSITIONS)
-    if positions is None:
+    if positions is None or not _is_table(positions) or positions.shape[-1] != shape[-1]:
         return token
-    return token.astype(np.float32) + positions[0, :1].astype(np.float32)
+    first = positions.reshape(-1, shape[-1])[:1]
+    return token.astype(np.float32) + first.astype(np.float32)
 
 
 def class_position(
@@ -67,7 +73,7 @@ def class_position(
       shape: of the variable.
     """
     tensor = tensors[name]
-    return tensor.reshape(-1, tensor.shape[-1])[:1]
+    return tensor.reshape(-1, tensor.shape[-1])[:1] if _is_table(tensor) else tensor
 
 
 def grid(tensors: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -83,6 +89,8 @@ def grid(tensors: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...]) -
       shape: of the variable.
     """
     tensor = tensors[name]
+    if not _is_table(tensor):
+        return tensor
     timms = _named_beside(tensors, name, _REGISTERS[0]) is not None
     patches = tensor.reshape(-1, tensor.shape[-1])[0 if timms else 1 :]
     side = math.isqrt(len(patches))
@@ -110,7 +118,8 @@ def offsets(tensors: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...]
     tensor = tensors[name]
     if tensor.size == math.prod(shape):
         return tensor.reshape(shape)
-    side, heads = math.isqrt(len(tensor)), shape[-1]
+    heads = shape[-1]
+    side = math.isqrt(tensor.size // heads)
     if tensor.shape != (side**2, heads) or side % 2 == 0:
         return tensor
     rows, columns = (_between(side, target) for target in shape[:2])

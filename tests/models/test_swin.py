@@ -172,8 +172,8 @@ def test_a_file_of_another_window_is_read(tmp_path):
     np.testing.assert_array_equal(params["stage1_block0"]["position_bias"], expected)
     with pytest.raises(InputError, match=r"windows of 3x3 at stage1_block0; these .* of 3x2"):
         jax.eval_shape(SMALL.apply, narrow, jnp.zeros((1, 24, 24, 3)))
-    for broken in (np.zeros((16, 3)), np.zeros((24, 3)), np.zeros((25, 4)), np.zeros(25)):
-        broken = broken.astype(np.float32)
+    for shape in ((16, 3), (24, 3), (25, 4), (25,), ()):
+        broken = np.zeros(shape, np.float32)
         path = safetensors(tmp_path / "b.safetensors", tensors | {TABLE: broken})
         with pytest.raises(InputError, match=r"bias_table is .* the model has"):
             pretrained.load(path, narrow, *NAMINGS)

@@ -212,6 +212,8 @@ SMALL = MODELS["augreg"][0]
         ({"pos_embed": np.zeros((1, 36, 192))}, r"pos_embed is \(1, 36, 192\), as \(35, 192\)"),
         ({"pos_embed": np.zeros((1, 37, 384))}, r"pos_embed is \(1, 37, 384\)"),
         ({"pos_embed": np.zeros((1, 1, 192))}, r"pos_embed is \(1, 1, 192\), as \(0, 192\)"),
+        ({"pos_embed": np.zeros(())}, r"pos_embed is \(\), as \(\); the model has"),
+        ({"pos_embed": np.zeros((1, 0, 192))}, r"pos_embed is \(1, 0, 192\)"),
         ({"pos_embed": np.full((1, 37, 192), np.nan)}, "pos_embed holds values that are not fin"),
         ({"blocks.3.attn.qkv.weight": np.zeros((576, 192))}, "is of a deeper network: the model"),
     ],
