@@ -25,7 +25,7 @@ def make_images(batch):
 def make_network(network):
     """The network in PyTorch, from images to features, and the number of its parameters."""
     import torch
-    from training_torch import NETWORKS
+    from networks_torch import NETWORKS
 
     torch.manual_seed(0)
     layers = NETWORKS[network][0]().children()

@@ -30,7 +30,7 @@ NETWORKS = {
 
 
 def loss(names, context):
-    """What `training_torch` minimises: over the heads, or over the reconstruction."""
+    """What `networks_torch` minimises: over the heads, or over the reconstruction."""
     outputs, batch = context.outputs, context.batch
     terms = [
         optax.softmax_cross_entropy_with_integer_labels(

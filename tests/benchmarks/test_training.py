@@ -14,7 +14,7 @@ def test_a_case_trains_and_is_counted(network):
 
 
 def test_every_case_is_a_network_of_both_sides():
-    text = (training.Path(training.__file__).parent / "training_torch.py").read_text()
+    text = (training.Path(training.__file__).parent / "networks_torch.py").read_text()
     for network, shape in training.CASES.values():
         assert network in training_jax.NETWORKS
         assert f'"{network}": (' in text

@@ -82,7 +82,11 @@ def test_a_prefix_is_taken_off(template, tmp_path, logged, naming, prefix):
     found, unused = pretrained.load(path, changed, efficientnet_lite.TORCH_NAMES)
     assert unused == ["module.extra.weight"]
     jax.tree.map(np.testing.assert_array_equal, found["batch_stats"], dict(template["batch_stats"]))
-    assert logged[0] == f"{path}: the prefix {prefix!r} is taken off the tensors' names"
+    assert logged == [
+        f"{path}: the prefix {prefix!r} is taken off the tensors' names",
+        f"{path}: has nothing, or another size, of: head_hat",
+        f"{path}: {len(tensors) - 2} tensors read; not used: module.extra.weight",
+    ]
 
 
 def test_the_prefix_that_fits_the_most_names(template, tmp_path, logged):
@@ -92,7 +96,10 @@ def test_the_prefix_that_fits_the_most_names(template, tmp_path, logged):
     path = safetensors(tmp_path / "w.safetensors", mixed)
     _, unused = pretrained.load(path, template, efficientnet_lite.TORCH_NAMES)
     assert unused == sorted(f"module.{name}" for name in few)
-    assert not any("the prefix" in line for line in logged)
+    assert logged == [
+        f"{path}: has nothing, or another size, of: head_hat",
+        f"{path}: {len(tensors)} tensors read; not used: {', '.join(unused)}",
+    ]
 
 
 LAYERS = {"params": {"fc": {"bias": np.zeros(2)}, "head_imagenet": {"bias": np.ones(4)}}}
