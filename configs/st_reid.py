@@ -7,7 +7,7 @@ python evaluate.py --task=reid --flip --rerank=spatio_temporal
 
 After the colon stand the backbone and its arguments; without, EfficientNet-Lite0 begins with
 ImageNet's weights. As in the authors' program: PCB with 6 stripes of 256 units; 384x192, mirrored,
-erased to black; gradient descent with Nesterov's momentum at 0.01, new layers at 0.1, a tenth of it
+erased to gray; gradient descent with Nesterov's momentum at 0.01, new layers at 0.1, a tenth of it
 from epoch 40 of 60 on, after a first epoch of warm-up; 32 pictures; compared by the six means side
 by side.
 
@@ -38,7 +38,7 @@ def get_config(arguments: str = "") -> ConfigDict:
     config.losses = common.for_parts({"name": "cross_entropy", "weight": 1.0}, parts)
     config.augmentation = {
         "flip": {"probability": 0.5},
-        "erase": {"probability": 0.5, "area": (0.02, 0.4), "aspect": 0.3, "fill": 0.0},
+        "erase": {"probability": 0.5, "area": (0.02, 0.4), "aspect": 0.3},
     }
     common.descend(config, at=(2 / 3,))
     config.optimizer.nesterov = True
