@@ -10,8 +10,9 @@ of 4 pictures; Adam at 3.5e-4, weight decay in the gradient, a warm-up of 10 epo
 hundredth, a tenth of the rate from epochs 40 and 70 of 120 on; label smoothing, batch-hard triplets
 before the BNNeck, centers; last stride 1; ranked by cosine after it.
 
-It differs from the paper in that weight decay leaves biases and BatchNorms alone, and in that the
-crop repeats the border.
+It differs from the paper in that weight decay leaves biases and BatchNorms alone, in that the crop
+repeats the border, and in that centers move as in Wen et al. (2016): a step is divided by a
+person's pictures in the batch, not by the batch, and centers begin at 0.
 """
 
 from ml_collections import ConfigDict

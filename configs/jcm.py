@@ -8,8 +8,9 @@ the decoder's cross-entropy, 0.2 by default; 0 leaves the sequence out. Efficien
 with ImageNet's weights.
 
 Of the paper only the abstract and a summary could be read. What they leave open is chosen here: the
-rows of the map at a sixteenth of the picture's size are the sequence, of 16 at 256x128; attributes
-are told from head to foot; two layers encode, one decodes; Adam as in configs/source_b.py.
+rows of the map at a sixteenth of the picture's size are the sequence, of 16 at 256x128, with sines
+of their heights; attributes are told from head to foot; two layers encode, one decodes; Adam as in
+configs/source_b.py.
 """
 
 from ml_collections import ConfigDict

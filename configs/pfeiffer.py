@@ -15,8 +15,10 @@ the map, each with BatchNorm, ReLU and a dense layer, by the mean of their cross
 stride 1; 18 persons of 4 pictures; mirrored; Adam at 3e-4. Published (ResNet-50): 80.31 rank 1,
 65.06 mAP.
 
-It differs in that there is no head for poses or body parts, whose data are not here, and in that
-an attribute that is not labelled has no say (the authors' program takes it for the first class).
+It differs in that there is no head for poses or body parts, whose data are not here, in that an
+attribute that is not labelled has no say (the authors' program takes it for the first class), and
+in that TriNet's head is that of its own paper, on the mean of the map and of two layers (the
+authors' program has one, on the maximum).
 """
 
 from ml_collections import ConfigDict

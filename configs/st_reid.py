@@ -9,7 +9,7 @@ After the colon stand the backbone and its arguments; without, EfficientNet-Lite
 ImageNet's weights. As in the authors' program: PCB with 6 stripes of 256 units; 384x192, mirrored,
 erased to gray; gradient descent with Nesterov's momentum at 0.01, new layers at 0.1, a tenth of it
 from epoch 40 of 60 on, after a first epoch of warm-up; 32 pictures; compared by the six means side
-by side.
+by side, each of length 1 (before the mirror image's are added, there after).
 
 The score by travel times is a re-ranker of its own, for any network. It needs the camera and the
 frame of every picture, which the course release does not have. Published (ResNet-50, with them):

@@ -11,20 +11,15 @@ ImageNet's weights.
 abstract alone, which says: one network for both, attention, and parts. This is no reproduction but
 what the project's own parts make of these words: the whole person and two stripes, each with a
 classifier of persons; masks between the backbone's stages (as `source_b.py:stacked`); a head for
-each attribute; the losses are added.
+the attributes of two classes and one for each other; the losses are added. APR's re-weighting is
+left out, which the abstract does not tell of.
 """
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import common, source_b
 
 PARTS = ("global", "global_max", "part_max", "part1", "part2")
-MASKS = {
-    "efficientnet_lite": (3, 5),
-    "densenet": (2, 3),
-    "resnet": (2, 3),
-    "osnet": (2, 3),
-}  # stages
 
 
 def get_config(arguments: str = "") -> ConfigDict:
@@ -41,8 +36,8 @@ def get_config(arguments: str = "") -> ConfigDict:
     triplet = config.losses.triplet
     config.losses = common.for_parts(smoothed, PARTS) | {"triplet": triplet}
     backbone = config.model.backbone
-    if backbone.name in MASKS:
-        backbone.attention = MASKS[backbone.name]
+    if "attention" in backbone:
+        backbone.attention = source_b.MASKED.get(backbone.name, source_b.OTHERS_MASKED)
     head = {"name": "normalized", "width": 256}
     loss = {"name": "cross_entropies", "weight": 1.0}
     common.learn_attributes(config, loss, head=head, dropout={})

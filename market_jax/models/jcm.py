@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from market_jax.errors import InputError
 from market_jax.registry import choose
@@ -50,6 +51,24 @@ class Layer(nn.Module):
         y = nn.LayerNorm(dtype=self.dtype)(x)
         y = nn.gelu(nn.Dense(4 * x.shape[-1], dtype=self.dtype, name="wide")(y))
         return x + drop(nn.Dense(x.shape[-1], dtype=self.dtype, name="narrow")(y))
+
+
+def heights(rows: int, width: int) -> np.ndarray:
+    """Sines and cosines of each row's height in the picture, the same for all sizes of pictures.
+
+    From the bottom to the top it is 2 pi, as in DETR (Carion et al. 2020).
+
+    Args:
+      rows: the number of rows.
+      width: the number of values of each.
+
+    Returns:
+      [rows, width] float32.
+    """
+    half = -(-width // 2)
+    height = 2 * np.pi * (np.arange(rows) + 0.5) / rows
+    angles = height[:, None] / 10_000 ** (np.arange(half) / half)
+    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)[:, :width].astype(np.float32)
 
 
 def read_greedily(logits: Array, sizes: Mapping[str, int]) -> dict[str, Array]:
@@ -130,14 +149,14 @@ class Model(nn.Module):
                 f"{len(order)}, one for each attribute: take an earlier stage or larger pictures"
             )
         x = nn.Dense(self.width, dtype=self.dtype, name="rows")(jnp.mean(x, axis=2))
-        normal = nn.initializers.normal(0.02)
-        x = x + self.param("positions", normal, (rows, self.width)).astype(self.dtype)
+        x = x + heights(rows, self.width).astype(self.dtype)
         settings = (self.heads, self.dropout, self.dtype)
         for number in range(1, self.layers + 1):
             x = Layer(*settings, name=f"encoder{number}")(x, None, train)
         x = nn.LayerNorm(dtype=self.dtype, name="encoded")(x)
         tokens = 1 + sum(self.classes.values())
         sequence = nn.Dense(tokens, dtype=self.dtype, name="sequence")(x).astype(jnp.float32)
+        normal = nn.initializers.normal(0.02)
         asked = self.param("questions", normal, (len(order), self.width)).astype(self.dtype)
         asked = jnp.broadcast_to(asked, (x.shape[0], *asked.shape))
         answers = Layer(*settings, name="decoder")(asked, x, train)

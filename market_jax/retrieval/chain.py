@@ -37,6 +37,15 @@ def _settings(function: Callable, metric: str) -> dict[str, str]:
     return {"metric": metric} if accepts(function, "metric") else {}
 
 
+def _among(query: Columns, gallery: Columns, rerank: Callable, metric: str) -> np.ndarray:
+    """What a re-ranker says of all images, the queries first: [Q + G, Q + G]."""
+    shared = [name for name in query if name in gallery]
+    all_ = {name: np.concatenate([query[name], gallery[name]]) for name in shared}
+    result = apply(all_, all_, rerankers=[rerank], metric=metric)
+    np.fill_diagonal(result, 0.0)
+    return result
+
+
 def transform_all(
     query: Columns, gallery: Columns, transforms: Sequence[Callable], metric: str = "cosine"
 ) -> tuple[Columns, Columns, str]:
@@ -71,21 +80,26 @@ def apply(
       gallery: "feature" [G, D].
       transforms: before distances, see `transform_all`.
       rerankers: (query, gallery, distances) -> distances, after. One with an attribute
-        `must_be_first` reads distances as the metric's own.
+        `must_be_first` reads distances as the metric's own, and says how far any two images are;
+        one after it with an argument `among` is told so of all of them.
       metric: "cosine" or "euclidean"; handed to what has an argument of that name.
 
     Raises:
       InputError: another re-ranker comes before one that must be first; or as they do.
     """
-    for rerank in rerankers[1:]:
-        if getattr(_function(rerank), "must_be_first", False):
+    first = [getattr(_function(rerank), "must_be_first", False) for rerank in rerankers]
+    for rerank, must in zip(rerankers[1:], first[1:], strict=True):
+        if must:
             raise InputError(
                 f"re-ranker {_name(rerank)!r} must be the first: it reads distances as "
                 "similarities, which they are no longer after another one"
             )
     query, gallery, metric = transform_all(query, gallery, transforms, metric)
     result = distances.compute(query["feature"], gallery["feature"], metric)
-    for rerank in rerankers:
+    for number, rerank in enumerate(rerankers):
         with progress.waiting(_name(rerank)):
-            result = rerank(query, gallery, result, **_settings(rerank, metric))
+            settings = _settings(rerank, metric)
+            if number == 1 and first[0] and accepts(rerank, "among"):
+                settings["among"] = _among(query, gallery, rerankers[0], metric)
+            result = rerank(query, gallery, result, **settings)
     return result

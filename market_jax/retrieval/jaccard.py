@@ -52,6 +52,7 @@ def encode(
     k1: int,
     half: int,
     k2: int,
+    among: np.ndarray | None = None,
     relative: bool = True,
     squared: bool = False,
 ) -> tuple[sparse.csr_array, np.ndarray]:
@@ -62,24 +63,30 @@ def encode(
       k1: the number of neighbours that are looked at, the image itself among them.
       half: the number of neighbours of a neighbour that are looked at, at most k1.
       k2: the number of neighbours that an encoding is averaged over.
+      among: [n, n], distances that are more than the features say; None is these' squared ones.
       relative: weigh by distances over that of the farthest image, else as they are.
       squared: square the distances, which are squared already, once more.
 
     Returns:
-      The weights [n, n], which add up to 1 in each row; and the squared distance of each image's
-      farthest [n].
+      The weights [n, n], which add up to 1 in each row; and the distance of each image's farthest
+      [n].
     """
-    n = len(features)
-    _, ranked, farthest = search.top_k(
-        features, features, max(k1, k2), metric="euclidean", farthest=True
-    )
-    ranked = ranked.astype(np.int32)
+    n, k = len(features), max(k1, k2)
+    if among is None:
+        _, ranked, farthest = search.top_k(features, features, k, metric="euclidean", farthest=True)
+        ranked = ranked.astype(np.int32)
+    else:
+        ranked = np.stack([np.argsort(row, kind="stable")[:k].astype(np.int32) for row in among])
+        farthest = np.max(among, axis=1)
     encoding = _expand(_reciprocal(ranked, k1), _reciprocal(ranked, half))
     rows = np.repeat(np.arange(n, dtype=np.int32), np.diff(encoding.indptr))
     # of equal images all are 0 apart, to rounding
     largest = np.max(np.einsum("nd,nd->n", features, features))
     farthest = np.maximum(farthest, max(_EPSILON * (largest or 1), _TINY))
-    weighed = _pair_distances(features, rows, encoding.indices)
+    if among is None:
+        weighed = _pair_distances(features, rows, encoding.indices)
+    else:
+        weighed = among[rows, encoding.indices]
     if relative:
         weighed = np.minimum(weighed / farthest[rows], 1)
     weights = np.exp(-(weighed**2 if squared else weighed))

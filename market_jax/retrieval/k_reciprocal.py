@@ -18,6 +18,7 @@ def k_reciprocal(
     gallery: Columns,
     distances: Array,
     *,
+    among: Array | None = None,
     k1: PositiveInt = 20,
     k2: PositiveInt = 6,
     lambda_value: Fraction = 0.3,
@@ -31,6 +32,8 @@ def k_reciprocal(
       query: with "feature" [Q, D].
       gallery: with "feature" [G, D].
       distances: [Q, G].
+      among: distances of all images [Q + G, Q + G], the queries first, where they are more than the
+        features say; None takes those of the features.
       k1: the number of neighbours that are looked at, the image itself among them; 1 to the number
         of images, less one with `one_more`.
       k2: the number of neighbours that an image's encoding is averaged over, 1 to the number of
@@ -59,15 +62,16 @@ def k_reciprocal(
     if metric == "cosine":
         features = distances_.normalize(features)
     k, half = k1 + one_more, min(int(np.around(k1 / 2)), k1) + one_more
-    encoding, farthest = jaccard.encode(features, k1=k, half=half, k2=k2, squared=squared)
+    settings = {"k1": k, "half": half, "k2": k2, "squared": squared}
+    encoding, farthest = jaccard.encode(features, among=among, **settings)
     # Jaccard distance of the encodings, in place: the matrix is the largest thing here
     result = np.empty((count, n - count), np.float32)
     for i, sums in enumerate(jaccard.smallest_sums(encoding[:count], encoding[count:])):
         result[i] = sums
     np.subtract(1, np.divide(result, 2 - result, out=result), out=result)
     result *= 1 - lambda_value
-    scale = farthest[:count, None] / (2 if metric == "cosine" else 1)  # of `distances`
-    relative = np.asarray(distances, np.float32) / scale
+    halved = among is None and metric == "cosine"  # half the squared distance
+    relative = np.asarray(distances, np.float32) / (farthest[:count, None] / (1 + halved))
     if squared:
         np.square(relative, out=relative)
     # what is infinitely far stays so

@@ -1,5 +1,7 @@
 """JCM: attributes from a sequence of rows."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,19 +29,88 @@ def test_what_it_returns():
         "map": (2, 4, 2, 256),
         "predictions": (2, 8),
     }
-    assert variables["params"]["positions"].shape == (4, 16)
+    larger = jax.ShapeDtypeStruct((2, 96, 48, 3), np.float32)
+    assert jax.eval_shape(MODEL.apply, variables, larger)["sequence"].shape == (2, 6, 9)
+
+
+class Still(resnet.Model):
+    """Its map is the picture."""
+
+    def __call__(self, image, train=False):
+        return {"stage3": image}
+
+
+@functools.cache
+def still():
+    """The model on `Still`, its variables, and a picture."""
+    model = MODEL.clone(backbone=Still())
+    picture = jax.random.uniform(jax.random.key(1), (1, 5, 6, 3))
+    return model, jax.jit(model.init)(KEY, picture), picture
+
+
+def test_heights_are_the_same_at_all_sizes():
+    found = jcm.heights(9, 6)
+    height = 2 * np.pi * 4.5 / 9  # of the fifth row
+    angles = [height, height / 10_000 ** (1 / 3), height / 10_000 ** (2 / 3)]
+    np.testing.assert_allclose(found[4], [*np.sin(angles), *np.cos(angles)], atol=1e-6)
+    np.testing.assert_allclose(found[1::3], jcm.heights(3, 6), atol=1e-6)
+    np.testing.assert_array_equal(jcm.heights(4, 5), jcm.heights(4, 6)[:, :5])
+
+
+def dense(x, params):
+    """A dense layer in NumPy."""
+    return x @ params["kernel"] + params["bias"]
+
+
+def norm(x, params):
+    """LayerNorm in NumPy."""
+    centered = x - x.mean(axis=-1, keepdims=True)
+    deviation = np.sqrt((centered**2).mean(axis=-1, keepdims=True) + 1e-6)
+    return centered / deviation * params["scale"] + params["bias"]
+
+
+def transformer(x, seen, params):
+    """One picture's vectors [T, D] after a `jcm.Layer`, head by head."""
+    y = norm(x, params["LayerNorm_0"])
+    seen = y if seen is None else seen
+    attention, added = params["attention"], 0
+    for head in range(2):
+        q, k, v = (
+            rows @ attention[name]["kernel"][:, head] + attention[name]["bias"][head]
+            for name, rows in (("query", y), ("key", seen), ("value", seen))
+        )
+        likeness = np.exp(q @ k.T / np.sqrt(q.shape[1]))
+        found = likeness / likeness.sum(axis=1, keepdims=True) @ v
+        added = added + found @ attention["out"]["kernel"][head]
+    x = x + added + attention["out"]["bias"]
+    y = dense(norm(x, params["LayerNorm_1"]), params["wide"])
+    y = y / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (y + 0.044715 * y**3)))  # gelu
+    return x + dense(y, params["narrow"])
+
+
+def test_the_network_by_hand():
+    model, variables, picture = still()
+    leaves, tree = jax.tree.flatten(variables)
+    rng = np.random.default_rng(0)  # biases and scales, too, are none that do nothing
+    leaves = [np.asarray(leaf) + 0.3 * rng.normal(size=leaf.shape) for leaf in leaves]
+    params = jax.tree.unflatten(tree, leaves)["params"]
+    found = jax.jit(model.apply)({"params": params}, picture)
+    x = dense(np.asarray(picture, np.float64)[0].mean(axis=1), params["rows"])
+    x = x + jcm.heights(5, 16)
+    for number in (1, 2):
+        x = transformer(x, None, params[f"encoder{number}"])
+    x = norm(x, params["encoded"])
+    answers = norm(transformer(params["questions"], x, params["decoder"]), params["decoded"])
+    close = {"rtol": 1e-3, "atol": 1e-4}
+    np.testing.assert_allclose(found["sequence"][0], dense(x, params["sequence"]), **close)
+    np.testing.assert_allclose(found["embedding"][0], x.mean(axis=0), **close)
+    for number, name in enumerate(MODEL.order):
+        own = dense(answers[number], params[f"head_{name}"])
+        np.testing.assert_allclose(found[name][0], own, **close)
 
 
 def test_rows_are_told_apart_and_columns_are_not():
-    class Still(resnet.Model):
-        """Its map is the picture."""
-
-        def __call__(self, image, train=False):
-            return {"stage3": image}
-
-    model = MODEL.clone(backbone=Still())
-    picture = jax.random.uniform(jax.random.key(1), (1, 4, 6, 3))
-    params = model.init(KEY, picture)
+    model, params, picture = still()
     run = jax.jit(model.apply)
     plain, sides, upside = (
         run(params, p)["age"] for p in (picture, picture[:, :, ::-1], picture[:, ::-1])

@@ -3,6 +3,7 @@
 import importlib
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -118,6 +119,11 @@ def test_the_comparison_trains_all_alike_and_leaves_the_method(name, arguments):
     assert sizes == [(128, 64), (192, 96)][name == "jcm" :]
     for part in ("model", "losses", "augmentation", "hooks", "tasks", "num_instances"):
         assert config[part] == own[part]
+    if "identities" in config.model:
+        config.model.identities = 3
+    model, key = build.model(config.model), jax.random.key(0)
+    whole, first = (jax.ShapeDtypeStruct((1, *s, 3), np.float32) for s in [(256, 128), sizes[0]])
+    jax.eval_shape(model.apply, jax.eval_shape(model.init, key, whole), first)
 
 
 @pytest.mark.parametrize("name", ["aprr", ""])

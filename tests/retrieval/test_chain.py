@@ -7,14 +7,14 @@ import pytest
 from market_jax.errors import InputError
 from market_jax.evaluators import protocols
 from market_jax.metrics import ranking
-from market_jax.retrieval import chain, distances, transforms
+from market_jax.retrieval import chain, distances, spatio_temporal, transforms
 from market_jax.retrieval.k_reciprocal import k_reciprocal
 from market_jax.retrieval.training import Training
 
 
-def reference(features, count, far, k1, k2, lambda_value, one_more, squared):
+def reference(features, count, far, k1, k2, lambda_value, one_more, squared, among=None):
     """k-reciprocal re-ranking as the paper and its code describe it, dense and in loops."""
-    matrix = ((features[:, None] - features) ** 2).sum(-1)
+    matrix = ((features[:, None] - features) ** 2).sum(-1) if among is None else among
     relative = matrix / matrix.max(axis=1, keepdims=True)
     rank = np.argsort(matrix, axis=1, kind="stable")
     relative = relative**2 if squared else relative
@@ -54,6 +54,29 @@ def test_k_reciprocal_is_its_definition(one_more, squared, k2):
         far = distances.compute(query["feature"], gallery["feature"], metric)
         found = k_reciprocal(query, gallery, far, **kwargs, metric=metric)
         np.testing.assert_allclose(found, reference(features, 12, None, **kwargs), atol=2e-5)
+
+
+def test_k_reciprocal_after_travel_times_is_of_joined_distances():
+    """As st-ReID's program: neighbours, weights and the mixture are of the joined scores."""
+    rng = np.random.default_rng(0)
+    people = np.arange(60) % 6
+    features = distances.normalize(rng.normal(size=(6, 5))[people] + rng.normal(size=(60, 5)))
+    camid, sequence = 1 + np.arange(60) // 6 % 2, np.ones(60, np.int64)
+    frame = 1000 * people + 300 * camid + rng.integers(0, 90, 60)
+    columns = {"feature": features, "camid": camid, "sequence": sequence, "frame": frame}
+    query, gallery = ({k: v[at] for k, v in columns.items()} for at in (slice(12), slice(12, None)))
+    training = Training(lambda: columns | {"pid": 1 + people}, None)
+    times = functools.partial(spatio_temporal.spatio_temporal, training=training, sigma=1.0)
+    kwargs = {"k1": 8, "k2": 3, "lambda_value": 0.3, "one_more": False, "squared": False}
+    steps = [times, functools.partial(k_reciprocal, **kwargs)]
+    among = times(columns, columns, distances.compute(features, features, "cosine"))
+    np.fill_diagonal(among, 0)
+    found = chain.apply(query, gallery, rerankers=steps)
+    np.testing.assert_allclose(
+        found, reference(features, 12, None, **kwargs, among=among), atol=2e-5
+    )
+    alone = chain.apply(query, gallery, rerankers=steps[1:])
+    assert np.abs(found - alone).max() > 0.1
 
 
 def test_k_reciprocal_of_duplicates_is_finite_and_first():

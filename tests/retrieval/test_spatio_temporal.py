@@ -36,6 +36,17 @@ def test_travel_times_by_hand():
     np.testing.assert_allclose(spatio_temporal.probabilities(model, query, gallery), [[0.5, 0]])
 
 
+def test_travel_times_are_smoothed():
+    training = visits((1, 1, 1, 0), (1, 2, 1, 1000), (2, 1, 1, 0), (2, 2, 1, 1450))
+    model = spatio_temporal.fit(training, bin_frames=100, bins=20, sigma=2.0)
+    bins = np.arange(20)
+    expected = np.zeros(20)
+    for time in (10, 14):  # the window ends after three sigma
+        window = np.exp(-((bins - time) ** 2) / (2 * 2.0**2)) * (np.abs(bins - time) <= 6)
+        expected += window
+    np.testing.assert_allclose(model.share[2, 1], expected / expected.sum(), rtol=1e-3)
+
+
 def test_frames_go_on_from_sequence_to_sequence():
     training = visits((1, 1, 1, 500), (1, 1, 2, 10), (2, 2, 1, 900), (2, 2, 2, 30), (1, 2, 2, 40))
     start = spatio_temporal.fit(training).start
