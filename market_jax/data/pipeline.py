@@ -1,26 +1,12 @@
-"""Batches through tf.data, assembled off the training thread.
+"""Batches through tf.data, assembled off the training thread."""
 
-TensorFlow feeds data here and does not use the accelerator; nothing else imports it, but for the
-records of `prepared`.
-"""
-
-import os
 from collections.abc import Iterator
 
 import numpy as np
 
 from market_jax.data.samplers import PADDING, Sampler
+from market_jax.data.tf import tensorflow
 from market_jax.typing import Columns
-
-
-def _tensorflow():
-    """TensorFlow, slow to import, told that it does no arithmetic here and takes no accelerator."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    import tensorflow as tf
-
-    tf.config.set_visible_devices([], "GPU")
-    return tf
 
 
 def batches(
@@ -46,7 +32,7 @@ def batches(
     Raises:
       InputError: a picture is damaged meanwhile.
     """
-    tf = _tensorflow()
+    tf = tensorflow()
     part, parts = share
     keys = [k for k, v in columns.items() if k == "image" or np.issubdtype(v.dtype, np.number)]
 

@@ -15,6 +15,7 @@ import numpy as np
 from market_jax import files
 from market_jax.data.folders import METADATA
 from market_jax.data.schema import Schema
+from market_jax.data.tf import tensorflow
 from market_jax.errors import InputError
 
 FILE, FORMAT = "market_jax.json", 1
@@ -244,10 +245,9 @@ class Records:
         Raises:
           InputError: the record is damaged.
         """
-        from tensorflow.core.example.example_pb2 import Example  # slow to import
-
+        example = tensorflow().train.Example
         try:
-            fields = Example.FromString(raw).features.feature
+            fields = example.FromString(raw).features.feature
             number = {key: _only(fields[key].int64_list) for key in self._numbers}
             record = {
                 "image": _only(fields["image"].bytes_list),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from market_jax.data.tf import tensorflow
 from market_jax.errors import InputError
 from market_jax.export.functions import IMAGES, PLATFORMS, Function, for_any_batch
 
@@ -15,16 +16,6 @@ __all__ = ["SIGNATURE", "SUFFIX", "load", "write"]
 
 SUFFIX = ""  # it is a folder
 SIGNATURE = "serving_default"
-
-
-def _tensorflow():
-    """TensorFlow, slow to import, told to take no accelerator from JAX."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    import tensorflow as tf
-
-    tf.config.set_visible_devices([], "GPU")
-    return tf
 
 
 def _converter():
@@ -52,7 +43,7 @@ def write(path: Path, function: Function, image_size: tuple[int, int]) -> None:
       InputError: the function asks for the number of images as an integer, the folder is there
         already, or it cannot be written.
     """
-    tf, jax2tf = _tensorflow(), _converter()
+    tf, jax2tf = tensorflow(), _converter()
     height, width = image_size
     convert = jax2tf.convert(
         function,
@@ -98,7 +89,7 @@ def load(path: Path) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
     Raises:
       InputError: there is no such folder, or it holds something else.
     """
-    tf = _tensorflow()
+    tf = tensorflow()
     try:
         module = tf.saved_model.load(str(path))
         run = module.signatures[SIGNATURE]
