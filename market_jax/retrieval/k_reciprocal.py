@@ -4,6 +4,7 @@ Zhong, Zheng, Cao, Li, "Re-ranking Person Re-identification with k-reciprocal En
 """
 
 import numpy as np
+from scipy import sparse
 
 from market_jax.errors import InputError
 from market_jax.retrieval import distances as distances_
@@ -64,11 +65,7 @@ def k_reciprocal(
     k, half = k1 + one_more, min(int(np.around(k1 / 2)), k1) + one_more
     settings = {"k1": k, "half": half, "k2": k2, "squared": squared}
     encoding, farthest = jaccard.encode(features, among=among, **settings)
-    # Jaccard distance of the encodings, in place: the matrix is the largest thing here
-    result = np.empty((count, n - count), np.float32)
-    for i, sums in enumerate(jaccard.smallest_sums(encoding[:count], encoding[count:])):
-        result[i] = sums
-    np.subtract(1, np.divide(result, 2 - result, out=result), out=result)
+    result = _jaccard(encoding[:count], encoding[count:])
     result *= 1 - lambda_value
     halved = among is None and metric == "cosine"  # half the squared distance
     relative = np.asarray(distances, np.float32) / (farthest[:count, None] / (1 + halved))
@@ -77,3 +74,11 @@ def k_reciprocal(
     # what is infinitely far stays so
     np.multiply(relative, lambda_value, out=relative, where=np.isfinite(relative))
     return np.add(result, relative, out=result)
+
+
+def _jaccard(query: sparse.csr_array, gallery: sparse.csr_array) -> np.ndarray:
+    """[Q, G], of the encodings; in place, for the matrix is the largest thing here."""
+    result = np.empty((query.shape[0], gallery.shape[0]), np.float32)
+    for i, sums in enumerate(jaccard.smallest_sums(query, gallery)):
+        result[i] = sums
+    return np.subtract(1, np.divide(result, 2 - result, out=result), out=result)
