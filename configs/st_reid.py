@@ -13,7 +13,8 @@ by side, each of length 1 (before the mirror image's are added, there after).
 
 The score by travel times is a re-ranker of its own, for any network. It needs the camera and the
 frame of every picture, which the course release does not have. Published (ResNet-50, with them):
-98.1 rank 1, 87.6 mAP; a query's camera and frame are not known to other systems.
+98.1 rank 1, 87.6 mAP; a query's camera and frame are not known to other systems. The network alone,
+by configs/comparison.py, 51 minutes on one core, has 89.7 and 78.9 on the course release.
 """
 
 from ml_collections import ConfigDict
