@@ -45,8 +45,6 @@ GROUPS = {
 }
 
 
-MASKED = {"efficientnet_lite": (3, 5), "mobilenet_v2": (3, 5)}  # the stages of `stacked`
-OTHERS_MASKED = (2, 3)
 ATTENTION = {"literal": "softmax_all", "softmax": "softmax", "sigmoid": "sigmoid"}
 WEIGHTS = {"age": 0.167, "binaries": 0.041, "up_color": 0.375, "down_color": 0.417}
 VARIANTS = ("plain", "heads", *ATTENTION, "stacked", "weighted", "uncertain", "frozen", "identity")
@@ -71,7 +69,7 @@ def get_config(arguments: str = "heads") -> ConfigDict:
     config.optimizer.learning_rate = 1e-3
     config.optimizer.lr_multipliers = (("^backbone", 0.3),)
     mask = ATTENTION.get(variant, "")
-    masks = {"attention": MASKED.get(backbone, OTHERS_MASKED)}
+    masks = {"attention": masked_stages(backbone)}
     config.model = {
         "name": "classifier",
         "classes": common.ATTRIBUTES,
@@ -106,6 +104,15 @@ def get_config(arguments: str = "heads") -> ConfigDict:
     if variant == "identity":
         learn_identities(config)
     return config
+
+
+def masked_stages(backbone: str) -> tuple[int, ...]:
+    """The stages of a backbone after which `stacked` has a mask.
+
+    Args:
+      backbone: its name.
+    """
+    return (3, 5) if backbone in ("efficientnet_lite", "mobilenet_v2") else (2, 3)
 
 
 def learn_identities(config: ConfigDict) -> None:

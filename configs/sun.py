@@ -37,7 +37,7 @@ def get_config(arguments: str = "") -> ConfigDict:
     config.losses = common.for_parts(smoothed, PARTS) | {"triplet": triplet}
     backbone = config.model.backbone
     if "attention" in backbone:
-        backbone.attention = source_b.MASKED.get(backbone.name, source_b.OTHERS_MASKED)
+        backbone.attention = source_b.masked_stages(backbone.name)
     head = {"name": "normalized", "width": 256}
     loss = {"name": "cross_entropies", "weight": 1.0}
     common.learn_attributes(config, loss, head=head, dropout={})

@@ -56,7 +56,7 @@ class Layer(nn.Module):
 def heights(rows: int, width: int) -> np.ndarray:
     """Sines and cosines of each row's height in the picture, the same for all sizes of pictures.
 
-    From the bottom to the top it is 2 pi, as in DETR (Carion et al. 2020).
+    It goes from 0 at the top to 2 pi at the bottom, as in DETR (Carion et al. 2020).
 
     Args:
       rows: the number of rows.

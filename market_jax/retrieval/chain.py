@@ -37,6 +37,10 @@ def _settings(function: Callable, metric: str) -> dict[str, str]:
     return {"metric": metric} if accepts(function, "metric") else {}
 
 
+def _must_be_first(step: Callable) -> bool:
+    return getattr(_function(step), "must_be_first", False)
+
+
 def _among(query: Columns, gallery: Columns, rerank: Callable, metric: str) -> np.ndarray:
     """What a re-ranker says of all images, the queries first: [Q + G, Q + G]."""
     shared = [name for name in query if name in gallery]
@@ -87,9 +91,8 @@ def apply(
     Raises:
       InputError: another re-ranker comes before one that must be first; or as they do.
     """
-    first = [getattr(_function(rerank), "must_be_first", False) for rerank in rerankers]
-    for rerank, must in zip(rerankers[1:], first[1:], strict=True):
-        if must:
+    for rerank in rerankers[1:]:
+        if _must_be_first(rerank):
             raise InputError(
                 f"re-ranker {_name(rerank)!r} must be the first: it reads distances as "
                 "similarities, which they are no longer after another one"
@@ -97,9 +100,9 @@ def apply(
     query, gallery, metric = transform_all(query, gallery, transforms, metric)
     result = distances.compute(query["feature"], gallery["feature"], metric)
     for number, rerank in enumerate(rerankers):
+        settings = _settings(rerank, metric)
+        if number == 1 and _must_be_first(rerankers[0]) and accepts(rerank, "among"):
+            settings["among"] = _among(query, gallery, rerankers[0], metric)
         with progress.waiting(_name(rerank)):
-            settings = _settings(rerank, metric)
-            if number == 1 and first[0] and accepts(rerank, "among"):
-                settings["among"] = _among(query, gallery, rerankers[0], metric)
             result = rerank(query, gallery, result, **settings)
     return result

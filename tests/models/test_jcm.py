@@ -10,6 +10,7 @@ import pytest
 from market_jax.errors import InputError
 from market_jax.models import jcm
 from market_jax.models.backbones import resnet
+from tests.models.test_attention import shaken
 
 KEY = jax.random.key(0)
 CLASSES = {"age": 4, "hat": 2, "hair": 2}
@@ -37,7 +38,7 @@ class Still(resnet.Model):
     """Its map is the picture."""
 
     def __call__(self, image, train=False):
-        return {"stage3": image}
+        return {"stage3": image, "map": image}
 
 
 @functools.cache
@@ -90,10 +91,7 @@ def transformer(x, seen, params):
 
 def test_the_network_by_hand():
     model, variables, picture = still()
-    leaves, tree = jax.tree.flatten(variables)
-    rng = np.random.default_rng(0)  # biases and scales, too, are none that do nothing
-    leaves = [np.asarray(leaf) + 0.3 * rng.normal(size=leaf.shape) for leaf in leaves]
-    params = jax.tree.unflatten(tree, leaves)["params"]
+    params = shaken(variables)["params"]
     found = jax.jit(model.apply)({"params": params}, picture)
     x = dense(np.asarray(picture, np.float64)[0].mean(axis=1), params["rows"])
     x = x + jcm.heights(5, 16)

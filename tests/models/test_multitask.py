@@ -6,15 +6,9 @@ import numpy as np
 from market_jax.models import multitask
 from market_jax.models.backbones import resnet
 from tests.models.test_attention import normalized, shaken
+from tests.models.test_jcm import Still
 
 CLASSES = {"age": 4, "hat": 2}
-
-
-class Still(resnet.Model):
-    """Its map is the picture."""
-
-    def __call__(self, image, train=False):
-        return {"map": image}
 
 
 def softmax(x):
