@@ -5,6 +5,7 @@ python -m benchmarks.galleries --rows=10000000 --engines=mapped,ivf_pq --folder=
 
 exact    the features in memory, market_jax.retrieval.search.top_k
 milvus   market_jax.galleries.store, embedded (`pip install "market_jax[gallery]"`), with fields
+server   the same on the Milvus server at --server; its memory is not that of this process
 lancedb  LanceDB (`pip install lancedb`), the same fields, without an index
 mapped   features of float16 in a mapped file, exact
 ivf_pq   faiss's IVF4096,PQ64 of the mapped file, 64 lists looked into
@@ -39,6 +40,8 @@ ENGINES = flags.DEFINE_list("engines", ["exact", "milvus", "lancedb"], "What is 
 SIZE = flags.DEFINE_integer("size", 512, "Numbers of an embedding.", lower_bound=1)
 QUERIES = flags.DEFINE_integer("queries", 50, "Searches of each kind.", lower_bound=1)
 FOLDER = flags.DEFINE_string("folder", None, "Where files are written; else a temporary folder.")
+SERVER = flags.DEFINE_string("server", "http://127.0.0.1:19530", "Where `server` is found.")
+INDEX = flags.DEFINE_string("index", "FLAT", "Milvus's kind of index, of `milvus` and `server`.")
 ONE = flags.DEFINE_string("one", None, "Measure this engine here, and print JSON.")
 
 _K, _BLOCK, _CAMERAS, _OF_A_PERSON = 20, 10_000, 6, 10
@@ -96,11 +99,11 @@ def fill_exact(rows: int, size: int, folder: Path) -> Search:
     return find
 
 
-def fill_milvus(rows: int, size: int, folder: Path) -> Search:
+def fill_milvus(rows: int, size: int, folder: Path | str) -> Search:
     """The gallery's own store."""
     from market_jax.galleries.store import Store
 
-    store = Store(folder, "benchmark", size=size, create=True)
+    store = Store(folder, "benchmark", size=size, index=INDEX.value, create=True)
     usual = {"path": "/crops", "sequence": 1, "frame": 1, "time": -1.0, "probabilities": [0.5] * 41}
     at = 0
     for block in blocks(rows, size):
@@ -116,6 +119,16 @@ def fill_milvus(rows: int, size: int, folder: Path) -> Search:
         int(hit["id"])
         for hit in store.search(query, _K, "" if camera is None else f"camid == {camera}")
     ]
+
+
+def fill_server(rows: int, size: int, folder: Path) -> Search:
+    """The same in a server, in place of what an earlier call has left there."""
+    import pymilvus
+
+    from market_jax.galleries.store import PREFIX
+
+    pymilvus.MilvusClient(SERVER.value).drop_collection(f"{PREFIX}benchmark")
+    return fill_milvus(rows, size, SERVER.value)
 
 
 def fill_lancedb(rows: int, size: int, folder: Path) -> Search:
@@ -170,6 +183,7 @@ def fill_ivf_pq(rows: int, size: int, folder: Path) -> Search:
 FILL = {
     "exact": fill_exact,
     "milvus": fill_milvus,
+    "server": fill_server,
     "lancedb": fill_lancedb,
     "mapped": fill_mapped,
     "ivf_pq": fill_ivf_pq,
@@ -209,6 +223,7 @@ def in_process(engine: str, rows: int, folder: Path) -> dict:
     """The same in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.galleries", f"--one={engine}", f"--rows={rows}"]
     command += [f"--size={SIZE.value}", f"--queries={QUERIES.value}", f"--folder={folder}"]
+    command += [f"--server={SERVER.value}", f"--index={INDEX.value}"]
     found = subprocess.run(command, capture_output=True, text=True, check=False)
     if found.returncode:
         raise InputError(found.stderr.strip().splitlines()[-1])

@@ -71,7 +71,7 @@ class Gallery:
       place: a folder, or the address of a Milvus server, "http://...".
       model: the network. What another one has described is not seen by it.
       flip: describe a picture by the mean with its mirror image; another gallery than without.
-      index: Milvus's kind of index; FLAT searches exactly.
+      index: Milvus's kind of index, FLAT, which searches exactly, if it is "".
       create: make the gallery if it is not there.
 
     Raises:
@@ -84,7 +84,7 @@ class Gallery:
         model: Model,
         *,
         flip: bool = False,
-        index: str = "FLAT",
+        index: str = "",
         create: bool = False,
     ):
         self.place, self.model, self.flip = str(place), model, flip

@@ -17,6 +17,7 @@ import numpy as np
 
 from market_jax.errors import InputError
 from market_jax.galleries.where import FIELDS as KNOWN
+from market_jax.registry import choose
 
 PREFIX = "market_jax_"
 FILE = "gallery.db"
@@ -24,6 +25,14 @@ MOST = 16_384  # answers that a server gives at a time
 _PAGE = 1000  # rows at a time
 _LONGEST = 4096  # path
 _CLASSES = 4096  # probabilities of a picture
+INDICES = {  # neighbours and lists of each kind of index
+    "FLAT": {},
+    "HNSW": {"M": 16, "efConstruction": 200},
+    "IVF_FLAT": {"nlist": 1024},
+    "IVF_PQ": {"nlist": 1024, "nbits": 8},
+}
+_CALM = {"grpc.keepalive_time_ms": 600_000}  # the embedded server hangs up on more than it expects
+_PROBES, _WIDTH = 64, 200  # lists and neighbours that a search looks at
 _SAID = ("id", *KNOWN, "probabilities")
 FIELDS = (*_SAID, "embedding")  # of a row
 
@@ -71,12 +80,13 @@ class Store:
       network: a digest of the network.
       size: D, of the embeddings.
       metric: "cosine" or "euclidean".
-      index: Milvus's kind of index: FLAT searches exactly; HNSW, IVF_FLAT, IVF_PQ do not.
+      index: a name in `INDICES`, Milvus's kind of index: FLAT searches exactly, others do not. ""
+        takes the one that is there, and makes FLAT.
       create: whether the collection is made if it is not there.
 
     Raises:
       InputError: the package is not installed, another program has the folder open, the server
-        does not answer, or there is nothing of this network.
+        does not answer, there is nothing of this network, or it has another index.
     """
 
     def __init__(
@@ -86,19 +96,25 @@ class Store:
         *,
         size: int,
         metric: str = "cosine",
-        index: str = "FLAT",
+        index: str = "",
         create: bool = False,
     ):
         self.where, self.metric = str(where), metric
         self._unsettled = True  # rows of a program that was stopped, or those that are added
         self._name = PREFIX + network
         self._open(create)
-        with _said(self.where):
-            if not self._client.has_collection(self._name):
-                if not create:
-                    self._refuse()
-                self._create(size, index)
-            self._client.load_collection(self._name)
+        try:
+            with _said(self.where):
+                if not self._is_whole():
+                    if not create:
+                        self._refuse()
+                    self._create(size, index or "FLAT")
+                elif index:
+                    self._compare(index)
+                self._client.load_collection(self._name)
+        except BaseException:
+            self.close()
+            raise
 
     def _open(self, create: bool) -> None:
         """Opens the folder, which is then nobody else's, or connects to the server."""
@@ -115,18 +131,32 @@ class Store:
             )
         self._lock = _lock(folder)
         with _said(self.where):
-            self._client = milvus.MilvusClient(str(folder / FILE))
+            self._client = milvus.MilvusClient(str(folder / FILE), grpc_options=_CALM)
 
     def _refuse(self) -> None:
         """Says that no picture of this network is here."""
         others = [n for n in self._client.list_collections() if n.startswith(PREFIX)]
-        self.close()
         text = f"; others have described some: {len(others)} networks" if others else ""
         raise InputError(f"{self.where}: the gallery has no pictures of this network{text}")
 
+    def _is_whole(self) -> bool:
+        """Whether the collection is there, with the index that is made last."""
+        client, name = self._client, self._name
+        return client.has_collection(name) and bool(client.list_indexes(name))
+
+    def _compare(self, index: str) -> None:
+        """Refuses another kind of index than there is."""
+        found = self._client.describe_index(self._name, "embedding")["index_type"]
+        if found != index:
+            raise InputError(
+                f"{self.where}: the gallery has an index of the kind {found}; another, {index}, "
+                "is made with a new gallery alone"
+            )
+
     def _create(self, size: int, index: str) -> None:
-        milvus = _milvus()
-        kinds = milvus.DataType
+        kinds = _milvus().DataType
+        if self._client.has_collection(self._name):  # a program that was stopped has left it
+            self._client.drop_collection(self._name)
         schema = self._client.create_schema(auto_id=False, enable_dynamic_field=False)
         schema.add_field("id", kinds.VARCHAR, is_primary=True, max_length=64)
         schema.add_field("embedding", kinds.FLOAT_VECTOR, dim=size)
@@ -138,8 +168,13 @@ class Store:
         schema.add_field("probabilities", kinds.ARRAY, **floats)
         indices = self._client.prepare_index_params()
         metric = {"cosine": "COSINE", "euclidean": "L2"}[self.metric]
-        indices.add_index("embedding", index_type=index, metric_type=metric)
-        self._client.create_collection(self._name, schema=schema, index_params=indices)
+        given = dict(choose(index, INDICES, "index"))
+        if index == "IVF_PQ":  # bytes that are kept of an embedding: one for eight numbers
+            given["m"] = max(m for m in range(1, max(size // 8, 1) + 1) if size % m == 0)
+        indices.add_index("embedding", index_type=index, metric_type=metric, params=given)
+        self._client.create_collection(
+            self._name, schema=schema, index_params=indices, consistency_level="Strong"
+        )
 
     def close(self) -> None:
         """Closes the database; nothing can be asked of it then."""
@@ -251,7 +286,7 @@ class Store:
                 limit=min(count, MOST),
                 filter=filter,
                 output_fields=fields,
-                consistency_level="Strong",
+                search_params={"params": {"nprobe": _PROBES, "ef": max(_WIDTH, 2 * count)}},
             )
         cosine = self.metric == "cosine"
         return [

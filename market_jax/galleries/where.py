@@ -43,6 +43,7 @@ _TOKEN = re.compile(
     r"|(?P<name>[^\W\d]\w*)|(?P<sign><=|>=|!=|<>|==|[=<>().,]))",
     re.IGNORECASE,
 )
+_LAST = "\U0010ffff"  # no sign comes after it
 _ROUNDING = 1e-6  # of float32 probabilities
 
 
@@ -62,12 +63,14 @@ class Field(NamedTuple):
         return self._replace(sign=_OPPOSITE[self.sign])
 
     def filter(self) -> str:
-        """The same for the database."""
+        """The same for the database.
+
+        A beginning is a range of texts: how `like` reads a "_" depends on Milvus's version.
+        """
         sign, value = self.sign.removeprefix("not "), self.value
-        if sign == "like":
-            value = re.sub(r"([%_\\])", r"\\\1", value) + "%"
-        text = json.dumps(value, ensure_ascii=False)
-        return f"{'not ' * (sign != self.sign)}({self.name} {sign} {text})"
+        pairs = [(sign, value)] if sign != "like" else [(">=", value), ("<", value + _LAST)]
+        texts = [f"{self.name} {s} {json.dumps(v, ensure_ascii=False)}" for s, v in pairs]
+        return f"{'not ' * (sign != self.sign)}({' and '.join(texts)})"
 
 
 class Probability(NamedTuple):

@@ -140,7 +140,6 @@ function show(answers, isRanked) {
 
 async function search() {
   const number = ++asked;
-  at("search").disabled = true;
   say("searching ...");
   try {
     const settings = new URLSearchParams({ where: where() });
@@ -171,8 +170,6 @@ async function search() {
     else say("Some pictures of the gallery. Click one to find its person.");
   } catch (error) {
     if (number === asked) say(error.message, true);
-  } finally {
-    if (number === asked) at("search").disabled = false;
   }
 }
 

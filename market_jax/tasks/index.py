@@ -20,7 +20,7 @@ def run(
     remove: str | None = None,
     flip: bool = False,
     skip_bad: bool = False,
-    index: str = "FLAT",
+    index: str = "",
 ) -> str:
     """Adds the pictures of a folder to a gallery, or removes some; none is described twice.
 
@@ -32,7 +32,8 @@ def run(
       remove: Pictures or folders, with commas between, that leave the gallery, not the disk.
       flip: Describe each picture by the mean with its mirror image; a gallery of its own.
       skip_bad: Leave bad pictures out and list them.
-      index: Milvus's kind of index: FLAT is exact; HNSW, IVF_FLAT and IVF_PQ are faster.
+      index: Milvus's kind of index, of a new gallery: FLAT is exact, and the usual one; HNSW,
+        IVF_FLAT and IVF_PQ are faster.
 
     Returns:
       The text for the terminal.

@@ -59,7 +59,7 @@ def run(
         text = json.dumps(record, indent=2) + "\n" if kind == ".json" else page
         write_atomically(Path(output), text)
     shown = tables.align(HEADER, [_row(i, hit) for i, hit in enumerate(hits, start=1)])
-    notes = [answers.line(same, hits)] if same else []
+    notes = [answers.line(same, hits)] if same and hits else []
     notes += [f"written to {output}"] if output else []
     return "\n\n".join([shown if hits else "no picture holds the condition", *notes])
 

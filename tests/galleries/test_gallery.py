@@ -1,86 +1,21 @@
-"""A gallery on disk: nothing is described twice, what is asked for is found, and bad input."""
+"""A gallery: nothing is described twice, what is asked for is found, and bad input."""
 
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from market_jax.api import Attributes, Prediction
-from market_jax.data import decoding
 from market_jax.errors import InputError
 from market_jax.galleries.gallery import Gallery
 from market_jax.retrieval import distances
 from tests.conftest import ROOT
+from tests.galleries.conftest import draw
 
 pytest.importorskip("pymilvus")
-
-CLASSES = {"gender": ("male", "female"), "up_color": ("black", "red", "pink")}
-
-
-class Network:
-    """A network that describes a picture by its colours, and remembers what it was shown."""
-
-    def __init__(self, digest="a"):
-        self.digest, self.seen, self.run = digest, [], self
-        self.schema = self
-        self.labels = CLASSES | {"hat": ("no", "yes")}
-
-    def output_names(self):
-        return ("embedding", "gender", "up_color")
-
-    def embed(self, pictures, *, flip=False):
-        if isinstance(pictures, str | Path | np.ndarray):
-            pictures = [pictures]
-        images = [decoding.read(p) if isinstance(p, str | Path) else p for p in pictures]
-        small = [decoding.resize(image, (2, 2)).reshape(-1) / 255 - 0.5 for image in images]
-        return np.array(small, np.float32).reshape(-1, 12)
-
-    def describe(self, pictures, *, flip=False):
-        names = [Path(p).name if isinstance(p, str | Path) else "array" for p in pictures]
-        self.seen += names
-        vectors = self.embed(pictures, flip=flip)
-        shares = [np.stack([vectors[:, 0] + 0.5, 0.5 - vectors[:, 0]], axis=1)]
-        black = np.minimum(2 * np.abs(vectors[:, 1:2]), 1)
-        shares.append(np.concatenate([black, (1 - black) / 4, (1 - black) * 3 / 4], axis=1))
-        predictions = {
-            name: Prediction(np.array(classes)[share.argmax(axis=1)], share, classes)
-            for (name, classes), share in zip(CLASSES.items(), shares, strict=True)
-        }
-        return vectors, Attributes(np.array(names), predictions)
-
-
-def draw(folder, count, first=0):
-    """Pictures of noise, named as Market-1501 names them: three cameras."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for i in range(first, first + count):
-        pixels = np.random.default_rng(i).integers(0, 256, (16, 8, 3), np.uint8)
-        Image.fromarray(pixels).save(folder / f"{i:04d}_c{i % 3 + 1}s1_{i:06d}_00.png")
-    return folder
-
-
-@pytest.fixture
-def crops(tmp_path):
-    return draw(tmp_path / "crops", 30)
-
-
-@pytest.fixture
-def network():
-    return Network()
-
-
-@pytest.fixture
-def gallery(tmp_path, crops, network):
-    with Gallery(tmp_path / "gallery", network, create=True) as opened:
-        opened.add(crops)
-        yield opened
 
 
 def test_the_answers_are_those_of_an_exact_search(gallery, crops, network):
@@ -99,22 +34,6 @@ def test_the_answers_are_those_of_an_exact_search(gallery, crops, network):
     assert [hit.id for hit in again] == [hit.id for hit in hits]
 
 
-def test_what_is_new_is_put_where_searches_are_fast(gallery, crops, monkeypatch):
-    calls, flush = [], gallery._store._client.flush
-    monkeypatch.setattr(
-        gallery._store._client, "flush", lambda *args: calls.append(args) or flush(*args)
-    )
-    query = sorted(crops.iterdir())[0]
-    for _ in range(2):
-        gallery.search(query, top_k=2)
-    assert len(calls) == 1
-    draw(crops, 1, first=90)
-    gallery.add(crops)
-    assert len(calls) == 1
-    assert len(gallery.search(query, top_k=99)) == len(gallery)
-    assert len(calls) == 2
-
-
 def test_only_what_holds_the_condition_is_found(gallery, crops, network):
     paths = sorted(crops.iterdir())
     _, found = network.describe([str(path) for path in paths])
@@ -131,9 +50,9 @@ def test_only_what_holds_the_condition_is_found(gallery, crops, network):
     assert gallery.search(paths[0], where="camid = 9") == []
 
 
-def test_the_nearest_are_looked_through_until_enough_hold(tmp_path, network, monkeypatch):
+def test_the_nearest_are_looked_through_until_enough_hold(tmp_path, network, monkeypatch, place):
     """The sum is above one half for few of those for whom one part is above a quarter."""
-    with Gallery(tmp_path / "gallery", network, create=True) as gallery:
+    with Gallery(place, network, create=True) as gallery:
         gallery.add(draw(tmp_path / "many", 120))
         asked = []
         search = gallery._store.search
@@ -184,17 +103,17 @@ def test_pictures_and_folders_are_removed_from_the_gallery_alone(gallery, crops,
         gallery.remove([crops])
 
 
-def test_names_with_any_signs_are_removed(tmp_path, network):
+def test_names_with_any_signs_are_removed(tmp_path, network, place):
     folder = draw(tmp_path / "100% 'of' \"it\"_\\", 2)
     other = draw(tmp_path / "100x 'of' \"it\"__", 2, first=2)
-    with Gallery(tmp_path / "gallery", network, create=True) as gallery:
+    with Gallery(place, network, create=True) as gallery:
         gallery.add(tmp_path / folder.name)
         gallery.add(other)
         assert gallery.remove([folder]) == 2
         assert {Path(hit.path).parent for hit in gallery.all()} == {other}
 
 
-def test_a_table_says_camera_and_time(tmp_path, network):
+def test_a_table_says_camera_and_time(tmp_path, network, place):
     crops = tmp_path / "crops"
     crops.mkdir()
     for name in ("yard.png", "gate.png"):
@@ -202,7 +121,7 @@ def test_a_table_says_camera_and_time(tmp_path, network):
                     crops / name)  # fmt: skip
     table = tmp_path / "crops.csv"
     table.write_text("name,camid,time\nyard.png,4,2026-05-01 10:00\ngate.png,,\n")
-    with Gallery(tmp_path / "gallery", network, create=True) as gallery:
+    with Gallery(place, network, create=True) as gallery:
         gallery.add(crops, table=table)
         (hit,) = gallery.search(crops / "gate.png", where="time >= '2026-05-01'")
         assert (Path(hit.path).name, hit.camid, hit.sequence) == ("yard.png", 4, -1)
@@ -219,9 +138,9 @@ def test_a_table_says_camera_and_time(tmp_path, network):
                 gallery.add(crops, table=table)
 
 
-def test_a_bad_picture_stops_it_or_is_left_out(tmp_path, network, crops):
+def test_a_bad_picture_stops_it_or_is_left_out(tmp_path, network, crops, place):
     (crops / "0500_c1s1_000500_00.png").write_bytes(b"no picture")
-    with Gallery(tmp_path / "gallery", network, create=True) as gallery:
+    with Gallery(place, network, create=True) as gallery:
         with pytest.raises(InputError, match=r"0500_c1s1_000500_00\.png: the picture"):
             gallery.add(crops)
         added = gallery.add(crops, skip_bad=True)
@@ -240,69 +159,6 @@ def test_re_ranking_changes_the_order_of_the_nearest(gallery, crops):
         gallery.search(query, rerank=["spatio_temporal"])
     with pytest.raises(InputError, match="top_k is 0"):
         gallery.search(query, top_k=0)
-
-
-def test_a_gallery_belongs_to_its_network(gallery, tmp_path):
-    gallery.close()
-    place = tmp_path / "gallery"
-    with pytest.raises(InputError, match=r"no pictures of this network; others .*: 1 networks"):
-        Gallery(place, Network("b"))
-    with Gallery(place, Network("b"), create=True) as other:
-        assert len(other) == 0
-    with Gallery(place, Network()) as again:
-        assert len(again) == 30
-    with pytest.raises(InputError, match="nowhere: holds no gallery; make one"):
-        Gallery(tmp_path / "nowhere", Network())
-    assert not (tmp_path / "nowhere").exists()
-
-
-def test_two_programs_do_not_open_it_at_once(gallery, tmp_path):
-    with pytest.raises(InputError, match="another program has this gallery open"):
-        Gallery(tmp_path / "gallery", Network())
-
-
-def test_a_server_that_is_not_there_is_named():
-    with pytest.raises(InputError, match=r"http://127\.0\.0\.1:9: the gallery's database says"):
-        Gallery("http://127.0.0.1:9", Network())
-
-
-def test_without_the_package_it_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "pymilvus", None)
-    with pytest.raises(InputError, match=r"pip install 'market_jax\[gallery\]'"):
-        Gallery(tmp_path / "gallery", Network(), create=True)
-
-
-SLOW = """
-import sys, time
-from pathlib import Path
-from market_jax.galleries import gallery
-from tests.galleries.test_gallery import Network
-class Slow(Network):
-    def describe(self, pictures, **settings):
-        time.sleep(0.3)
-        print(len(pictures), flush=True)
-        return super().describe(pictures, **settings)
-gallery._CHUNK = 4
-with gallery.Gallery(sys.argv[2], Slow(), create=True) as opened:
-    print(opened.add(sys.argv[1]).described, "described at the end", flush=True)
-"""
-
-
-def test_killed_at_any_moment_it_goes_on(tmp_path, crops, network):
-    command = [sys.executable, "-c", SLOW, str(crops), str(tmp_path / "gallery")]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout.readline() == "4\n"
-        assert process.stdout.readline() == "4\n"
-        time.sleep(0.1)
-        os.kill(process.pid, signal.SIGKILL)
-    with Gallery(tmp_path / "gallery", network) as gallery:
-        kept = len(gallery)
-        assert 4 <= kept < 30
-        added = gallery.add(crops)
-        assert (added.described, added.known) == (30 - kept, kept)
-        assert len(gallery) == 30
-        vectors = {hit.path: hit for hit in gallery.all()}
-        assert len(vectors) == 30
 
 
 def test_the_programs_index_and_search(workdir, synthetic_raw, tmp_path):

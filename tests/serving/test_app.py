@@ -16,7 +16,7 @@ from PIL import Image
 from market_jax.errors import InputError
 from market_jax.galleries.gallery import Gallery
 from market_jax.tasks import inputs, serve
-from tests.galleries.test_gallery import Network, draw
+from tests.galleries.conftest import Network, draw
 
 pytest.importorskip("fastapi")
 pytest.importorskip("pymilvus")
