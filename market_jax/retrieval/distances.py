@@ -10,16 +10,38 @@ from market_jax.errors import InputError
 from market_jax.registry import choose
 from market_jax.typing import Array
 
-__all__ = ["compute", "normalize", "of_pairs", "prepare"]
+__all__ = ["compute", "finite", "normalize", "of_pairs", "prepare", "real", "same_size"]
 
 
-def _check(name: str, features: Array) -> np.ndarray:
+def real(name: str, features: Array) -> np.ndarray:
+    """Features as an array, or an error: real numbers [M, D].
+
+    Args:
+      name: whose features they are, for the message.
+      features: [M, D].
+
+    Raises:
+      InputError: they have another shape, or are no real numbers.
+    """
     features = np.asarray(features)
     if features.ndim != 2 or features.shape[1] == 0:
         raise InputError(f"{name} features are {features.shape}; they must be [images, D]")
     if not np.issubdtype(features.dtype, np.number) or np.iscomplexobj(features):
         raise InputError(f"{name} features are {features.dtype}; they must be real numbers")
-    features = np.ascontiguousarray(features, np.float32)
+    return features
+
+
+def finite(name: str, features: Array) -> np.ndarray:
+    """The same, of which all are finite: [M, D] float32.
+
+    Args:
+      name: whose features they are, for the message.
+      features: [M, D].
+
+    Raises:
+      InputError: they have another shape, are no real numbers, or one is not finite.
+    """
+    features = np.ascontiguousarray(real(name, features), np.float32)
     sums = features @ np.ones(features.shape[1], np.float32)  # one pass, not finite where one is
     if not np.isfinite(sums).all():
         row = int(np.flatnonzero(~np.isfinite(sums))[0])
@@ -45,6 +67,20 @@ def _euclidean(query: np.ndarray, gallery: np.ndarray):
 _METRICS = {"cosine": _cosine, "euclidean": _euclidean}
 
 
+def same_size(query: np.ndarray, gallery: np.ndarray) -> None:
+    """Refuses features of different sizes.
+
+    Args:
+      query: [Q, D].
+      gallery: [G, D].
+
+    Raises:
+      InputError: D differs.
+    """
+    if query.shape[1] != gallery.shape[1]:
+        raise InputError(f"query and gallery features differ: {query.shape}, {gallery.shape}")
+
+
 def prepare(query: Array, gallery: Array, metric: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Features such that `bias - query @ gallery.T` orders the gallery by the metric.
 
@@ -60,9 +96,8 @@ def prepare(query: Array, gallery: Array, metric: str) -> tuple[np.ndarray, np.n
     Raises:
       InputError: shapes do not fit, a value is not finite, or the metric is unknown.
     """
-    query, gallery = _check("query", query), _check("gallery", gallery)
-    if query.shape[1] != gallery.shape[1]:
-        raise InputError(f"query and gallery features differ: {query.shape}, {gallery.shape}")
+    query, gallery = finite("query", query), finite("gallery", gallery)
+    same_size(query, gallery)
     return choose(metric, _METRICS, "metric")(query, gallery)
 
 

@@ -24,7 +24,7 @@ from market_jax.typing import Array
 __all__ = ["build_index", "recall", "search_index", "store", "top_k"]
 
 _GROUP = 16  # gallery images that are first looked at by their best
-_PIECE = 2**27  # bytes of the gallery at a time
+_PIECE = 2**24  # bytes of the gallery at a time; a CPU faults in the memory of more each time
 _BLOCK = 2**25  # bytes of distances at a time
 _TRAINED_ON = 2**18  # images that an approximate index learns its lists from
 
@@ -47,34 +47,47 @@ def _best(scores: Array, k: int) -> tuple[Array, Array]:
 
 
 @functools.lru_cache(maxsize=32)
-def _searcher(mesh: Mesh, k: int):
-    """Jitted (query, gallery, bias) -> scores and positions [B, k], and the lowest score [B]."""
+def _searcher(mesh: Mesh, k: int, metric: str):
+    """Jitted (query, gallery, size) -> scores and positions [B, k], the lowest score [B], and more.
 
-    def local(query, gallery, bias):
+    Features come as they are, with the gallery padded to what the mesh divides. A distance is the
+    query's offset less its score. The last output has the position of a row that is not finite, or
+    one beyond the gallery.
+    """
+
+    def local(query, gallery, size):
+        gallery = gallery.astype(jnp.float32)
         product = lax.dot_general(
             query, gallery, (((1,), (1,)), ((), ())), precision=lax.Precision.HIGHEST
         )
-        scores = product - bias
+        squares = jnp.sum(gallery * gallery, axis=1)
+        if metric == "cosine":
+            tiny = np.finfo(np.float32).tiny
+            scores = product / jnp.maximum(jnp.sqrt(squares), tiny)
+        else:
+            scores = 2 * product - squares
+        rows = jnp.arange(len(gallery)) + lax.axis_index("data") * len(gallery)
+        scores = jnp.where(rows < size, scores, -jnp.inf)
         best, at = _best(scores, min(k, scores.shape[1]))
-        at += lax.axis_index("data") * len(bias)
-        lowest = jnp.min(jnp.where(jnp.isinf(bias), jnp.inf, scores), axis=1, keepdims=True)
-        return best, at, lowest
+        lowest = jnp.min(jnp.where(rows < size, scores, jnp.inf), axis=1, keepdims=True)
+        bad = jnp.min(jnp.where(jnp.isfinite(squares), size, rows))
+        return best, rows[at], lowest, bad[None]
 
     split = PartitionSpec(None, "data")
     sharded = jax.shard_map(
         local,
         mesh=mesh,
-        in_specs=(PartitionSpec(), PartitionSpec("data"), PartitionSpec("data")),
-        out_specs=(split, split, split),
+        in_specs=(PartitionSpec(), PartitionSpec("data"), PartitionSpec()),
+        out_specs=(split, split, split, PartitionSpec("data")),
     )
 
     @jax.jit
-    def search(query, gallery, bias):
-        best, at, lowest = sharded(query, gallery, bias)
+    def search(query, gallery, size):
+        best, at, lowest, bad = sharded(query, gallery, size)
         if mesh.size > 1:
             best, order = lax.top_k(best, k)
             at = jnp.take_along_axis(at, order, axis=1)
-        return best, at, jnp.min(lowest, axis=1)
+        return best, at, jnp.min(lowest, axis=1), jnp.min(bad)
 
     return search
 
@@ -98,25 +111,35 @@ def top_k(
       metric: "cosine" or "euclidean" (squared).
       mesh: the devices that share the gallery; by default all of this process.
       farthest: also return the distance of the farthest image of the gallery.
-      piece: gallery images at a time; by default some 128 MiB.
+      piece: gallery images at a time; by default some 16 MiB.
 
     Returns:
       Distances float32 [Q, k], ascending, and positions int64 [Q, k]; the first in the gallery
       of equals first. With `farthest`, also [Q].
 
     Raises:
-      InputError: k is not 1 to G, or features do not fit or are not finite.
+      InputError: k is not 1 to G, or features do not fit, are not finite, or are too large to be
+        squared.
     """
-    query, size = np.asarray(query), len(gallery)
+    size = len(gallery)
     if not 1 <= k <= size:
         raise InputError(f"k is {k}; it must be 1 to {size}, the size of the gallery")
+    query = distances.finite("query", query)
+    if choose(metric, {"cosine": True, "euclidean": False}, "metric"):
+        query, offset = distances.normalize(query), np.ones(len(query), np.float32)
+    else:
+        offset = np.einsum("qd,qd->q", query, query)
     mesh = mesh or devices.make_mesh(jax.local_devices())
     piece = max(piece or _PIECE // (4 * query.shape[-1]), k)
     found = None
     for start in range(0, size, piece):
-        rows = gallery[start : min(start + piece, size)]
-        near, at, most = _search_piece(query, rows, min(k, len(rows)), metric, mesh)
-        new = (near, at + start, most)
+        rows = distances.real("gallery", gallery[start : min(start + piece, size)])
+        distances.same_size(query, rows)
+        best, at, lowest, bad = _search_piece(query, rows, min(k, len(rows)), metric, mesh)
+        if bad < len(rows):
+            raise InputError(f"gallery features: row {start + bad} is not finite, or too large")
+        near, far = (np.maximum(offset - side.T, 0).T for side in (best, lowest))
+        new = (near, at + start, far)
         found = new if found is None else _merge(found, new, k)
     return found if farthest else found[:2]
 
@@ -130,28 +153,23 @@ def _merge(found, new, k):
 
 
 def _search_piece(query, gallery, k, metric, mesh):
-    """`top_k` of a gallery that fits into memory, always with the farthest."""
-    left, right, bias = distances.prepare(query, gallery, metric)
-    offset = np.zeros(len(left), np.float32)
-    if metric == "euclidean":
-        offset = np.einsum("qd,qd->q", left, left) / 4
-    missing = -len(right) % mesh.size
-    right = np.pad(right, ((0, missing), (0, 0)))
-    bias = np.pad(bias, (0, missing), constant_values=np.inf)
-    sharding = NamedSharding(mesh, PartitionSpec("data"))
-    right, bias = (jax.device_put(a, sharding) for a in (right, bias))
-    asked = 1 << max(len(left) - 1, 0).bit_length()  # of few sizes, so that little is compiled
-    block = min(int(np.clip(_BLOCK // (4 * len(right)), 8, 1024)), asked)
-    search = _searcher(mesh, k)
+    """What `_searcher` says of a piece of the gallery, for all queries."""
+    if gallery.dtype not in (np.float16, np.float32):
+        gallery = gallery.astype(np.float32)
+    size, missing = len(gallery), -len(gallery) % mesh.size
+    if missing:
+        gallery = np.pad(gallery, ((0, missing), (0, 0)))
+    gallery = jax.device_put(gallery, NamedSharding(mesh, PartitionSpec("data")))
+    asked = 1 << max(len(query) - 1, 0).bit_length()  # of few sizes, so that little is compiled
+    block = min(int(np.clip(_BLOCK // (4 * size), 8, 1024)), asked)
+    search = _searcher(mesh, k, metric)
     parts = []
-    for start in range(0, len(left), block):
-        rows = np.resize(np.arange(start, min(start + block, len(left))), block)
-        parts.append(search(left[rows], right, bias))
-    best, at, lowest = (
-        np.concatenate(a)[: len(left)] for a in zip(*jax.device_get(parts), strict=True)
-    )
-    near = np.maximum(offset[:, None] - best, 0)
-    return near, at.astype(np.int64), np.maximum(offset - lowest, 0)
+    for start in range(0, len(query), block):
+        rows = np.resize(np.arange(start, min(start + block, len(query))), block)
+        parts.append(search(query[rows], gallery, size))
+    *sides, bad = zip(*jax.device_get(parts), strict=True)
+    best, at, lowest = (np.concatenate(side)[: len(query)] for side in sides)
+    return best, at.astype(np.int64), lowest, min(bad)
 
 
 def recall(found: Array, exact: Array) -> float:

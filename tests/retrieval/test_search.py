@@ -47,6 +47,31 @@ def test_a_gallery_on_disk(tmp_path):
     np.testing.assert_array_equal(found[1], expected[1])
 
 
+@pytest.mark.parametrize("devices_used", [1, 8])
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+@pytest.mark.parametrize("value", [np.nan, -np.inf, 3e19])
+def test_a_row_that_is_not_finite_is_named(devices_used, metric, value):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(3, 4)), rng.normal(size=(650, 4)).astype(np.float32)
+    y[437, 2] = value
+    mesh = devices.make_mesh(jax.devices()[:devices_used])
+    for piece in (None, 100):
+        with pytest.raises(InputError, match="gallery features: row 437 is not finite, or too"):
+            search.top_k(x, y, 5, metric=metric, mesh=mesh, piece=piece)
+    with pytest.raises(InputError, match="query features: row 0 is not finite"):
+        search.top_k(np.full((1, 4), np.nan), x, 1, metric=metric, mesh=mesh)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64, np.int8])
+def test_features_of_any_kind_are_those_of_float32(dtype):
+    rng = np.random.default_rng(0)
+    x, y = ((4 * rng.normal(size=(count, 6))).astype(dtype) for count in (7, 333))
+    near, at = search.top_k(x, y, 5)
+    matrix = distances.compute(x, y)
+    np.testing.assert_allclose(near, sort(matrix, 5)[0], atol=1e-6)
+    np.testing.assert_allclose(np.take_along_axis(matrix, at, axis=1), near, atol=1e-6)
+
+
 def test_a_store_is_there_whole_or_not_at_all(tmp_path):
     path = tmp_path / "gallery.npy"
     for blocks in ([np.zeros((2, 4))], [np.zeros((4, 4))], [np.zeros((3, 5))]):
