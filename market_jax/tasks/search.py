@@ -52,7 +52,7 @@ def run(
         hits = opened.search(query, where=where, top_k=top_k, rerank=rerank or ())
         same = None if rerank else opened.calibration()
     if output:
-        about = {"query": query, "gallery": gallery, "where": where, "rerank": rerank or []}
+        about = {"query": query, "gallery": opened.place, "where": where, "rerank": rerank or []}
         known = {"same_person": same._asdict() if same else None}
         record = about | known | {"answers": [hit._asdict() for hit in hits]}
         page = answers.page(decoding.read(query), hits, about, same)

@@ -86,9 +86,19 @@ def test_two_programs_do_not_open_it_at_once(gallery, tmp_path):
         Gallery(tmp_path / "gallery", Network())
 
 
-def test_a_server_that_is_not_there_is_named():
-    with pytest.raises(InputError, match=r"http://127\.0\.0\.1:9: the gallery's database says"):
-        Gallery("http://127.0.0.1:9", Network())
+@pytest.mark.parametrize(
+    ("before", "host", "message"),
+    [
+        ("", "127.0.0.1:9", "the gallery's database says"),
+        ("me:secret@", "127.0.0.1:9", "the gallery's database says"),
+        ("", "127.0.0.1:port", "is no address of a server"),
+        ("me:a/secret@", "127.0.0.1:9", "is no address of a server"),
+    ],
+)
+def test_a_server_that_is_not_there_is_named_without_a_password(before, host, message):
+    with pytest.raises(InputError, match=f"^http://{host}: {message}") as error:
+        Gallery(f"http://{before}{host}", Network())
+    assert "secret" not in str(error.value)
 
 
 def test_without_the_package_it_says_what_to_install(tmp_path, monkeypatch):
