@@ -134,10 +134,8 @@ class Store:
                 try:
                     self._client = milvus.MilvusClient(where, timeout=60)
                 except ValueError:
-                    example = "such as http://HOST:19530"
-                    raise InputError(
-                        f"{self.where}: is no address of a server, {example}"
-                    ) from None
+                    text = f"{self.where}: is no address of a server, as http://HOST:19530 is"
+                    raise InputError(text) from None
             return
         folder = Path(where).expanduser()
         if not (folder / FILE).exists() and not create:
