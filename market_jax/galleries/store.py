@@ -120,7 +120,7 @@ class Store:
                         self._refuse()
                     self._create(size, index or "FLAT")
                 elif index:
-                    self._compare(index)
+                    self._check_index(index)
                 self._client.load_collection(self._name)
         except BaseException:
             self.close()
@@ -158,7 +158,7 @@ class Store:
         client, name = self._client, self._name
         return client.has_collection(name) and bool(client.list_indexes(name))
 
-    def _compare(self, index: str) -> None:
+    def _check_index(self, index: str) -> None:
         """Refuses another kind of index than there is."""
         found = self._client.describe_index(self._name, "embedding")["index_type"]
         if found != index:

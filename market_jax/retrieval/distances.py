@@ -1,7 +1,8 @@
 """Distances between features, as one matrix product.
 
 Both metrics are `bias - query @ gallery.T` once the features are prepared, so whoever needs them
-a block at a time (ranking, search) computes them as everybody else does.
+a block at a time (ranking) computes them as everybody else does. `search` has the same formulas in
+its jitted step, which takes features as they are.
 """
 
 import numpy as np
