@@ -13,7 +13,8 @@ rank 1, 85.9 mAP. By configs/comparison.py, 45 minutes on one core, 91.8 and 79.
 release.
 
 It differs from the paper in that weight decay leaves biases and BatchNorms alone, in that the crop
-repeats the border, and in that centers move as in Wen et al. (2016): a step is divided by a
+repeats the border, in that what is erased is as often wide as tall and cut to fit (theirs is drawn
+again, and is mostly tall), and in that centers move as in Wen et al. (2016): a step is divided by a
 person's pictures in the batch, not by the batch, and centers begin at 0.
 """
 

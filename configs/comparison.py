@@ -10,6 +10,8 @@ network, losses and augmentation stay as they are. How long and at which rate it
 small.py's, for all: at their papers' rates none of them is trained out in so few epochs, and the
 comparison would be one of rates. Pictures grow in the same way to 256x128 (a sequence of rows
 needs twelve, and begins at 192x96), and the last network is judged, so that nothing is selected.
+Source A's networks (attributes_cnn, vae, infovae), which stand on no backbone and are learned from
+nothing, keep their pictures and their optimizer.
 """
 
 import importlib
@@ -32,12 +34,15 @@ def get_config(arguments: str = "bot") -> ConfigDict:
         make = importlib.import_module(f"configs.{name}").get_config
     except (ImportError, AttributeError):
         raise ValueError(f"{name!r} is no experiment in configs/") from None
+    if name in ("ablation", "comparison"):
+        raise ValueError(f"{name!r} is a comparison itself, with an optimizer and pictures of its own")
     config = make(rest) if rest else make()
     usual = small.get_config()
-    config.optimizer, config.stages = usual.optimizer, usual.stages
-    config.optimizer.warmup_epochs *= EPOCHS / usual.epochs
+    if "backbone" in config.model:
+        config.optimizer, config.stages = usual.optimizer, usual.stages
+        config.optimizer.warmup_epochs *= EPOCHS / usual.epochs
+        config.batch_size, config.data.image_size = usual.batch_size, usual.data.image_size
     if config.model.name == "jcm":
         del config.stages.first
-    config.batch_size, config.data.image_size = usual.batch_size, usual.data.image_size
     config.epochs, config.evaluate_every, config.patience = EPOCHS, 5, 0
     return config

@@ -4,7 +4,7 @@ python train.py --config=configs/jcm.py --config.data.name=unitn --config.data.d
 python train.py --config=configs/jcm.py:ctc=0 --config.data.name=unitn --config.data.dir=DIR
 
 After the colon stand the backbone and its arguments, and `ctc`, the weight of the CTC loss beside
-the decoder's cross-entropy, 0.2 by default; 0 leaves the sequence out. EfficientNet-Lite begins
+the decoder's cross-entropy, 0.2 by default and below 1; 0 leaves the sequence out. EfficientNet-Lite begins
 with ImageNet's weights.
 
 Of the paper only the abstract and a summary could be read. What they leave open is chosen here: the
@@ -42,8 +42,8 @@ def get_config(arguments: str = "") -> ConfigDict:
     """
     name, values = common.read_backbone(arguments)
     weight = values.pop("ctc", 0.2)
-    if isinstance(weight, str) or not 0 <= weight <= 1:
-        raise ValueError(f"ctc is {weight!r}; it must be 0 to 1")
+    if isinstance(weight, str) or not 0 <= weight < 1:
+        raise ValueError(f"ctc is {weight!r}; it must be 0 or more and below 1")
     config = common.get_config()
     config.tasks = ("attributes", "reid")
     config.data.image_size = (256, 128)

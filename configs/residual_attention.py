@@ -9,7 +9,8 @@ After the colon stand the backbone's arguments. Attention-56, whose masks go dow
 each of three stages; source B's attention heads take their name from it. Heads, losses and pictures
 are those of `configs/source_b.py:heads`; no published weights fit, so that all of it is trained at
 one rate. Beside a ResNet of its size: `configs/source_b.py:heads,resnet,depth=50` with
-`--config.model.pretrained="" --config.optimizer.lr_multipliers="()"`.
+`--config.model.pretrained="" --config.optimizer.lr_multipliers="()"`. Blocks activate after their
+sum, as ResNet's first version; the authors' do before their convolutions.
 """
 
 from ml_collections import ConfigDict

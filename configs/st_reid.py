@@ -3,10 +3,11 @@
 python train.py --config=configs/st_reid.py --config.data.name=unitn --config.data.dir=DIR
 python train.py --config=configs/st_reid.py:resnet,depth=50 \
     --config.model.pretrained=resnet50.pth --config.data.name=market1501 --config.data.dir=DIR
-python evaluate.py --task=reid --flip --rerank=spatio_temporal
+python evaluate.py --task=reid --flip --rerank="spatio_temporal lengths=market1501"
 
 After the colon stand the backbone and its arguments; without, EfficientNet-Lite0 begins with
-ImageNet's weights. As in the authors' program: PCB with 6 stripes of 256 units; 384x192, mirrored,
+ImageNet's weights. As in the authors' program, but for its second dropout, of the stripes' means
+before the narrow layers: PCB with 6 stripes of 256 units; 384x192, mirrored,
 erased to gray; gradient descent with Nesterov's momentum at 0.01, new layers at 0.1, a tenth of it
 from epoch 40 of 60 on, after a first epoch of warm-up; 32 pictures; compared by the six means side
 by side, each of length 1 (before the mirror image's are added, there after).

@@ -9,8 +9,9 @@ ImageNet's weights.
 
 "A Unified Framework for Attributes and Person Re-identification" (ICANN 2018) could be read in its
 abstract alone, which says: one network for both, attention, and parts. This is no reproduction but
-what the project's own parts make of these words: the whole person and two stripes, each with a
-classifier of persons; masks between the backbone's stages (as `source_b.py:stacked`); a head for
+what the project's own parts make of these words: the whole person and two stripes, with five
+classifiers of persons (on the mean and the maximum of the whole map, on the maximum of the parts'
+map, and on each stripe); masks between the backbone's stages (as `source_b.py:stacked`); a head for
 the attributes of two classes and one for each other; the losses are added. APR's re-weighting is
 left out, which the abstract does not tell of.
 

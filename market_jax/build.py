@@ -236,22 +236,22 @@ def dataset(config: ConfigDict, kept: Sequence[datasets.Division] | None = None)
 
 
 def sampler(config: ConfigDict, columns: Columns) -> Sampler:
-    """Makes training batches: shuffled images, or persons with `config.num_instances` images each.
+    """Makes training batches, in which each data set has its part where a loss names one.
 
     Args:
       config: the experiment's config; `num_instances` of 0 shuffles the images.
       columns: columns of the training images.
 
     Raises:
-      InputError: `num_instances` is used with `grad_accum_steps` above 1, or the batch size does
-        not fit the images.
+      InputError: `num_instances` with `grad_accum_steps` above 1, or a batch size that fits not.
     """
-    each, draw = config.num_instances, {"seed": config.seed}
+    pids, each = np.asarray(columns["pid"]), config.num_instances
     if each and config.grad_accum_steps > 1:
         raise InputError("num_instances needs whole batches: grad_accum_steps must be 1")
-    if each:
-        return samplers.by_identity(columns["pid"], config.batch_size, num_instances=each, **draw)
-    return samplers.shuffled(len(columns["pid"]), config.batch_size, **draw)
+    named = any(term.get("dataset") is not None for term in config.losses.values())
+    groups = columns["dataset"] if named else np.zeros(len(pids), np.int64)
+    size, draw = config.batch_size, {"num_instances": each, "seed": config.seed}
+    return samplers.in_equal_parts(pids, groups, size, **draw)
 
 
 def validation_sampler(config: ConfigDict, columns: Columns) -> Sampler:

@@ -117,6 +117,43 @@ def _by_turns(camids: np.ndarray) -> np.ndarray:
     return np.argsort(turn, kind="stable")
 
 
+def in_equal_parts(
+    pids: np.ndarray, groups: np.ndarray, batch_size: int, *, num_instances: int, seed: int
+) -> Sampler:
+    """Batches with as many images of each group, those of a group side by side.
+
+    An epoch has as many batches as all images fill.
+
+    Args:
+      pids: the person in each image, int [M].
+      groups: the group of each image, as its data set, int [M].
+      batch_size: images in a batch.
+      num_instances: images of each person in a batch, see `by_identity`; 0 shuffles the images.
+      seed: seeds the draws.
+
+    Raises:
+      InputError: the batch size is no multiple of the number of groups, or does not fit the images.
+    """
+    rows_of = [np.flatnonzero(groups == group) for group in np.unique(groups)]
+    size, rest = divmod(batch_size, max(len(rows_of), 1))
+    if rest:
+        raise InputError(
+            f"batch_size is {batch_size}; it must be a multiple of {len(rows_of)}, the data sets, "
+            "each of which has its part of a batch"
+        )
+    if num_instances:
+        each = {"num_instances": num_instances, "seed": seed}
+        sides = [by_identity(pids[rows], size, **each) for rows in rows_of]
+    else:
+        sides = [shuffled(len(rows), size, seed=seed) for rows in rows_of]
+    return Sampler(
+        max(len(pids) // batch_size, 1),
+        lambda step: np.concatenate(
+            [rows[side.indices(step)] for rows, side in zip(rows_of, sides, strict=True)]
+        ),
+    )
+
+
 def side_by_side(first: Sampler, second: Sampler) -> Sampler:
     """Batches of two samplers in one, as many in an epoch as the first has.
 

@@ -223,6 +223,8 @@ def erase(
 ) -> Array:
     """Random erasing: fills rectangles (Zhong et al., 2020), which are cut to fit the image.
 
+    The authors' program draws height over width uniformly, and again until the rectangle fits.
+
     Args:
       key: random key for this image.
       image: [H, W, C] float32 in [0, 1].

@@ -5,6 +5,10 @@ comparable with the mAP of single images, for three reasons, which are judged he
 whoever the gallery shows is taken from the labels; distractors, who are no query's person, are left
 out; and the cameras of the queries and then the gallery are read where the gallery's are meant, so
 that a query's own camera is not left out of the centroid.
+
+Here a person has one centroid for each query, without the query's camera for everybody. The
+published program puts one for each of a person's query cameras into one gallery and takes out those
+of the query's own person that its camera is part of; strangers keep theirs.
 """
 
 from collections.abc import Callable

@@ -61,6 +61,36 @@ def test_a_batch_by_identity_has_so_many_persons_with_so_many_images(sizes, each
     np.testing.assert_array_equal(sampler.indices(5), sampler.indices(5))
 
 
+@pytest.mark.parametrize("each", [0, 2])
+def test_each_data_set_has_its_part_of_a_batch(each):
+    datasets = np.repeat([0, 1], [60, 12])
+    pids = 1 + np.arange(72) // 3
+    sampler = samplers.in_equal_parts(pids, datasets, 8, num_instances=each, seed=0)
+    assert sampler.steps == 9
+    shown = set()
+    for step in range(15):
+        rows = sampler.indices(step)
+        np.testing.assert_array_equal(datasets[rows], [0] * 4 + [1] * 4)
+        if each:
+            persons = pids[rows].reshape(4, 2)
+            assert len(set(persons[:, 0])) == 4
+            np.testing.assert_array_equal(persons[:, 0], persons[:, 1])
+        shown.update(rows)
+    assert len(shown) > 40  # both are shuffled
+    with pytest.raises(InputError, match="batch_size is 9; it must be a multiple of 2"):
+        samplers.in_equal_parts(pids, datasets, 9, num_instances=each, seed=0)
+
+
+@pytest.mark.parametrize("each", [0, 2])
+def test_one_part_is_the_sampler_itself(each):
+    pids, draw = 1 + np.arange(40) // 4, {"seed": 3, **({"num_instances": 2} if each else {})}
+    sampler = samplers.in_equal_parts(pids, np.zeros(40, int), 8, num_instances=each, seed=3)
+    usual = samplers.by_identity(pids, 8, **draw) if each else samplers.shuffled(40, 8, **draw)
+    assert sampler.steps == usual.steps
+    for step in range(7):
+        np.testing.assert_array_equal(sampler.indices(step), usual.indices(step))
+
+
 def test_batches_by_identity_must_be_whole():
     with pytest.raises(InputError, match="batch_size is 10; it must be 2 or more times"):
         samplers.by_identity(np.arange(1, 50), 10, num_instances=4, seed=0)

@@ -132,6 +132,11 @@ def test_the_comparison_names_what_is_no_experiment(name):
         comparison.get_config(name)
 
 
+def test_the_comparison_takes_no_comparison():
+    with pytest.raises(ValueError, match="'ablation' is a comparison itself"):
+        comparison.get_config("ablation,gem")
+
+
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [("rgpr", "resnet,bott"), ("pfeiffer", "resnet,joind"), ("jcm", "resnet,b")],
@@ -145,8 +150,8 @@ def test_a_word_that_is_not_known_is_named(name, arguments):
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("jcm", "ctc=2", "ctc is 2; it must be 0 to 1"),
-        ("jcm", "ctc=x", "ctc is 'x'; it must be 0 to 1"),
+        ("jcm", "ctc=1", "ctc is 1; it must be 0 or more and below 1"),
+        ("jcm", "ctc=x", "ctc is 'x'; it must be 0 or more"),
         ("rgpr", "bot,small", "must name one of bot and small"),
         ("rgpr", "none,patches", "and none alone"),
         ("ablation", "gem,depth=50", "must be changes and a rate alone"),
