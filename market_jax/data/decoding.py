@@ -17,7 +17,7 @@ _MOST_BYTES = 1 << 28
 _PLAIN = ("1", "L", "P", "RGB", "CMYK", "YCbCr", "LA", "PA", "RGBA", "RGBX")
 
 
-def decode(content: bytes, where: str) -> np.ndarray:
+def decode(content: bytes, where: str, most_pixels: int = MOST_PIXELS) -> np.ndarray:
     """Decodes a picture: uint8 [H, W, 3], the way up that its EXIF orientation says.
 
     16-bit grey is scaled to 8 bits; colour profiles are not applied. Of the two pictures of an MPO
@@ -26,9 +26,10 @@ def decode(content: bytes, where: str) -> np.ndarray:
     Args:
       content: the bytes of the file.
       where: the picture's path, for the message.
+      most_pixels: how many it may have, at most `MOST_PIXELS`.
 
     Raises:
-      InputError: the picture is broken, larger than `MOST_PIXELS`, of another format than
+      InputError: the picture is broken, has more pixels, is of another format than
         `FORMATS`, animated, transparent, or of a mode that cannot be converted rightly; the message
         begins with `where`.
     """
@@ -36,7 +37,7 @@ def decode(content: bytes, where: str) -> np.ndarray:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of damaged EXIF, and of sizes that are checked here
             with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-                return _convert(image)
+                return _convert(image, most_pixels)
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
     except Image.DecompressionBombError:
@@ -48,10 +49,10 @@ def decode(content: bytes, where: str) -> np.ndarray:
         raise InputError(f"{where}: the picture cannot be decoded ({reason})") from None
 
 
-def _convert(image: Image.Image) -> np.ndarray:
+def _convert(image: Image.Image, most_pixels: int) -> np.ndarray:
     """An opened picture's pixels as RGB."""
-    if image.width * image.height > MOST_PIXELS:
-        raise InputError(f"has {image.width}x{image.height} pixels; {MOST_PIXELS} are the most")
+    if image.width * image.height > most_pixels:
+        raise InputError(f"has {image.width}x{image.height} pixels; {most_pixels} are the most")
     if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
         raise InputError("is animated; a single picture is needed")
     image = ImageOps.exif_transpose(image)

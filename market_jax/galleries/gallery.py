@@ -1,23 +1,20 @@
 """A gallery of a user's pictures: described once, searched by picture and by what people wear."""
 
-import functools
 import hashlib
-import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from market_jax import calibration, devices, files, progress, registry
-from market_jax.api import Attributes, Model, Picture
+from market_jax import calibration, devices, progress
+from market_jax.api import Model, Picture
 from market_jax.calibration import Calibration
 from market_jax.data import decoding, folders
 from market_jax.errors import InputError
-from market_jax.galleries import records
+from market_jax.galleries import records, reranking
 from market_jax.galleries import where as where_
 from market_jax.galleries.store import FIELDS, MOST, Store, public
-from market_jax.retrieval import chain
 
 _CHUNK = 256  # pictures that are described and written at a time
 _DEPTH = 5  # times as many answers are re-ranked as are wanted
@@ -31,12 +28,14 @@ class Added(NamedTuple):
       described: the number that were described and are new in the gallery.
       known: the number that were there already.
       moved: how many of these were in another place, which is gone.
+      updated: how many of these have now another camera, sequence, frame or time.
       skipped: what is wrong with each that was left out.
     """
 
     described: int
     known: int
     moved: int
+    updated: int
     skipped: tuple[str, ...]
 
 
@@ -91,10 +90,10 @@ class Gallery:
         schema, names = model.run.schema.labels, model.output_names()
         self.labels = {name: classes for name, classes in schema.items() if name in names}
         self._store = None
-        size = model.embed([], flip=flip).shape[1]  # by all processes together
+        self._size = model.embed([], flip=flip).shape[1]  # by all processes together
         if devices.share()[0] == 0:  # other processes describe, this one writes
             network = hashlib.sha256(f"{model.digest}{flip}".encode()).hexdigest()[:16]
-            self._store = Store(place, network, size=size, index=index, create=create)
+            self._store = Store(place, network, size=self._size, index=index, create=create)
 
     def __enter__(self) -> "Gallery":
         return self
@@ -103,11 +102,12 @@ class Gallery:
         self.close()
 
     def close(self) -> None:
-        """Closes the database."""
+        """Closes the database; nothing can be asked of the gallery then."""
         if self._store is not None:
             self._store.close()
 
     def __len__(self) -> int:
+        """The number of pictures; every process gets it."""
         return int(_from_first(len(self._store) if self._store is not None else 0))
 
     def add(
@@ -116,34 +116,35 @@ class Gallery:
         """Describes the pictures of a folder that are not in the gallery yet.
 
         Each few hundred are written before the next, so that, stopped at any moment, the same call
-        goes on. Of equal files one is kept.
+        goes on. Of equal files the first is kept. What is said of the camera and the time of a
+        picture that is known replaces what was, and what is not said stays.
 
         Args:
           folder: the folder with the pictures, and with folders of them.
           table: a CSV that lists them: name, and camid, sequence, frame or time as far as they are
             known; None reads camera and frame from names that follow a known naming.
-          skip_bad: leave out what is no good picture, instead of raising an error.
+          skip_bad: leave out bad pictures and rows, instead of raising an error.
+
+        Returns:
+          How many were new, known and so on.
 
         Raises:
           InputError: the folder or the table is not as it should be, or a picture is none.
         """
-        found = list(records.read(Path(folder), Path(table) if table else None))
         report = folders.Report(skip_bad)
-        counts = np.zeros(3, int)
+        found = records.read(Path(folder), Path(table) if table else None, report)
+        counts, seen = np.zeros(4, int), set()
         chunks = [found[i : i + _CHUNK] for i in range(0, len(found), _CHUNK)]
         for chunk in progress.track(chunks, "described"):
-            counts += self._add(chunk, report)
+            by_id = records.by_digest(chunk, report)
+            counts += self._add({k: v for k, v in by_id.items() if k not in seen}, report)
+            seen |= by_id.keys()
         return Added(*counts.tolist(), tuple(report.skipped))
 
-    def _add(self, chunk: list[dict[str, Any]], report: folders.Report) -> tuple[int, int, int]:
-        """Adds some pictures: how many were described, known, moved."""
-        by_id: dict[str, dict[str, Any]] = {}
-        for record in chunk:
-            try:
-                content = files.read_bytes(record["path"])
-                by_id.setdefault(hashlib.sha256(content).hexdigest(), record)
-            except InputError as error:
-                report.bad(str(error))
+    def _add(
+        self, by_id: Mapping[str, dict[str, Any]], report: folders.Report
+    ) -> tuple[int, int, int, int]:
+        """Adds some pictures: how many were described, known, moved, updated."""
         known = self._known(list(by_id))
         new = {key: record for key, record in by_id.items() if key not in known}
         for key, record in list(new.items()):
@@ -155,18 +156,22 @@ class Gallery:
         if new:
             found = self.model.describe([r["path"] for r in new.values()], flip=self.flip)
             if self._store is not None:
-                self._store.add(list(_rows(new, *found)))
-        moved = {key: by_id[key] for key, path in known.items() if path and not Path(path).exists()}
-        if moved:
-            self._store.update(moved)
-        return len(new), len(known), len(moved)
+                self._store.add(list(records.rows(new, *found)))
+        changes = {key: records.changes(row, by_id[key]) for key, row in known.items() if row}
+        changes = {key: fields for key, fields in changes.items() if fields}
+        if changes:
+            self._store.update(changes)
+        moved = sum("path" in fields for fields in changes.values())
+        updated = sum(bool(fields.keys() & records.UNKNOWN) for fields in changes.values())
+        return len(new), len(known), moved, updated
 
-    def _known(self, ids: list[str]) -> dict[str, str]:
-        """Id -> path of those that are there; processes that do not write get "" for a path."""
-        rows = self._store.get(ids, ("id", "path")) if self._store is not None else ()
-        found = {row["id"]: row["path"] for row in rows}
+    def _known(self, ids: list[str]) -> dict[str, dict[str, Any]]:
+        """Id -> row of those that are there; processes that do not write get empty rows."""
+        fields = ("id", *where_.FIELDS)
+        rows = self._store.get(ids, fields) if self._store is not None else ()
+        found = {row["id"]: row for row in rows}
         there = _from_first(np.array([key in found for key in ids], bool))
-        return {ids[i]: found.get(ids[i], "") for i in np.flatnonzero(there)}
+        return {ids[i]: found.get(ids[i], {}) for i in np.flatnonzero(there)}
 
     def remove(self, paths: Sequence[str | Path]) -> int:
         """Removes pictures from the gallery, not from the disk.
@@ -205,9 +210,9 @@ class Gallery:
         """The pictures that are most like a query, and hold a condition.
 
         Args:
-          query: a picture, or an embedding float [D].
+          query: one picture, a path or uint8 [H, W, 3]; or its embedding, float [D].
           where: the condition, see `galleries.where`; "" takes all.
-          top_k: the number of answers.
+          top_k: the number of answers, 1 to 16,384.
           rerank: re-rankers in words, such as "k_reciprocal k1=20", which change the order of the
             nearest: of the answers and of a few times as many behind them.
 
@@ -215,19 +220,33 @@ class Gallery:
           Answers by ascending distance; fewer where not as many hold the condition.
 
         Raises:
-          InputError: the query is no picture, or a condition or re-ranker is none.
+          InputError: the query is not one picture, `top_k` is out of range, or a condition or
+            re-ranker is none.
         """
-        if top_k < 1:
-            raise InputError(f"top_k is {top_k}; it must be 1 or more")
+        if not 1 <= top_k <= MOST:
+            raise InputError(f"top_k is {top_k}; it must be 1 to {MOST}")
         condition = where_.parse(where, self.labels) if where.strip() else None
-        rerankers = [_bind(text) for text in rerank]
-        is_embedding = isinstance(query, np.ndarray) and query.ndim == 1
-        vector = query if is_embedding else self.model.embed(query, flip=self.flip)[0]
-        count = max(_DEPTH * top_k, _LEAST) if rerankers else top_k
+        rerankers = [reranking.bind(text) for text in rerank]
+        vector = self._embed(query)
+        count = min(max(_DEPTH * top_k, _LEAST), MOST) if rerankers else top_k
         rows = self._nearest(vector, count, condition, embeddings=bool(rerankers))
         if rerankers and rows:
-            rows = _rerank(vector, rows, rerankers)
+            rows = reranking.apply(vector, rows, rerankers)
         return [self._hit(row) for row in rows[:top_k]]
+
+    def _embed(self, query: Picture) -> np.ndarray:
+        """The embedding of a query float [D], which is one picture or an embedding."""
+        is_path, is_array = isinstance(query, str | Path), isinstance(query, np.ndarray)
+        if (is_array and query.ndim == 3) or (is_path and not Path(query).is_dir()):
+            return self.model.embed(query, flip=self.flip)[0]
+        is_vector = is_array and query.dtype.kind == "f" and query.shape == (self._size,)
+        if is_vector and np.isfinite(query).all():
+            return query
+        found = f"{query.dtype} {query.shape}" if is_array else f"a {type(query).__name__}"
+        raise InputError(
+            f"the query is {f'the folder {query}' if is_path else found}; it must be one picture, "
+            f"a path or uint8 [height, width, 3], or its embedding, {self._size} finite floats"
+        )
 
     def _nearest(
         self,
@@ -255,7 +274,10 @@ class Gallery:
         """Yields the pictures that hold a condition, in no order; their distance is NaN.
 
         Args:
-          where: the condition; "" takes all.
+          where: the condition, see `galleries.where`; "" takes all.
+
+        Raises:
+          InputError: the condition is none.
         """
         condition = where_.parse(where, self.labels) if where.strip() else None
         for row in self._opened().rows(condition.filter() if condition else ""):
@@ -263,10 +285,13 @@ class Gallery:
                 yield self._hit(row | {"distance": np.nan})
 
     def find(self, id: str) -> tuple[Hit, np.ndarray]:
-        """A picture of the gallery, its distance NaN, and its embedding float32 [D].
+        """Finds a picture of the gallery.
 
         Args:
           id: the picture's.
+
+        Returns:
+          The picture, its distance NaN, and its embedding float32 [D].
 
         Raises:
           InputError: the gallery has no such picture.
@@ -282,7 +307,11 @@ class Gallery:
         return self._store
 
     def calibration(self) -> Calibration | None:
-        """The distance up to which two pictures show the same person; None where it is unknown."""
+        """Finds the distance up to which two pictures show the same person.
+
+        Returns:
+          It, and how often it is right; None where no evaluation has found it.
+        """
         try:
             found = calibration.find(self.model.run)
         except InputError:
@@ -311,39 +340,3 @@ def _from_first(value):
 
 def _above(path: str) -> set[str]:
     return {str(parent) for parent in Path(path).parents}
-
-
-def _rows(
-    by_id: Mapping[str, Mapping[str, Any]], embeddings: np.ndarray, attributes: Attributes
-) -> Iterator[dict[str, Any]]:
-    """Yields the database's rows of some pictures."""
-    none = np.empty((len(embeddings), 0), np.float32)
-    sides = np.concatenate([none, *(found.probabilities for found in attributes.values())], axis=1)
-    for (key, record), vector, values in zip(by_id.items(), embeddings, sides, strict=True):
-        described = {"embedding": vector.tolist(), "probabilities": values.tolist()}
-        yield {"id": key, **record, **described}
-
-
-def _bind(text: str) -> Callable:
-    """A re-ranker in words, that needs nothing but the answers."""
-    spec = registry.read_words(text, chain.RERANKERS, "re-ranker")
-    return registry.bind(spec, chain.RERANKERS, "re-ranker", metric=registry.LATER)
-
-
-def _rerank(
-    vector: np.ndarray, rows: list[dict[str, Any]], rerankers: Sequence[Callable]
-) -> list[dict[str, Any]]:
-    """Rows in the order of re-ranked distances, which they get; what is not in the answer, not."""
-    rerankers = [_with_neighbours(rerank, len(rows) + 1) for rerank in rerankers]
-    query = {"feature": np.asarray(vector, np.float32)[None]}
-    gallery = {"feature": np.array([row["embedding"] for row in rows], np.float32)}
-    distances = chain.apply(query, gallery, rerankers=rerankers)[0]
-    order = np.argsort(distances, kind="stable")
-    return [rows[i] | {"distance": float(distances[i])} for i in order if np.isfinite(distances[i])]
-
-
-def _with_neighbours(rerank: functools.partial, most: int) -> Callable:
-    """A re-ranker that looks at no more neighbours than there are pictures."""
-    parameters = inspect.signature(rerank).parameters
-    fewer = {k: most for k in ("k1", "k2") if k in parameters and parameters[k].default > most}
-    return functools.partial(rerank, **fewer)

@@ -1,53 +1,142 @@
 """What is known of a user's pictures before they are described: where, which camera, when."""
 
-from collections.abc import Iterator
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from market_jax import files
+from market_jax.api import Attributes
 from market_jax.data import filenames, folders
 from market_jax.errors import InputError
 from market_jax.galleries.where import seconds
+from market_jax.registry import choose
 
 UNKNOWN = {"camid": -1, "sequence": -1, "frame": -1, "time": -1.0}
+_COLUMNS = {"name", *UNKNOWN, "pid"}  # a pid is what the lists of other tasks have
+
+Record = dict[str, Any]
 
 
-def read(folder: Path, table: Path | None) -> Iterator[dict[str, Any]]:
-    """Yields what is known of every picture: "path", and `UNKNOWN`'s fields.
+def read(folder: Path, table: Path | None, report: folders.Report) -> list[Record]:
+    """What is known of every picture: "path", and `UNKNOWN`'s fields.
 
     Args:
       folder: the folder with the pictures.
       table: a CSV that lists them by name; None reads their names.
+      report: collects the bad rows that are left out.
 
     Raises:
-      InputError: the folder or the table is missing, or a row is wrong.
+      InputError: the folder or the table is missing; the table lists no picture, or has a column
+        that is not known; or (without `report.skip_bad`) a row is wrong, or names a picture that
+        another row has named.
     """
-    if table is None:
-        names = folders.pictures_of(folder, dropped=[])
-        grammar = folders.naming_of(names)
-        for name in names:
-            known = filenames.parse(name.rsplit("/", 1)[-1], grammar)
-            known = {key: value for key, value in (known or {}).items() if key in UNKNOWN}
-            yield {"path": str(absolute(folder / name)), **UNKNOWN, **known}
-        return
-    for where, row in files.read_table(table, ("name",)):
-        known = {
-            key: files.read_integer(row.get(key) or "-1", f"{where}: column {key!r}", -1)
-            for key in ("camid", "sequence", "frame")
-        }
-        time = row.get("time") or ""
-        known["time"] = seconds(time, f"{where}: column 'time'") if time else -1.0
+    return _from_names(folder) if table is None else _from_table(folder, table, report)
+
+
+def _from_names(folder: Path) -> list[Record]:
+    names = folders.pictures_of(folder, dropped=[])
+    grammar = folders.naming_of(names)
+    found = []
+    for name in names:
+        known = filenames.parse(name.rsplit("/", 1)[-1], grammar) or {}
+        known = {key: value for key, value in known.items() if key in UNKNOWN}
+        found.append({"path": str(absolute(folder / name)), **UNKNOWN, **known})
+    return found
+
+
+def _from_table(folder: Path, table: Path, report: folders.Report) -> list[Record]:
+    rows = files.read_table(table, ("name",))
+    header = dict(rows[0][1]) if rows else {}
+    for column in sorted(header.keys() - _COLUMNS):
+        choose(column, dict.fromkeys(_COLUMNS - header.keys()), f"column in {table}:")
+    found: dict[str, Record] = {}
+    for where, row in rows:
         try:
-            path = folders.within(folder, row["name"])
+            record = _from_row(folder, row)
+            if record["path"] in found:
+                raise InputError(f"{row['name']!r} comes twice")
+            found[record["path"]] = record
         except InputError as error:
-            raise InputError(f"{where}: {error}") from None
-        yield {"path": str(absolute(path)), **known}
+            report.bad(f"{where}: {error}")
+    if not found:
+        raise InputError(f"{table}: lists no picture")
+    return list(found.values())
+
+
+def _from_row(folder: Path, row: Mapping[str, str]) -> Record:
+    known: Record = {
+        key: files.read_integer(row.get(key) or "-1", f"column {key!r}", -1)
+        for key in ("camid", "sequence", "frame")
+    }
+    time = row.get("time") or ""
+    known["time"] = seconds(time, "column 'time'") if time else UNKNOWN["time"]
+    return {"path": str(absolute(folders.within(folder, row["name"]))), **known}
+
+
+def by_digest(records: Sequence[Record], report: folders.Report) -> dict[str, Record]:
+    """Digest of its file -> record; of equal files the first.
+
+    Args:
+      records: of pictures.
+      report: collects those that cannot be read.
+
+    Raises:
+      InputError: a file cannot be read (without `report.skip_bad`).
+    """
+    found: dict[str, Record] = {}
+    for record in records:
+        try:
+            found.setdefault(digest(files.read_bytes(record["path"])), record)
+        except InputError as error:
+            report.bad(str(error))
+    return found
+
+
+def digest(content: bytes) -> str:
+    """By what a gallery knows a picture.
+
+    Args:
+      content: of its file.
+    """
+    return hashlib.sha256(content).hexdigest()
+
+
+def rows(
+    by_id: Mapping[str, Record], embeddings: np.ndarray, attributes: Attributes
+) -> Iterator[Record]:
+    """Yields the database's rows of some pictures.
+
+    Args:
+      by_id: digest -> record, of M pictures.
+      embeddings: float [M, D].
+      attributes: label -> its prediction for the M pictures.
+    """
+    none = np.empty((len(embeddings), 0), np.float32)
+    sides = np.concatenate([none, *(found.probabilities for found in attributes.values())], axis=1)
+    for (key, record), vector, values in zip(by_id.items(), embeddings, sides, strict=True):
+        described = {"embedding": vector.tolist(), "probabilities": values.tolist()}
+        yield {"id": key, **record, **described}
+
+
+def changes(row: Mapping[str, Any], record: Record) -> Record:
+    """The fields of a gallery's row that a record of the same picture changes.
+
+    Args:
+      row: the row. Its path stays as long as there is a file.
+      record: what is known of the picture now; what it does not know stays.
+    """
+    said = {key: record[key] for key in UNKNOWN if record[key] not in (UNKNOWN[key], row[key])}
+    return said if Path(row["path"]).exists() else said | {"path": record["path"]}
 
 
 def absolute(path: str | Path) -> Path:
-    """A path from the root, links as they are.
+    """A path from the root, without "..", links as they are.
 
     Args:
       path: the path; ~ is a home folder.
     """
-    return Path(path).expanduser().absolute()
+    return Path(os.path.abspath(Path(path).expanduser()))

@@ -297,7 +297,7 @@ class Store:
             (hits,) = self._client.search(
                 self._name,
                 data=[np.asarray(query, np.float32).tolist()],
-                limit=min(count, MOST),
+                limit=count,
                 filter=filter,
                 output_fields=fields,
                 search_params={"params": {"nprobe": _PROBES, "ef": max(_WIDTH, 2 * count)}},

@@ -13,6 +13,7 @@ and purple add up to more than one half, `backpack > 0.7` where that of "yes" is
 
 import datetime
 import json
+import math
 import operator
 import re
 from collections.abc import Mapping, Sequence
@@ -265,9 +266,13 @@ class _Reader:
         kind = FIELDS[name]
         if name == "time" and isinstance(value, str):
             return seconds(value, f"--where={self.text!r}")
-        if isinstance(value, str) == (kind is str) and (kind is str or value == kind(value)):
+        if isinstance(value, str) == (kind is str) and (kind is str or _fits(value, kind)):
             return kind(value)
-        wanted = {str: "a text in quotes", int: "a whole number", float: "a number or a date"}[kind]
+        wanted = {
+            str: "a text in quotes",
+            int: "a whole number of 64 bits",
+            float: "a finite number or a date",
+        }[kind]
         raise InputError(f"--where={self.text!r}: {name} is compared with {value!r}, not {wanted}")
 
     def label(self, name: str) -> Probability:
@@ -307,6 +312,12 @@ class _Reader:
                 f"--where={self.text!r}: {name} is compared with {limit!r}; a probability is 0 to 1"
             )
         return Probability((at,), sign, limit)
+
+
+def _fits(value: float, kind: type) -> bool:
+    """Whether a number is one of a kind, as the database keeps it: int64 or float64."""
+    is_whole = value.is_integer() and -(2**63) <= value < 2**63
+    return is_whole if kind is int else math.isfinite(value)
 
 
 def seconds(text: str, where: str) -> float:

@@ -6,12 +6,11 @@ long as their content is what was described; no other file is. The interface is 
 """
 
 import functools
-import hashlib
 import itertools
 import math
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,17 +25,20 @@ from market_jax import files
 from market_jax.api import Attributes, Model
 from market_jax.data import decoding
 from market_jax.errors import InputError
+from market_jax.galleries import records
 from market_jax.galleries.gallery import Gallery, Hit
 from market_jax.report.answers import SURE, wears
 from market_jax.report.pictures import jpeg
 
 MOST_BYTES = 16_000_000  # of a picture that is sent
+MOST_PIXELS = 10_000_000  # of the same
 MOST_ANSWERS = 1000
 _POLICY = "default-src 'self'; img-src 'self' blob: data:; style-src 'self' 'unsafe-inline'"
 _PICTURE = {
     "requestBody": {
         "required": True,
-        "description": f"A JPEG, PNG, WebP or BMP of at most {MOST_BYTES} bytes",
+        "description": f"A JPEG, PNG, WebP or BMP of at most {MOST_BYTES} bytes "
+        f"and {MOST_PIXELS} pixels",
         "content": {"image/*": {"schema": {"type": "string", "format": "binary"}}},
     }
 }
@@ -58,7 +60,10 @@ class Description(pydantic.BaseModel):
 
 
 class Answer(pydantic.BaseModel):
-    """A picture of the gallery; `same` says whether it is taken for the same person."""
+    """A picture of the gallery; `same` says whether it is taken for the same person.
+
+    `name` is its path in the folder that /about names; one from the root where it lies elsewhere.
+    """
 
     id: str
     name: str
@@ -72,8 +77,9 @@ class Answer(pydantic.BaseModel):
 
 
 class Found(pydantic.BaseModel):
-    """The query's labels, and the answers in their order."""
+    """The query's labels, and the answers in their order; `id` is a digest of the query's file."""
 
+    id: str
     attributes: dict[str, Label]
     answers: list[Answer]
 
@@ -84,20 +90,24 @@ class Service:
     Args:
       model: the network.
       gallery: the gallery; None has none.
+      images: the folder in which names are paths; None takes the one that has all pictures.
+
+    Raises:
+      InputError: the gallery has no picture in the folder.
     """
 
-    def __init__(self, model: Model, gallery: Gallery | None):
+    def __init__(self, model: Model, gallery: Gallery | None, images: str | None = None):
         self.model, self.gallery = model, gallery
         self._busy = threading.Lock()
         same = gallery.calibration() if gallery else None
         self.threshold = same.threshold if same else None
         paths = [hit.path for hit in gallery.all()] if gallery else []
-        folders = {os.path.dirname(path) for path in paths}
-        self._root = Path(os.path.commonpath(folders)) if folders else Path("/")
+        self._root = _folder(paths, images)
         self.about = {
             "network": model.run.extra.get("name", str(model.run.workdir)),
             "gallery": gallery.place if gallery else None,
             "pictures": len(paths),
+            "folder": str(self._root),
             "labels": {k: list(v) for k, v in (gallery.labels if gallery else {}).items()},
             "sure": SURE,
             "same_person": same._asdict() if same else None,
@@ -105,8 +115,8 @@ class Service:
 
     def describe(self, content: bytes) -> tuple[np.ndarray, dict[str, Label]]:
         """The embedding float32 [D] and the labels of a picture's file."""
-        picture = decoding.decode(content, "the picture")
         with self._busy:
+            picture = decoding.decode(content, "the picture", MOST_PIXELS)
             embeddings, attributes = self.model.describe([picture], flip=self._flip)
         return embeddings[0], _labels(attributes)
 
@@ -144,9 +154,10 @@ class Service:
         with self._busy:
             hit, _ = self._gallery.find(id)
         content = files.read_bytes(hit.path)
-        if hashlib.sha256(content).hexdigest() != hit.id:
+        if records.digest(content) != hit.id:
             raise InputError("the file is another one than the gallery has described")
-        return jpeg(decoding.decode(content, "the picture"))
+        with self._busy:
+            return jpeg(decoding.decode(content, "the picture"))
 
     @property
     def _gallery(self) -> Gallery:
@@ -155,12 +166,25 @@ class Service:
         return self.gallery
 
     def _answer(self, hit: Hit, limit: float | None) -> Answer:
-        known = hit._asdict() | {"name": os.path.relpath(hit.path, self._root)}
-        del known["path"]
+        known = hit._asdict()
+        path = Path(known.pop("path"))
+        is_within = path.is_relative_to(self._root)
+        known["name"] = str(path.relative_to(self._root) if is_within else path)
         known["wears"] = wears(known.pop("attributes"))
         distance = None if math.isnan(hit.distance) else hit.distance
         same = None if limit is None else hit.distance <= limit
         return Answer(**known | {"distance": distance, "same": same})
+
+
+def _folder(paths: Sequence[str], images: str | None) -> Path:
+    """The folder in which the names of a gallery's pictures are paths."""
+    if images is None:
+        folders = set(map(os.path.dirname, paths))
+        return Path(os.path.commonpath(folders)) if folders else Path("/")
+    folder = records.absolute(images)
+    if not any(Path(path).is_relative_to(folder) for path in paths):
+        raise InputError(f"--images={images}: the gallery has no picture there")
+    return folder
 
 
 def _labels(attributes: Attributes) -> dict[str, Label]:
@@ -176,14 +200,15 @@ def _labels(attributes: Attributes) -> dict[str, Label]:
 
 async def _body(request: Request) -> bytes:
     """The body of a request, as long as it is not too large."""
-    content = b""
+    parts, size = [], 0
     async for part in request.stream():
-        content += part
-        if len(content) > MOST_BYTES:
+        parts.append(part)
+        size += len(part)
+        if size > MOST_BYTES:
             raise HTTPException(413, f"the picture is larger than {MOST_BYTES} bytes")
-    if not content:
+    if not size:
         raise HTTPException(400, "the picture is the body of the request, which is empty")
-    return content
+    return b"".join(parts)
 
 
 Where = Annotated[str, Query(max_length=2000, description="\"gender = 'female' and camid = 3\"")]
@@ -191,15 +216,21 @@ Count = Annotated[int, Query(ge=1, le=MOST_ANSWERS)]
 Id = Annotated[str, Query(pattern="^[0-9a-f]{64}$", description="of a picture of the gallery")]
 
 
-def make(model: Model, gallery: Gallery | None, hosts: tuple[str, ...]) -> FastAPI:
+def make(
+    model: Model, gallery: Gallery | None, hosts: tuple[str, ...], images: str | None = None
+) -> FastAPI:
     """The application.
 
     Args:
       model: the network.
       gallery: the gallery that is searched; None has none.
       hosts: names of this machine by which it may be called; "*" takes any.
+      images: see `Service`.
+
+    Raises:
+      InputError: as `Service`.
     """
-    service = Service(model, gallery)
+    service = Service(model, gallery, images)
     app = FastAPI(title="market_jax", description=__doc__, docs_url=None, redoc_url=None)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
     app.exception_handler(InputError)(_refuse)
@@ -264,7 +295,9 @@ def _find(
     service: Service, describe: Callable, query: bytes | str, where: str, top_k: int, rerank: bool
 ) -> Found:
     vector, labels = describe(query)
-    return Found(attributes=labels, answers=service.search(vector, where, top_k, rerank))
+    id = query if isinstance(query, str) else records.digest(query)
+    answers = service.search(vector, where, top_k, rerank)
+    return Found(id=id, attributes=labels, answers=answers)
 
 
 def _refuse(_: Request, error: InputError) -> JSONResponse:

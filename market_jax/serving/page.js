@@ -9,9 +9,9 @@ const make = (tag, settings = {}, ...children) => {
 };
 
 let about = null;
-let query = null; // {blob, name} of a file, or {id, name} of the gallery
+let query = null; // {blob, name} of a file, or {id, name} of the gallery; and the file's digest
 let asked = 0; // requests; only the last one's answer is shown
-const marks = new Map(); // query name -> Map(picture id -> {answer, right})
+const marks = new Map(); // query digest -> {name, own: Map(picture id -> {answer, right})}
 
 async function ask(path, settings) {
   const response = await fetch(path, settings);
@@ -65,17 +65,22 @@ function caption(answer, rank) {
 
 function figure(answer, rank) {
   const image = make("img", { src: `/picture?id=${answer.id}`, alt: answer.name, loading: "lazy" });
-  image.onerror = () => image.replaceWith("the picture is no longer there, or has changed");
+  image.onerror = () => {
+    image.replaceWith("the picture is no longer there, or has changed");
+    shown.querySelector(".marks")?.remove();
+  };
   const button = make("button", { className: "picture", title: `${answer.name}: find this person` }, image);
   button.onclick = () => choose({ id: answer.id, name: answer.name }, image.src);
   const shown = make("figure", { className: answer.same ? "same" : "" }, button, caption(answer, rank));
-  if (answer.distance !== null) shown.append(markButtons(answer));
+  const isElsewhere = answer.name.startsWith("/"); // not in the folder that marks name pictures by
+  if (answer.distance !== null && !isElsewhere) shown.append(markButtons(answer));
   return shown;
 }
 
 function markButtons(answer) {
   const kinds = [["right", "right", true], ["wrong", "wrong", false]];
-  const own = () => marks.get(query.name) || new Map();
+  const { digest, name } = query; // another one may be asked before a button is clicked
+  const own = () => marks.get(digest)?.own || new Map();
   const buttons = kinds.map(([className, text, right]) => {
     const button = make("button", { className }, text);
     button.setAttribute("aria-pressed", String(own().get(answer.id)?.right === right));
@@ -84,7 +89,7 @@ function markButtons(answer) {
       const kept = own();
       if (isSet) kept.delete(answer.id);
       else kept.set(answer.id, { answer, right });
-      marks.set(query.name, kept);
+      marks.set(digest, { name, own: kept });
       for (const other of buttons) other.setAttribute("aria-pressed", "false");
       button.setAttribute("aria-pressed", String(!isSet));
       countMarks();
@@ -95,15 +100,28 @@ function markButtons(answer) {
 }
 
 function allMarks() {
-  return [...marks].flatMap(([name, own], person) =>
-    [...own.values()].map(({ answer, right }) => ({ query: name, person: person + 1, answer, right })));
+  return [...marks].flatMap(([digest, { name, own }]) =>
+    [...own.values()].map((mark) => ({ digest, query: name, ...mark })));
+}
+
+// The digests of each person's pictures. Queries that share a right answer, or are one, show one person.
+function people() {
+  let found = [];
+  for (const { digest, answer, right } of allMarks()) {
+    if (!right) continue;
+    const [same, others] = [true, false].map((shared) =>
+      found.filter((ids) => (ids.has(digest) || ids.has(answer.id)) === shared));
+    found = [...others, new Set([digest, answer.id, ...same.flatMap((ids) => [...ids])])];
+  }
+  return found;
 }
 
 function countMarks() {
   const found = allMarks();
   const right = found.filter((mark) => mark.right).length;
+  const queries = new Set(found.map((mark) => mark.digest)).size;
   at("count").textContent = found.length
-    ? `${right} right, ${found.length - right} wrong, of ${new Set(found.map((m) => m.query)).size} queries`
+    ? `${right} right, ${found.length - right} wrong, of ${queries} queries; names are paths in ${about.folder}`
     : "No marks yet: say which answers are right and which are wrong.";
   at("save").disabled = at("clear").disabled = !found.length;
 }
@@ -113,11 +131,17 @@ function field(value) {
   return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 }
 
-// pid: the number of the query whose person it shows; 0, a stranger, where it is wrong
+// A row for each picture. pid: the number of its person; 0, a stranger, where it is wrong alone
 function marksAsCsv() {
-  const rows = allMarks().map(({ query, person, answer, right }) =>
-    [answer.name, right ? person : 0, answer.camid, right ? 0 : 1, query]);
-  return [["name", "pid", "camid", "rejected", "query"], ...rows]
+  const known = people();
+  const rows = new Map();
+  for (const { query, answer, right } of allMarks()) {
+    const pid = 1 + known.findIndex((ids) => ids.has(answer.id));
+    if (right || !rows.has(answer.name)) {
+      rows.set(answer.name, [answer.name, pid, answer.camid, pid ? 0 : 1, query]);
+    }
+  }
+  return [["name", "pid", "camid", "rejected", "query"], ...rows.values()]
     .map((row) => row.map(field).join(",")).join("\n") + "\n";
 }
 
@@ -151,6 +175,7 @@ async function search() {
       const sent = query.id ? {} : { method: "POST", body: query.blob };
       const found = await ask(`/search?${settings}`, sent);
       if (number !== asked) return;
+      query.digest = found.id;
       showQuery(found.attributes);
       answers = found.answers;
     } else if (query) {

@@ -31,7 +31,7 @@ def run(
       annotations: A CSV that lists them: name, and camid, sequence, frame, time where known.
       remove: Pictures or folders, with commas between, that leave the gallery, not the disk.
       flip: Describe each picture by the mean with its mirror image; a gallery of its own.
-      skip_bad: Leave bad pictures out and list them.
+      skip_bad: Leave bad pictures and rows out and list them.
       index: Milvus's kind of index, of a new gallery: FLAT is exact, and the usual one; HNSW,
         IVF_FLAT and IVF_PQ are faster.
 
@@ -71,6 +71,6 @@ def _added(gallery: Gallery, images: str, annotations: str | None, skip_bad: boo
     added = gallery.add(images, table=annotations, skip_bad=skip_bad)
     for message in added.skipped:
         logging.warning("skipped: %s", message)
-    moved = f", of which {added.moved} have moved" if added.moved else ""
-    skipped = f", {len(added.skipped)} skipped" if added.skipped else ""
-    return f"{added.described} pictures described, {added.known} known{moved}{skipped}"
+    further = {"moved": added.moved, "updated": added.updated, "skipped": len(added.skipped)}
+    shown = [f"{count} {what}" for what, count in further.items() if count]
+    return ", ".join([f"{added.described} pictures described, {added.known} known", *shown])

@@ -45,8 +45,8 @@ def run(
     """
     if not gallery or not query:
         raise InputError("--task=search needs --gallery and --query")
-    kind = Path(output or "none.json").suffix
-    if kind not in (".json", ".html"):
+    path = Path(output or "none.json").expanduser()
+    if path.suffix not in (".json", ".html"):
         raise InputError(f"--output is {output!r}; it must end in .json or .html")
     with Gallery(gallery, model_of(run), flip=flip) as opened:
         hits = opened.search(query, where=where, top_k=top_k, rerank=rerank or ())
@@ -56,11 +56,11 @@ def run(
         known = {"same_person": same._asdict() if same else None}
         record = about | known | {"answers": [hit._asdict() for hit in hits]}
         page = answers.page(decoding.read(query), hits, about, same)
-        text = json.dumps(record, indent=2) + "\n" if kind == ".json" else page
-        write_atomically(Path(output), text)
+        text = json.dumps(record, indent=2) + "\n" if path.suffix == ".json" else page
+        write_atomically(path, text)
     shown = tables.align(HEADER, [_row(i, hit) for i, hit in enumerate(hits, start=1)])
     notes = [answers.line(same, hits)] if same and hits else []
-    notes += [f"written to {output}"] if output else []
+    notes += [f"written to {path}"] if output else []
     return "\n\n".join([shown if hits else "no picture holds the condition", *notes])
 
 

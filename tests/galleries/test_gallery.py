@@ -8,10 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from market_jax.errors import InputError
+from market_jax.galleries import gallery as gallery_
 from market_jax.galleries.gallery import Gallery
 from market_jax.retrieval import distances
+from market_jax.tasks import index, search
 from tests.conftest import ROOT
 from tests.galleries.conftest import draw
 
@@ -91,6 +94,46 @@ def test_pictures_that_have_moved_are_found_where_they_are(gallery, crops, netwo
     assert hits[0].distance == pytest.approx(0, abs=1e-6)
 
 
+def test_camera_and_time_stay_until_others_are_said(tmp_path, network, place):
+    crops = draw(tmp_path / "crops", 1)
+    next(crops.iterdir()).rename(crops / "yard.png")
+    table = tmp_path / "crops.csv"
+    table.write_text("name,camid,time\nyard.png,4,2026-05-01 10:00\n")
+    with Gallery(place, network, create=True) as gallery:
+        gallery.add(crops, table=table)
+        (before,) = gallery.all()
+        crops.rename(tmp_path / "moved")
+        added = gallery.add(tmp_path / "moved")
+        assert (added.known, added.moved, added.updated) == (1, 1, 0)
+        (hit,) = gallery.all()
+        assert (hit.path, hit.camid) == (str(tmp_path / "moved" / "yard.png"), 4)
+        assert hit.time == before.time > 0
+        table.write_text("name,camid,frame,time\nyard.png,5,7,\n")
+        added = gallery.add(tmp_path / "moved", table=table)
+        assert (added.known, added.moved, added.updated) == (1, 0, 1)
+        (hit,) = gallery.all()
+        assert (hit.camid, hit.frame, hit.time) == (5, 7, before.time)
+        assert gallery.add(tmp_path / "moved", table=table).updated == 0
+
+
+def test_of_equal_files_the_first_counts(gallery, crops, monkeypatch):
+    monkeypatch.setattr(gallery_, "_CHUNK", 1)
+    first = sorted(crops.iterdir())[0]
+    shutil.copy(first, crops / "0999_c6s1_000999_00.png")
+    assert gallery.add(crops)[:4] == (0, 30, 0, 0)
+    assert {hit.path: hit.camid for hit in gallery.all()}[str(first)] == 1
+
+
+def test_index_says_what_has_become_of_known_pictures(tmp_path, network, monkeypatch):
+    monkeypatch.setattr(index, "model_of", lambda run: network)
+    settings = {"gallery": str(tmp_path / "gallery"), "images": str(draw(tmp_path / "crops", 2))}
+    assert index.run(None, **settings).startswith("2 pictures described, 0 known; 2 in")
+    table = tmp_path / "crops.csv"
+    table.write_text("name,camid\n0000_c1s1_000000_00.png,9\nnone.png,1\n")
+    text = index.run(None, **settings, annotations=str(table), skip_bad=True)
+    assert text.startswith("0 pictures described, 1 known, 1 updated, 1 skipped; 2 in")
+
+
 def test_pictures_and_folders_are_removed_from_the_gallery_alone(gallery, crops, tmp_path):
     draw(tmp_path / "crops_too", 3, first=200)
     gallery.add(tmp_path / "crops_too")
@@ -101,6 +144,14 @@ def test_pictures_and_folders_are_removed_from_the_gallery_alone(gallery, crops,
     assert len(list(crops.iterdir())) == 30
     with pytest.raises(InputError, match=f"{crops}: the gallery .* has no picture there"):
         gallery.remove([crops])
+
+
+def test_paths_are_kept_without_dots(tmp_path, network, place):
+    crops = draw(tmp_path / "crops", 2)
+    with Gallery(place, network, create=True) as gallery:
+        gallery.add(crops / ".." / "crops")
+        assert {Path(hit.path).parent for hit in gallery.all()} == {crops}
+        assert gallery.remove([tmp_path / "other" / ".." / "crops"]) == 2
 
 
 def test_names_with_any_signs_are_removed(tmp_path, network, place):
@@ -132,10 +183,41 @@ def test_a_table_says_camera_and_time(tmp_path, network, place):
             ("yard.png,four,", "column 'camid'"),
             ("../yard.png,4,", "'../yard.png' is no path within"),
             ("none.png,4,", "there is no picture .*none.png"),
+            ("yard.png,4,\n./yard.png,5,", "row 3: './yard.png' comes twice"),
+            ("", "lists no picture"),
         ):
             table.write_text(f"name,camid,time\n{rows}\n")
             with pytest.raises(InputError, match=f"crops.csv.*{message}"):
                 gallery.add(crops, table=table)
+
+
+def test_bad_rows_of_a_table_are_left_out(tmp_path, network):
+    crops = draw(tmp_path / "crops", 2)
+    names = sorted(path.name for path in crops.iterdir())
+    table = tmp_path / "crops.csv"
+    table.write_text(f"name,camid\n{names[0]},4\nnone.png,1\n{names[0]},5\n{names[1]},x\n")
+    with Gallery(tmp_path / "gallery", network, create=True) as gallery:
+        added = gallery.add(crops, table=table, skip_bad=True)
+        assert added.described == 1
+        assert [hit.camid for hit in gallery.all()] == [4]
+        for message, row in zip(added.skipped, (3, 4, 5), strict=True):
+            assert message.startswith(f"{table}, row {row}: ")
+
+
+def test_a_column_that_is_not_known_is_refused(tmp_path, network):
+    crops = draw(tmp_path / "crops", 1)
+    (name,) = (path.name for path in crops.iterdir())
+    table = tmp_path / "crops.csv"
+    with Gallery(tmp_path / "gallery", network, create=True) as gallery:
+        for column, message in (
+            ("camera", "'camera'; known: camid, frame, pid"),
+            ("camdi", "'camdi'; did you mean 'camid'"),
+        ):
+            table.write_text(f"name,{column}\n{name},4\n")
+            with pytest.raises(InputError, match=f"unknown column in {table}: {message}"):
+                gallery.add(crops, table=table, skip_bad=True)
+        table.write_text(f"name,pid,camid\n{name},12,4\n")  # as --task=reid reads it
+        assert gallery.add(crops, table=table).described == 1
 
 
 def test_a_bad_picture_stops_it_or_is_left_out(tmp_path, network, crops, place):
@@ -157,8 +239,53 @@ def test_re_ranking_changes_the_order_of_the_nearest(gallery, crops):
     assert len(few) == 3
     with pytest.raises(InputError, match="spatio_temporal learns from training images"):
         gallery.search(query, rerank=["spatio_temporal"])
-    with pytest.raises(InputError, match="top_k is 0"):
-        gallery.search(query, top_k=0)
+
+
+@pytest.mark.parametrize("top_k", [0, 16_385])
+def test_a_number_of_answers_that_no_database_gives_is_refused(gallery, crops, top_k):
+    with pytest.raises(InputError, match=f"top_k is {top_k}; it must be 1 to 16384"):
+        gallery.search(sorted(crops.iterdir())[0], top_k=top_k)
+
+
+def test_answers_are_never_cut_short_by_what_the_database_gives_at_most(
+    gallery, crops, monkeypatch
+):
+    monkeypatch.setattr(gallery_, "MOST", 8)
+    query, ranked = sorted(crops.iterdir())[0], {"rerank": ["k_reciprocal k1=3 k2=2"]}
+    assert len(gallery.search(query, top_k=5, **ranked)) == 5
+    for red in range(10):  # in all of them black is .3 and red .175
+        Image.new("RGB", (8, 16), (red, 166, 0)).save(crops / f"plain{red}.png")
+    gallery.add(crops)
+    with pytest.raises(InputError, match="more than 8 pictures are as near and nearly hold"):
+        gallery.search(query, where="up_color in ('black', 'red')", top_k=5, **ranked)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda crops: crops, "the query is the folder .*crops; it must be one picture"),
+        (lambda crops: list(crops.iterdir()), "the query is a list; it must be one picture"),
+        (lambda crops: [], "the query is a list"),
+        (lambda crops: np.zeros((2, 16, 8, 3), np.uint8), r"the query is uint8 \(2, 16, 8, 3\)"),
+        (lambda crops: np.zeros(5, np.float32), r"is float32 \(5,\); .* its embedding, 12 finite"),
+        (lambda crops: np.full(12, np.nan), "its embedding, 12 finite floats"),
+    ],
+)
+def test_a_query_is_one_picture_or_its_embedding(gallery, crops, make, message):
+    with pytest.raises(InputError, match=message):
+        gallery.search(make(crops))
+
+
+def test_answers_are_written_to_a_home_folder(
+    gallery, crops, place, network, monkeypatch, tmp_path
+):
+    gallery.close()
+    monkeypatch.setattr(search, "model_of", lambda run: network)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    query, ranked = str(sorted(crops.iterdir())[0]), {"rerank": ["k_reciprocal k1=3 k2=2"]}
+    search.run(None, gallery=str(place), query=query, output="~/answers.json", **ranked)
+    record = json.loads((tmp_path / "home" / "answers.json").read_text())
+    assert record["answers"][0]["path"] == query
 
 
 def test_the_programs_index_and_search(workdir, synthetic_raw, tmp_path):

@@ -1,5 +1,6 @@
 """The HTTP interface as its clients use it, and as those who mean harm do; and the page."""
 
+import contextlib
 import hashlib
 import io
 import select
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from market_jax.data import decoding, folders
 from market_jax.errors import InputError
 from market_jax.galleries.gallery import Gallery
 from market_jax.tasks import inputs, serve
@@ -69,6 +71,7 @@ def test_a_crop_finds_who_is_like_it(client, crops, gallery):
     found = client.post("/search", content=content(crops), params={"top_k": 4}).json()
     hits = gallery.search(sorted(crops.iterdir())[0], top_k=4)
     assert [answer["id"] for answer in found["answers"]] == [hit.id for hit in hits]
+    assert found["id"] == hits[0].id == hashlib.sha256(content(crops)).hexdigest()
     assert found["answers"][0]["name"] == sorted(crops.iterdir())[0].name
     assert found["answers"][0]["distance"] == pytest.approx(0, abs=1e-6)
     again = client.get(
@@ -103,10 +106,10 @@ def test_no_other_file_is_read(client, tmp_path):
         assert client.get(path).status_code == 404, path
 
 
-def bomb():
-    """A PNG of a few kilobytes with 100 million pixels."""
+def bomb(width, height):
+    """A PNG of a few kilobytes with many pixels."""
     buffer = io.BytesIO()
-    Image.new("1", (10_000, 10_000)).save(buffer, "PNG")
+    Image.new("1", (width, height)).save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -124,7 +127,8 @@ def animated():
         (b"x" * (app.MOST_BYTES + 1), 413, "larger than 16000000 bytes"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 400, "none of JPEG, PNG, WEBP, BMP"),
         (b"\\x89PNG\\r\\n\\x1a\\n" + b"\\0" * 50, 400, "the picture cannot be decoded"),
-        (bomb(), 400, "pixels"),
+        (bomb(10_000, 10_000), 400, "pixels"),
+        (bomb(4000, 2501), 400, "has 4000x2501 pixels; 10000000 are the most"),
         (animated(), 400, "none of JPEG, PNG, WEBP, BMP"),
     ],
 )
@@ -190,9 +194,55 @@ def test_several_ask_at_once(client, crops, gallery):
     assert found == [expected] * 8
 
 
+def test_pictures_are_decoded_one_at_a_time(client, crops, monkeypatch):
+    """A large one takes up much memory."""
+    at_once, busiest, decode = [], [], decoding.decode
+
+    def slow(*args):
+        at_once.append(1)
+        busiest.append(len(at_once))
+        time.sleep(0.05)
+        at_once.pop()
+        return decode(*args)
+
+    monkeypatch.setattr(decoding, "decode", slow)
+    id = hashlib.sha256(content(crops)).hexdigest()
+    threads = [
+        threading.Thread(
+            target=client.post, args=("/describe",), kwargs={"content": content(crops)}
+        )
+        for _ in range(4)
+    ]
+    threads += [threading.Thread(target=client.get, args=(f"/picture?id={id}",)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert busiest == [1] * 6
+
+
+def test_names_are_paths_in_the_folder_that_is_given(gallery, tmp_path):
+    gallery.add(draw(tmp_path / "elsewhere" / "yard", 1, first=50))
+    for images, folder, start in (
+        (None, tmp_path, "elsewhere/yard/"),
+        (tmp_path / "elsewhere", tmp_path / "elsewhere", "yard/"),
+        (tmp_path / "crops", tmp_path / "crops", f"{tmp_path}/elsewhere/yard/"),
+    ):
+        with testclient.TestClient(app.make(gallery.model, gallery, LOCAL, images)) as client:
+            assert client.get("/about").json()["folder"] == str(folder)
+            (found,) = client.get("/pictures", params={"where": "frame = 50"}).json()
+            assert found["name"] == f"{start}0050_c3s1_000050_00.png"
+    with pytest.raises(InputError, match="--images=/nowhere: the gallery has no picture there"):
+        app.make(gallery.model, gallery, LOCAL, "/nowhere")
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"port": 0}, "--port is 0; it must be 1 to 65535"), ({"gallery": "/none"}, "no gallery")],
+    [
+        ({"port": 0}, "--port is 0; it must be 1 to 65535"),
+        ({"gallery": "/none"}, "no gallery"),
+        ({"images": "crops"}, "--images does nothing without --gallery"),
+    ],
 )
 def test_the_task_refuses_what_it_cannot_serve(settings, message, monkeypatch):
     monkeypatch.setattr(serve, "model_of", lambda run: Served())
@@ -210,12 +260,13 @@ def test_a_port_that_is_taken_is_named(monkeypatch):
             serve.run(None, port=port)
 
 
-@pytest.fixture
-def served(gallery):
+@contextlib.contextmanager
+def serving(gallery, images=None):
     """The address of a server in a thread."""
     import uvicorn
 
-    config = uvicorn.Config(app.make(gallery.model, gallery, LOCAL), port=0, log_level="error")
+    application = app.make(gallery.model, gallery, LOCAL, images)
+    config = uvicorn.Config(application, port=0, log_level="error")
     server = uvicorn.Server(config)
     found = config.bind_socket()
     thread = threading.Thread(target=server.run, kwargs={"sockets": [found]}, daemon=True)
@@ -226,6 +277,12 @@ def served(gallery):
     server.should_exit = True
     thread.join()
     found.close()
+
+
+@pytest.fixture
+def served(gallery):
+    with serving(gallery) as address:
+        yield address
 
 
 def test_a_picture_that_never_ends_is_stopped(served):
@@ -270,3 +327,53 @@ def test_a_person_uses_the_page(served, crops, open_browser, tmp_path):
     text = browser.wait("return document.querySelector('#message.error')?.innerText")
     assert "did you mean 'gender'" in text
     assert browser.run("return window.failed") == []
+
+
+def ask(browser, action):
+    """Asks by an action, and waits for the answers."""
+    action()
+    browser.wait("return document.querySelector('#message').innerText.startsWith('The ')")
+
+
+def mark(browser, **names):
+    """Marks answers by their names, right or wrong."""
+    for kind, name in ((kind, name) for kind, marked in names.items() for name in marked):
+        browser.run(f"document.querySelector(`figure:has([alt='{name}']) .{kind}`).click()")
+
+
+def test_marks_of_several_queries_are_read_by_other_tasks(open_browser, tmp_path):
+    """Two files of one name, and an answer that is looked for; some judged twice."""
+    crops = draw(tmp_path / "crops" / "yard", 6).parent
+    names = [f"yard/{path.name}" for path in sorted((crops / "yard").iterdir())]
+    for number, folder in ((70, tmp_path / "a"), (71, tmp_path / "b")):
+        next(draw(folder, 1, first=number).iterdir()).rename(folder / "crop.png")
+    browser, path = open_browser(), tmp_path / "marks.csv"
+    with Gallery(tmp_path / "gallery", Served(), create=True) as gallery:
+        gallery.add(crops)
+        gallery.add(draw(tmp_path / "elsewhere", 1, first=50))
+        with serving(gallery, crops) as address:
+            browser.call("url", {"url": address})
+            browser.wait("return document.querySelectorAll('figure').length == 7")
+            ask(browser, lambda: browser.send("#file", tmp_path / "a" / "crop.png"))
+            assert browser.run("return document.querySelectorAll('.marks').length") == 6
+            mark(browser, right=names[:1], wrong=names[1:2])
+            ask(browser, lambda: browser.send("#file", tmp_path / "b" / "crop.png"))
+            mark(browser, right=[names[1], names[3]], wrong=names[2:3])
+            click = f"document.querySelector(`.picture:has([alt='{names[0]}'])`).click()"
+            ask(browser, lambda: browser.run(click))
+            mark(browser, right=names[4:5], wrong=names[3:4])
+            count = browser.run("return document.querySelector('#count').innerText")
+            browser.run("document.querySelector('#save').click()")
+            browser.saved(path)
+    assert count == f"4 right, 3 wrong, of 3 queries; names are paths in {crops}"
+    records = folders.read_list(crops, path, folders.Report())
+    pids = {record["name"]: record["pid"] for record in records}
+    assert set(pids) == set(names[:5])
+    assert pids[names[0]] == pids[names[4]] > 0
+    assert pids[names[1]] == pids[names[3]] > 0
+    assert pids[names[0]] != pids[names[1]]
+    assert pids[names[2]] == 0
+    listed = inputs.read_folder(crops, (16, 8), table=path)
+    assert listed["camid"].tolist() == [1, 2, 3, 1, 2]
+    kept, _ = inputs.exclude(path, inputs.read_folder(crops, (16, 8)), None)
+    assert kept["name"].tolist() == names[:2] + names[3:]
