@@ -35,7 +35,7 @@ def get_config(arguments: str = "bot") -> ConfigDict:
     except (ImportError, AttributeError):
         raise ValueError(f"{name!r} is no experiment in configs/") from None
     if name in ("ablation", "comparison"):
-        raise ValueError(f"{name!r} is a comparison itself, with an optimizer and pictures of its own")
+        raise ValueError(f"{name!r} is a comparison itself, with pictures of its own")
     config = make(rest) if rest else make()
     usual = small.get_config()
     if "backbone" in config.model:

@@ -4,8 +4,8 @@ python train.py --config=configs/jcm.py --config.data.name=unitn --config.data.d
 python train.py --config=configs/jcm.py:ctc=0 --config.data.name=unitn --config.data.dir=DIR
 
 After the colon stand the backbone and its arguments, and `ctc`, the weight of the CTC loss beside
-the decoder's cross-entropy, 0.2 by default and below 1; 0 leaves the sequence out. EfficientNet-Lite begins
-with ImageNet's weights.
+the decoder's cross-entropy, 0.2 by default and below 1; 0 leaves the sequence out.
+EfficientNet-Lite begins with ImageNet's weights.
 
 Of the paper only the abstract and a summary could be read. What they leave open is chosen here: the
 rows of the map at a sixteenth of the picture's size are the sequence, of 16 at 256x128, with sines

@@ -5,6 +5,8 @@ python train.py --config=configs/small.py:efficientnet_lite,variant=1 --config.d
     --config.data.dir=DIR
 python train.py --config=configs/small.py:unlabelled --config.model.pretrained=runs/small \
     --config.data.name=unitn --config.data.dir=DIR
+python train.py --config=configs/small.py:continued --config.model.pretrained=runs/small \
+    --config.data.name=unitn --config.data.dir=DIR
 
 After the colon stand the backbone and its arguments; without, EfficientNet-Lite0 begins with
 ImageNet's weights. Persons are learned as in configs/bot.py, but without centers, with circle
@@ -12,7 +14,9 @@ softmax on cosines, at sixteen times the rate, and with half a cosine for it aft
 warm-up: configs/ablation.py finds what most of it is worth. Pictures grow from 128x64 over 192x96
 to 256x128. Attributes of two classes share a head, the others have one each, and rare classes count
 more. With `unlabelled`, pictures of the split "test" are clustered every round and learned beside
-these, as in configs/spcl.py.
+these, as in configs/spcl.py. With `continued` they are not, and as many steps at the same rate, of
+as many pictures of the same size, are those of known persons alone: what the pictures without
+labels are worth is the difference of the two.
 """
 
 from ml_collections import ConfigDict
@@ -26,7 +30,9 @@ def get_config(arguments: str = "") -> ConfigDict:
     Args:
       arguments: the backbone and its arguments: "unlabelled,efficientnet_lite,variant=1".
     """
-    unlabelled, rest = common.take_words(arguments, ("unlabelled",))
+    words, rest = common.take_words(arguments, ("unlabelled", "continued"))
+    if len(words) > 1:
+        raise ValueError(f"{words[1]!r} is more than one word of this file: {arguments!r}")
     config = common.persons_only(rest, last_stride=1)
     config.epochs = 60
     config.stages = {
@@ -41,10 +47,12 @@ def get_config(arguments: str = "") -> ConfigDict:
     loss = {"name": "weighted_cross_entropies", "weight": 0.3, "sigma": 1.0}
     head = {"name": "normalized", "width": 256}
     common.learn_attributes(config, loss, head=head, dropout={})
-    if unlabelled:
+    if words:
+        config.stages = {}
+        config.batch_size, config.epochs, config.steps_per_epoch = 128, 20, 200
+        config.evaluate_every = 1
+        config.optimizer.update(learning_rate=3.5e-4, warmup_epochs=1.0)
+    if words == ["unlabelled"]:
         common.learn_clusters(config, "test", batch_size=64, momentum=0.2, gap=0.02)
         config.unlabelled.instances, config.losses.memory.weight = True, 2.0  # as in spcl.py
-        config.stages = {}
-        config.batch_size, config.epochs = 128, 20
-        config.optimizer.update(learning_rate=3.5e-4, warmup_epochs=1.0)
     return config

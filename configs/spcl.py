@@ -13,12 +13,17 @@ temperature 0.05, momentum 0.2; 64 pictures of known persons and 64 others in a 
 Adam at 3.5e-4 for 50 rounds of 400 steps, a tenth every 20.
 
 On the official split the pictures of "test" are the gallery that is judged: a figure there is
-transductive, and evaluate.py marks it so.
+transductive, and evaluate.py marks it so. Of two data sets the best checkpoint is chosen by the
+held-out persons of both, which asks for labels of the second: judge the last one,
+--checkpoint=latest.
 
-It differs from the paper in the backbone; in that features are computed, and the memory filled,
-anew for each clustering; in that single pictures are drawn four different ones at a time instead of
-one alone, and known persons' whatever their cameras; in that a cluster left with one picture is
-none; and in that two data sets share their BatchNorms.
+It differs from the paper in the backbone; in that the authors' networks average and have no GeM,
+and have BatchNorms of their own for each of two data sets, which ours share; in that features are
+computed, and the memory filled, anew for each clustering; in that single pictures are drawn four
+different ones at a time instead of one alone, and known persons' whatever their cameras; and in
+that a cluster left with one picture is none. A cluster's pictures come from different cameras
+first, as theirs do; but in the course release those of "test" have no cameras, so that they are
+drawn alike.
 """
 
 from ml_collections import ConfigDict

@@ -1,7 +1,7 @@
 """From a config to all that a training needs: what is built before the first step."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,10 +18,11 @@ from market_jax.errors import InputError
 from market_jax.losses import Context
 from market_jax.metrics.attributes import count_labels
 from market_jax.models import inputs
-from market_jax.training import checkpoints, hooks, step, trackers
+from market_jax.training import checkpoints, hooks, step, trackers, transfer
 from market_jax.training.plan import Plan
 from market_jax.training.state import TrainState, init_state, init_variables
 from market_jax.typing import Columns
+from market_jax.weights import published
 
 
 class Training(NamedTuple):
@@ -192,7 +193,7 @@ def check(config: ConfigDict) -> None:
 
 
 class Saved(NamedTuple):
-    """What the latest checkpoint of a run says about the run.
+    """What the latest checkpoint of a run says about it, or the file of a published network.
 
     Attributes:
       config: the config that it was started with, as JSON.
@@ -229,16 +230,44 @@ def read_saved(workdir: Path) -> Saved | None:
     return Saved(extra["config"], Schema(f"the run {workdir}", labels), divisions, clustered)
 
 
-def _list_clustered(config: ConfigDict) -> list[tuple[str, str]]:
-    """`Training.clustered` of a run that begins."""
-    found, source = [], config.model.get("pretrained", "")
-    if "unlabelled" in config:
-        split, _, name = config.unlabelled.pictures.partition("/")
-        found.append((name or config.data.name, split))
-    if source and Path(source).expanduser().is_dir():
-        before = read_saved(Path(source).expanduser())
-        found += before.clustered if before else []
+def read_beginnings(config: Mapping[str, Any]) -> list[Saved]:
+    """What is known of the network that a run begins with, then of the one that this began with.
+
+    And so on; what is not there any more, or is no network of this package, ends the list.
+
+    Args:
+      config: of the run that begins, or that has begun.
+
+    Raises:
+      InputError: a checkpoint or a file is damaged, or an older version has written it.
+    """
+    found, names, name = [], set(), config["model"].get("pretrained", "")
+    while name not in names and (source := transfer.find(name)):
+        names.add(name)
+        before = read_saved(source.path) if source.which else _read_published(source.path)
+        if before is None:
+            break
+        found.append(before)
+        # a published network names whom it has seen, and keeps no path
+        name = before.config["model"].get("pretrained", "") if source.which else ""
     return found
+
+
+def _read_published(path: Path) -> Saved:
+    """What the file of a published network says."""
+    about = published.read(path).about
+    divisions = [Division(entry["name"], entry["pids"], {}) for entry in about["trained_on"]]
+    schema = Schema(f"the network {path}", about["labels"])
+    return Saved(about["config"], schema, divisions, list(about["clustered"]))
+
+
+def _list_clustered(config: ConfigDict, beginnings: Sequence[Saved]) -> list[tuple[str, str]]:
+    """`Training.clustered` of a run that begins."""
+    found = [tuple(pair) for before in beginnings[:1] for pair in before.clustered]
+    if "unlabelled" not in config:
+        return found
+    split, _, name = config.unlabelled.pictures.partition("/")
+    return [(name or config.data.name, split), *found]
 
 
 def prepare(
@@ -264,6 +293,9 @@ def prepare(
     dataset = build.dataset(config, saved.kept if saved else None)
     if saved:
         merge([saved.schema, dataset.schema])
+    beginnings = [] if saved else read_beginnings(config)
+    known = [division for before in beginnings for division in before.kept]
+    transfer.check_held_out(config.model.get("pretrained", ""), known, dataset)
     check_classes(config, dataset.schema.labels)
     config, train, val = sides(config, dataset)
     steps_per_epoch = config.steps_per_epoch or build.sampler(config, train).steps
@@ -283,7 +315,7 @@ def prepare(
         hooks=build.hooks(config),
         plan=plan,
         mesh=mesh,
-        clustered=saved.clustered if saved else _list_clustered(config),
+        clustered=saved.clustered if saved else _list_clustered(config, beginnings),
     )
     return _load(made) if config.data.in_memory else made  # once all else is found to be right
 
@@ -307,6 +339,10 @@ def first_state(training: Training) -> TrainState:
     """The state of step 0, on every device."""
     config = training.config
     variables = init_variables(training.model, config.data.image_size, seed=config.seed)
-    variables = build.pretrained_variables(config, variables)
+    source = config.model.get("pretrained", "")
+    if transfer.find(source):
+        variables = transfer.begin(variables, source)
+    else:
+        variables = build.pretrained_variables(config, variables)
     state = init_state(variables, training.optimizer, seed=config.seed)
     return devices.replicate(training.mesh, hooks.init_all(state, training.hooks))

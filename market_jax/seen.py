@@ -7,10 +7,8 @@ import numpy as np
 
 from market_jax.evaluators import reid
 from market_jax.runs import Run
+from market_jax.training.transfer import are_related
 from market_jax.typing import Columns
-
-_SAME_PEOPLE = {"unitn": "market1501"}  # divided anew, and under other numbers
-
 
 TRANSDUCTIVE = (
     "TRANSDUCTIVE: the network has learned from the judged pictures, without their labels"
@@ -87,14 +85,3 @@ def is_transductive(run: Run, splits: Sequence[str]) -> bool:
         if (learned & judged and split in splits) or are_related(learned - judged, judged):
             return True
     return False
-
-
-def are_related(names: set[str], others: set[str]) -> bool:
-    """Whether data sets show the same people, be it under other numbers.
-
-    Args:
-      names: names of data sets.
-      others: names of other data sets.
-    """
-    first, second = ({_SAME_PEOPLE.get(n, n) for n in group} for group in (names, others))
-    return bool(first & second)

@@ -9,6 +9,7 @@ end it is evaluated.
 """
 
 import functools
+import inspect
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -20,17 +21,20 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from market_jax import devices, fitting, registry, settings
+from market_jax import build, devices, fitting, registry, settings
 from market_jax.data import columns as columns_
 from market_jax.data import samplers
 from market_jax.data.datasets import Dataset
 from market_jax.data.samplers import Sampler
 from market_jax.errors import InputError
+from market_jax.evaluators import reid
 from market_jax.experiment import Sides, Training, counted
-from market_jax.files import write_atomically
+from market_jax.files import read_bytes, write_atomically
 from market_jax.inference import Predictor, features
 from market_jax.losses import memory
+from market_jax.metrics import clusters
 from market_jax.retrieval import pseudo_labels
+from market_jax.training import checkpoints
 from market_jax.training.loop import Round
 from market_jax.training.state import TrainState
 from market_jax.typing import Columns, PositiveInt
@@ -70,8 +74,13 @@ def _read(config: ConfigDict) -> tuple[Unlabelled, Callable]:
     return registry.complete(unlabelled, "unlabelled")(), cluster
 
 
+def _output(part: ConfigDict) -> str:
+    """The model's output that the memory is made of, by `config.hooks` or `config.losses`."""
+    return part.memory.get("features", "embedding")
+
+
 def _check(config: ConfigDict, unlabelled: Unlabelled) -> None:
-    """Refuses settings of batches and rounds that do not fit together."""
+    """Refuses settings that do not fit together."""
     if not config.steps_per_epoch:
         raise InputError("steps_per_epoch is 0; this recipe needs it: the steps of a round")
     if config.stages:
@@ -84,6 +93,28 @@ def _check(config: ConfigDict, unlabelled: Unlabelled) -> None:
             f"num_instances is {each}, unlabelled.batch_size {unlabelled.batch_size} and "
             f"batch_size {config.batch_size}: the first must be 1 or more and divide the others, "
             "and the second be at most the third"
+        )
+    kept, compared = map(_output, (config.hooks, config.losses))
+    if kept != compared:
+        raise InputError(
+            f"hooks.memory.features is {kept!r} and losses.memory.features {compared!r}; they must "
+            "be the same output of the model"
+        )
+    _check_judged(config, unlabelled.pictures)
+
+
+def _check_judged(config: ConfigDict, pictures: str) -> None:
+    """Refuses to cluster pictures that the training itself is judged on, and selected by."""
+    judged = {"val": "checkpoints are chosen by its people"}
+    for key, evaluate in build.evaluators_of(config).items():
+        split = inspect.signature(evaluate).parameters.get("split")
+        if split:
+            judged |= dict.fromkeys(reid.split_names(split.default), f"evaluators.{key} judges it")
+    split = pictures.partition("/")[0]
+    if split in judged:
+        raise InputError(
+            f"unlabelled.pictures is {pictures!r}, and {judged[split]}: figures on pictures that "
+            "are learned from are transductive; name another split, or judge another one"
         )
 
 
@@ -189,18 +220,14 @@ def _make_sampler(
 
 
 def _describe(columns: Columns, labels: np.ndarray, threshold: float | None) -> dict[str, float]:
-    """What is logged of a clustering; beside its size, how well it agrees with who is who."""
-    from sklearn import metrics  # slow to import
+    """What is logged of a clustering; beside its size, how well it agrees with who is who.
 
-    found = {"round/clusters": labels.max(initial=-1) + 1, "round/outliers": np.sum(labels < 0)}
-    found |= {} if threshold is None else {"round/threshold": threshold}
-    truth = columns["true_pid"][columns["identity"] < 0]
-    judged = (truth > 0) & (labels >= 0)
-    if judged.any():
-        pair = truth[judged], labels[judged]
-        found["round/nmi"] = metrics.normalized_mutual_info_score(*pair)
-        found["round/ari"] = metrics.adjusted_rand_score(*pair)
-    return {name: float(value) for name, value in found.items()}
+    "coverage", "nmi" and "ari" are those of `clusters.agreement`.
+    """
+    found = {"clusters": float(labels.max(initial=-1) + 1), "outliers": float(np.sum(labels < 0))}
+    found |= {} if threshold is None else {"threshold": float(threshold)}
+    found |= clusters.agreement(labels, columns["true_pid"][columns["identity"] < 0])
+    return {f"round/{name}": value for name, value in found.items()}
 
 
 def _keep(path: Path, columns: Columns, labels: np.ndarray, number: int) -> None:
@@ -213,6 +240,30 @@ def _keep(path: Path, columns: Columns, labels: np.ndarray, number: int) -> None
     pictures = {key: columns[key][columns["identity"] < 0] for key in ("name", "digest")}
     np.savez_compressed(buffer, **pictures, **kept, **{str(number): labels})
     write_atomically(path, buffer.getvalue())
+
+
+def _read_kept(path: Path, columns: Columns, number: int) -> np.ndarray:
+    """The clusters of a round that goes on, which fit its memory; clustered anew they might not."""
+    how = f"round {number}, which goes on; remove the checkpoints within it, and it begins again"
+    try:
+        with np.load(io.BytesIO(read_bytes(path))) as kept:
+            digests, labels = kept["digest"], kept[str(number)]
+    except Exception as error:  # whatever a broken file makes of a parser
+        raise InputError(f"{path}: cannot be read ({error}), or has no {how}") from None
+    hidden = columns["digest"][columns["identity"] < 0]
+    if labels.shape != hidden.shape or not np.array_equal(digests, hidden):
+        raise InputError(f"{path}: is of other pictures than {how}")
+    return labels
+
+
+def _unfinished(workdir: Path) -> int | None:
+    """The round within which a run goes on; None where it begins one."""
+    directory = workdir / "checkpoints"
+    step = checkpoints.find(directory)
+    if step is None:
+        return None
+    progress = checkpoints.read_extra(directory, step)["progress"]
+    return progress["round"] if step > progress["round_start"] else None
 
 
 def outlier_shares(path: Path) -> dict[str, float]:
@@ -232,6 +283,8 @@ def outlier_shares(path: Path) -> dict[str, float]:
 def make_rounds(training: Training, workdir: Path) -> Callable[[TrainState, int], Round]:
     """Makes the rounds: features, clusters, a memory of them, and the batches.
 
+    A run that goes on within a round takes the round's clusters from `FILE`.
+
     Args:
       training: what `experiment.prepare` has built, with the images of `open_sides`.
       workdir: the folder of the run, where `FILE` is written: "name" and "digest" [M] of the
@@ -241,19 +294,19 @@ def make_rounds(training: Training, workdir: Path) -> Callable[[TrainState, int]
       A function (state, number) -> round.
 
     Raises:
-      InputError: (when called) there are no clusters.
+      InputError: (when called) there are no clusters, or those of a round that goes on are lost.
     """
     config, columns = training.config, training.train
     unlabelled, cluster = _read(config)
     hidden = np.flatnonzero(columns["identity"] < 0)
     predict = Predictor(training.apply, None, model=training.model, batch_size=config.batch_size)
-
-    output = config.hooks.memory.get("features", "embedding")
     batch = {key: value for key, value in columns.items() if key != "true_pid"}
+    unfinished = _unfinished(workdir)
 
-    def make_round(state: TrainState, number: int) -> Round:
+    def begin(state: TrainState, number: int) -> tuple[np.ndarray, dict]:
+        """The clusters of a round that begins, and what the round then does and logs."""
         now = predict.with_variables(state.averaged_variables)
-        vectors = features(now, columns, (output,))["feature"]
+        vectors = features(now, columns, (_output(config.hooks),))["feature"]
         kept = state.collections["memory"]
         before = float(kept["threshold"])  # below 0 where no round has said it
         labels, threshold = cluster(vectors[hidden], before if before >= 0 else None)
@@ -268,13 +321,16 @@ def make_rounds(training: Training, workdir: Path) -> Callable[[TrainState, int]
             return state.replace(collections=state.collections | {"memory": filled})
 
         devices.release_memory()
-        return Round(
-            batch | {"slot": slots},
-            _make_sampler(config, columns, classes, number, unlabelled.batch_size),
-            config.steps_per_epoch,
-            reset,
-            report=_describe(columns, labels, threshold),
-        )
+        return labels, {"reset": reset, "report": _describe(columns, labels, threshold)}
+
+    def make_round(state: TrainState, number: int) -> Round:
+        if number == unfinished:  # its memory is in the checkpoint
+            labels, more = _read_kept(workdir / FILE, columns, number), {}
+        else:
+            labels, more = begin(state, number)
+        slots, classes = assign(columns, labels, instances=unlabelled.instances)
+        sampler = _make_sampler(config, columns, classes, number, unlabelled.batch_size)
+        return Round(batch | {"slot": slots}, sampler, config.steps_per_epoch, **more)
 
     return make_round
 

@@ -33,6 +33,7 @@ features = model.embed("folder/of/crops")
 | file | {parameters} numbers, kernels in {dtype} |
 | checked | lowest cosine to the run's embeddings of {drawn} drawn people: {cosine:.5f} |
 | trained on | {trained} |
+| learned from without labels | {clustered} |
 | code | commit {commit} |
 
 ## Figures
@@ -74,6 +75,10 @@ OTHERS = """
 They are of another network by the same recipe, which was trained on {identities} identities and
 judged on others. This one has learned from all of them, so that nobody is left to judge it on.
 """
+TRANSDUCTIVE = """
+TRANSDUCTIVE: the network has learned from the judged pictures, without their labels; such a figure
+does not say how good it is on other pictures.
+"""
 CAMERAS = """
 They are of pictures whose cameras it was told. `embed` gives a picture the mean of all cameras.
 """
@@ -102,6 +107,11 @@ def model_card(
     labels = config["model"].get("classes", about["labels"])
     height, width = config["data"]["image_size"]
     cameras = config["model"].get("backbone", {}).get("cameras")
+    remarks = [
+        OTHERS.format(identities=others) if others else "",
+        TRANSDUCTIVE if any(found.get("transductive") for found in evaluations) else "",
+        CAMERAS if cameras else "",
+    ]
     return CARD.format(
         front_matter="\n".join(front_matter(about, evaluations)),
         name=about["name"],
@@ -110,9 +120,11 @@ def model_card(
         height=height,
         width=width,
         trained="; ".join(map(_trained_on, about["trained_on"])),
+        clustered="; ".join(f"{names}, split {split}" for names, split in about["clustered"])
+        or "nothing",
         commit=about["commit"],
         figures="\n".join(figures(evaluations)),
-        others=(OTHERS.format(identities=others) if others else "") + (CAMERAS if cameras else ""),
+        others="".join(remarks),
         recipe="\n".join(f"{key} = {json.dumps(value)}" for key, value in recipe.items()),
         **shown,
     )
@@ -139,12 +151,13 @@ def front_matter(
             task = {"type": "image-feature-extraction", "name": "person re-identification"}
             task |= {"name": "pedestrian attribute recognition"} if "mean" in found else {}
             results.append({"task": task, "dataset": data, "metrics": metrics})
-    names = [entry["name"] for entry in about["trained_on"]]
+    names = {entry["name"] for entry in about["trained_on"]}
+    names.update(name for joined, _ in about["clustered"] for name in joined.split(","))
     fields = {
         "library_name": "market_jax",
         "pipeline_tag": "image-feature-extraction",
         "tags": ["person-re-identification", "pedestrian-attribute-recognition", "jax", "flax"],
-        **({"license": "other", "license_name": "research-only"} if set(names) - {DRAWN} else {}),
+        **({"license": "other", "license_name": "research-only"} if names - {DRAWN} else {}),
         **({"model-index": [{"name": about["name"], "results": results}]} if results else {}),
     }
     for key, value in fields.items():
@@ -203,7 +216,8 @@ def judged(found: Mapping[str, Any]) -> str:
     near = found.get("neighbours")
     near = f", with {near} neighbours" if near else ""
     people = f"{found['images']} images of {found['identities']} people"
-    return f"{data}{where}: {people}{flip}{near}"
+    mark = "TRANSDUCTIVE, " if found.get("transductive") else ""
+    return f"{mark}{data}{where}: {people}{flip}{near}"
 
 
 def _of_attributes(found: Mapping[str, Any]) -> Iterator[tuple[str, float, str]]:

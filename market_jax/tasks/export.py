@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from market_jax import build, calibration, files, programs, registry, runs, settings
+from market_jax import build, calibration, experiment, files, programs, registry, runs, settings
 from market_jax.data import decoding
 from market_jax.errors import InputError
 from market_jax.models.inputs import names
@@ -29,9 +29,11 @@ _MAY_DIFFER = {
     "data.holdout_fraction",
     "data.val_fraction",
     "evaluate_every",
+    "hooks.memory.slots",
     "report_every",
     "seed",
 }
+_BEGUN = "a run"  # stands for `model.pretrained` where the runs are compared themselves
 _PERSONS = "head_identity"  # begins the names of layers that classify the training identities
 _DECODERS = "no decoder of people's pictures is ever shipped"
 
@@ -124,7 +126,7 @@ def _publish(run: Run, output: str | None, dtype: str | None, figures: str | Non
         kinds = [registry.choose(dtype, {kind: kind for kind in kinds}, "value of --dtype")]
     path, people = _check_output(output), draw_people(DRAWN, run.config.data.image_size)
     _check_run(run, people)
-    config = _config(run)
+    config = _config(run.extra["config"])
     judged = _of_same_recipe(run, figures) if figures else run
     variables, about = _without_persons(run, config), _about(run, path.stem, config, judged)
     content, kind, lowest = _write(run, path.name, variables, about, kinds, people)
@@ -176,9 +178,9 @@ def _check_parts(run: Run, people: Columns) -> None:
     registry.choose("embedding", dict.fromkeys(outputs), "output of the model")
 
 
-def _config(run: Run) -> dict[str, Any]:
-    """The run's config without folders of this machine or who follows it, for one identity."""
-    config = json.loads(json.dumps(run.extra["config"]))
+def _config(saved: dict[str, Any]) -> dict[str, Any]:
+    """A run's config without folders of this machine or who follows it, for one identity."""
+    config = json.loads(json.dumps(saved))
     config.pop("writers", None)
     config["data"]["dir"], config["convolution"] = "", "auto"
     model = config["model"]
@@ -205,28 +207,45 @@ def _without_persons(run: Run, config: dict[str, Any]) -> PyTree:
 
 
 def _of_same_recipe(run: Run, workdir: str) -> Run:
-    """The last network of another run, whose config may differ in whom it has held out alone."""
+    """The last network of another run, whose config may differ in whom it has held out alone.
+
+    A run that it began with may be another one, too, if it is of the same recipe.
+    """
     other = runs.restore(workdir, "latest", cache=False)
-    first, second = (settings.flatten(_config(each)) for each in (run, other))
-    for key in sorted((first.keys() | second.keys()) - _MAY_DIFFER):
-        if first.get(key) != second.get(key):
-            raise InputError(
-                f"--figures={workdir}: its {key} is {second.get(key)!r}, the run's "
-                f"{first.get(key)!r}; figures must be of the same recipe"
-            )
+    pairs = zip(_recipes(run.extra["config"]), _recipes(other.extra["config"]), strict=False)
+    for depth, (first, second) in enumerate(pairs):
+        whose = "its" if not depth else "of what it began with, the"
+        for key in sorted((first.keys() | second.keys()) - _MAY_DIFFER):
+            if first.get(key) != second.get(key):
+                raise InputError(
+                    f"--figures={workdir}: {whose} {key} is {second.get(key)!r}, the run's "
+                    f"{first.get(key)!r}; figures must be of the same recipe"
+                )
     return other
+
+
+def _recipes(saved: dict[str, Any]) -> list[dict[str, Any]]:
+    """The flat config of a run, and those of the networks that it began with."""
+    saved = [saved, *(before.config for before in experiment.read_beginnings(saved))]
+    flat = [settings.flatten(_config(each)) for each in saved]
+    return [each | {"model.pretrained": _BEGUN} for each in flat[:-1]] + flat[-1:]
+
+
+def _trained_on(run: Run) -> list[dict[str, Any]]:
+    """An entry for each data set whose people a run was trained on, or what it began with."""
+    before = experiment.read_beginnings(run.extra["config"])
+    known, entries = {}, []
+    for division in [*run.divisions, *(each for source in before for each in source.kept)]:
+        persons, seen = set(division.pids["train"]), known.setdefault(division.name, set())
+        if not persons <= seen:
+            sides = {side: list(pids) for side, pids in division.pids.items()}
+            entries.append({"name": division.name, "identities": len(persons), "pids": sides})
+        seen |= persons
+    return entries
 
 
 def _about(run: Run, name: str, config: dict[str, Any], judged: Run) -> dict[str, Any]:
     """The file's metadata, see `published.FIELDS`; `judged` is the run whose figures it has."""
-    trained_on = [
-        {
-            "name": division.name,
-            "identities": len(division.pids["train"]),
-            "pids": {side: list(pids) for side, pids in division.pids.items()},
-        }
-        for division in run.divisions
-    ]
     alone = not names(run.predict.model)  # else it is not judged as programs use it
     calibrated = map(calibration.of_record, evaluations_of(judged) if alone else ())
     return {
@@ -234,7 +253,7 @@ def _about(run: Run, name: str, config: dict[str, Any], judged: Run) -> dict[str
         "config": config,
         "labels": run.extra["labels"],
         "label_counts": run.extra["label_counts"],
-        "trained_on": trained_on,
+        "trained_on": _trained_on(run),
         "clustered": run.extra.get("clustered", []),
         "same_person": next((found._asdict() for found in calibrated if found), {}),
         "commit": _commit(),

@@ -99,6 +99,26 @@ def find(source: str | Path) -> Path:
     )
 
 
+def is_network(path: Path | str) -> bool:
+    """Whether a file is of a published network of this package, and not of another program.
+
+    Args:
+      path: the file.
+    """
+    try:
+        return Path(path).is_file() and _ENTRY in _metadata(Path(path))
+    except InputError:
+        return False
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            return file.metadata() or {}
+    except (OSError, safetensors.SafetensorError) as error:
+        raise InputError(f"{path}: is no good .safetensors ({error})") from None
+
+
 def read(path: Path | str) -> Network:
     """Reads the file of a published network.
 
@@ -109,12 +129,7 @@ def read(path: Path | str) -> Network:
       InputError: it is missing, broken, or of another format, or its metadata is missing or wrong.
     """
     path = Path(path)
-    tensors = files.read(path)
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            entries = file.metadata() or {}
-    except (OSError, safetensors.SafetensorError) as error:
-        raise InputError(f"{path}: is no good .safetensors ({error})") from None
+    tensors, entries = files.read(path), _metadata(path)
     if _ENTRY not in entries:
         raise InputError(
             f"{path}: is no published network of market_jax: its metadata has no entry {_ENTRY!r}"

@@ -2,8 +2,6 @@
 
 import csv
 import json
-import os
-import signal
 
 import jax
 import numpy as np
@@ -11,14 +9,13 @@ import pytest
 from ml_collections import ConfigDict
 
 import data_prep
-from configs import cluster_contrast, spcl
-from market_jax import build, runs, scripts, seen
+from configs import cluster_contrast, small, spcl
+from market_jax import build, runs, seen, settings
 from market_jax.errors import InputError
 from market_jax.recipes import cluster_contrast as recipe
 from market_jax.tasks import junk as junk_task
 from market_jax.tasks import reid as reid_task
-from market_jax.training import checkpoints, loop, writers
-from tests.recipes.test_interrupted import heeded as heeded
+from market_jax.training import checkpoints, writers
 
 
 def shrunk(module, folder, **changes):
@@ -57,6 +54,7 @@ def test_without_labels_a_network_learns_from_clusters(synthetic, tmp_path):
         assert line["round/clusters"] >= 8
         assert 0.1 < line["round/nmi"] < 1
         assert 0 < line["round/ari"] < line["round/nmi"]
+        assert 0 < line["round/coverage"] <= 1
     losses = [line["train/loss/memory"] for line in lines if "train/loss/memory" in line]
     assert len(losses) == 6
     assert np.isfinite(losses).all()
@@ -203,33 +201,6 @@ def test_slots_and_classes_by_hand():
     assert classes.tolist() == [0, 1, 1, 3, 4, 2, 3, 5]
 
 
-@pytest.mark.parametrize("strike", [3, 4, 6])
-def test_a_stopped_run_ends_with_the_same_parameters(synthetic, tmp_path, monkeypatch, strike):
-    """Within a round, at its border, and in the next one, whose labels are made again."""
-    config = shrunk(spcl, synthetic)
-    recipe.fit(config, tmp_path / "whole")
-    push = loop._Window.push
-
-    def signalled(self, step, metrics):
-        push(self, step, metrics)
-        if step + 1 == strike:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(loop._Window, "push", signalled)
-    with pytest.raises(scripts.Stopped):
-        recipe.fit(config, tmp_path / "run")
-    assert checkpoints.steps(tmp_path / "run/checkpoints")[-1] == strike
-    monkeypatch.undo()
-    recipe.fit(config, tmp_path / "run")
-    for a, b in zip(*(variables(tmp_path / name) for name in ("whole", "run")), strict=True):
-        np.testing.assert_array_equal(a, b)
-    assert rounds_of(tmp_path / "whole") == rounds_of(tmp_path / "run")
-    whole, gone_on = (read_clusters(tmp_path / name) for name in ("whole", "run"))
-    assert whole.keys() == gone_on.keys() == {"name", "digest", "0", "1", "2"}
-    for key, value in whole.items():
-        np.testing.assert_array_equal(value, gone_on[key])
-
-
 @pytest.mark.parametrize(
     ("module", "changes", "message"),
     [
@@ -249,6 +220,13 @@ def test_a_stopped_run_ends_with_the_same_parameters(synthetic, tmp_path, monkey
         (spcl, {"clusters.name": "dbscn"}, "unknown clustering .* 'dbscn'"),
         (spcl, {"clusters.k1": 10000}, "k1 is 10000; it must be 1 to"),
         (cluster_contrast, {"clusters.min_samples": 99}, "round 0 has no clusters"),
+        (spcl, {"hooks.memory.features": "feature"}, "hooks.memory.features is 'feature' and"),
+        (spcl, {"losses.memory.features": "feature"}, "features 'feature'; they must be the same"),
+        (spcl, {"unlabelled.pictures": "val"}, "is 'val', and evaluators.reid judges it"),
+        (spcl, {"unlabelled.pictures": "val", "evaluators": {}}, "checkpoints are chosen by its"),
+        (spcl, {"evaluators.reid.split": "test"}, "is 'test', and evaluators.reid judges it"),
+        (spcl, {"evaluators.junk": {"name": "junk"}}, "is 'test', and evaluators.junk judges it"),
+        (cluster_contrast, {"evaluators.reid.split": "train"}, "is 'train', and evaluators.reid"),
         (spcl, {"hooks": {}}, "the loss 'memory' needs a memory, which a hook keeps"),
     ],
 )
@@ -278,26 +256,6 @@ def test_a_heap_of_another_split_is_learned_without_any_label(synthetic, tmp_pat
     assert np.bincount(labels[labels >= 0]).min() >= 2
 
 
-def test_averages_and_the_hard_update_go_on_across_a_border(synthetic, tmp_path, monkeypatch):
-    changes = {"ema_decay": 0.9, "hooks.memory.hard": True, "data.in_memory": False}
-    config = shrunk(cluster_contrast, synthetic, epochs=2, **changes)
-    recipe.fit(config, tmp_path / "whole")
-    push = loop._Window.push
-
-    def signalled(self, step, metrics):
-        push(self, step, metrics)
-        if step + 1 == 6:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(loop._Window, "push", signalled)
-    with pytest.raises(scripts.Stopped):
-        recipe.fit(config, tmp_path / "run")
-    monkeypatch.undo()
-    recipe.fit(config, tmp_path / "run")
-    for a, b in zip(*(variables(tmp_path / name) for name in ("whole", "run")), strict=True):
-        np.testing.assert_array_equal(a, b)
-
-
 def test_without_labels_map_rises_over_rounds(tmp_path, monkeypatch):
     """On synthetic people whom no clustering has seen; and not where the clusters are shuffled."""
     data_prep.draw(tmp_path / "raw", identities=40, distractors=3, junk=6)
@@ -323,3 +281,16 @@ def test_without_labels_map_rises_over_rounds(tmp_path, monkeypatch):
 
     monkeypatch.setattr(recipe, "assign", shuffled)
     assert judge("shuffled")[-1] < last - 0.06
+
+
+def test_the_control_lacks_nothing_but_the_pictures_without_labels():
+    with_them, control = (
+        settings.flatten(small.get_config(f"{word},resnet,depth=18").to_dict())
+        for word in ("unlabelled", "continued")
+    )
+    parts = ("unlabelled.", "clusters.", "losses.memory.", "hooks.memory.")
+    differing = {k for k, v in with_them.items() if control.get(k) != v and not k.startswith(parts)}
+    assert control.keys() <= with_them.keys()
+    assert differing == {"recipe"}
+    with pytest.raises(ValueError, match="'continued' is more than one word of this file"):
+        small.get_config("unlabelled,continued")

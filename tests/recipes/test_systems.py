@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from configs import ablation, comparison, small, transreid
+from configs import ablation, comparison, infovae, small, sun, transreid
 from market_jax import build, calibration, registry, runs, tasks
 from market_jax.errors import InputError
 from market_jax.recipes import supervised
@@ -17,6 +17,7 @@ from market_jax.training.state import init_variables
 SYSTEMS = [
     ("apr", ""),
     ("ctl", ""),
+    ("infovae", ""),
     ("jcm", "ctc=0.5"),
     ("pfeiffer", "separate,uncertain"),
     ("residual_attention", "width=2"),
@@ -33,8 +34,10 @@ def shrunk(name, arguments, folder):
     config.batch_size, config.epochs, config.evaluate_every, config.log_every = 16, 1, 1, 1
     config.num_instances = min(config.num_instances, 4)
     config.optimizer.update(warmup_epochs=0.0, freeze_epochs=0.0, lr_multipliers=())
-    config.model.pretrained, config.stages = "", {}
-    if name != "residual_attention":
+    config.stages = {}
+    if "backbone" in config.model:
+        config.model.pretrained = ""
+    if "backbone" in config.model and name != "residual_attention":
         config.model.backbone = {"name": "tests.toys:Backbone", "width": 8}
     if "stage" in config.model:
         config.model.stage = 1
@@ -101,8 +104,47 @@ def test_attributes_from_one_data_set_and_persons_from_another(synthetic, other,
         assert np.isfinite(found).all(), task
 
 
+def test_every_mask_and_every_branch_of_sun_has_a_say():
+    config = sun.get_config("mobilenet_v2,width=0.1")
+    config.model.identities = 3
+    model = build.model(config.model)
+    image = jax.random.uniform(jax.random.key(0), (1, 64, 32, 3))
+    variables = jax.jit(model.init)(jax.random.key(1), image)
+    apply = jax.jit(model.apply)
+    usual = apply(variables, image)
+    parts = {
+        *variables["params"],
+        *(f"backbone/{name}" for name in variables["params"]["backbone"]),
+    }
+    parts = [part for part in parts if "attention" in part or part.startswith("branch")]
+    assert len(parts) >= 3
+    for part in parts:
+        changed = jax.tree_util.tree_map_with_path(
+            lambda path, x, part=part: (
+                x + 0.5 * jax.tree_util.keystr(path, simple=True, separator="/").startswith(part)
+            ),
+            variables["params"],
+        )
+        found = apply(variables | {"params": changed}, image)
+        assert np.abs(found["embedding"] - usual["embedding"]).max() > 1e-4, part
+
+
+def test_source_a_keeps_its_pictures_and_its_optimizer_in_the_comparison():
+    config, own = comparison.get_config("infovae"), infovae.get_config()
+    assert (config.epochs, config.patience) == (20, 0)
+    assert config.data.image_size == own.data.image_size
+    assert config.optimizer == own.optimizer
+    assert not config.stages
+
+
 @pytest.mark.parametrize(
-    ("name", "arguments"), [*SYSTEMS, ("small", ""), ("source_b", "identity"), ("sbs", "")]
+    ("name", "arguments"),
+    [
+        *(s for s in SYSTEMS if s[0] != "infovae"),
+        ("small", ""),
+        ("source_b", "identity"),
+        ("sbs", ""),
+    ],
 )
 def test_the_comparison_trains_all_alike_and_leaves_the_method(name, arguments):
     own = importlib.import_module(f"configs.{name}")

@@ -9,6 +9,7 @@ import yaml
 
 from configs import source_b
 from market_jax import build, runs, settings
+from market_jax.data.datasets import Division
 from market_jax.errors import InputError
 from market_jax.inference import Predictor
 from market_jax.report import model_card
@@ -40,7 +41,7 @@ def test_every_part_loses_its_persons(tmp_path):
     _, template = runs.make_template(config)
     predict = Predictor(None, jax.tree.map(lambda x: np.ones(x.shape, x.dtype), template))
     run = runs.Run(tmp_path, 1, config, predict, {"config": settings.to_json(config)}, [])
-    cut = export._without_persons(run, export._config(run))["params"]
+    cut = export._without_persons(run, export._config(run.extra["config"]))["params"]
     heads = [name for name in cut if name.startswith("head_identity_")]
     assert len(heads) > 3
     assert {cut[name]["kernel"].shape[1] for name in heads} == {1}
@@ -91,7 +92,7 @@ def test_figures_are_those_of_this_checkpoint(trained, tmp_path):
     )
     assert f"| balanced accuracy, mean of 10 attributes | {where} | 60.00 |" in lines
     assert f"| mINP, ranking, protocol market | {where}, with mirror images | 25.00 |" in lines
-    known = {"name": "tiny", "trained_on": [{"name": "unitn"}]}
+    known = {"name": "tiny", "trained_on": [{"name": "unitn"}], "clustered": []}
     matter = "\n".join(model_card.front_matter(known, export.evaluations_of(run)))
     fields = yaml.safe_load(matter)
     assert fields["license_name"] == "research-only"
@@ -136,6 +137,46 @@ def test_figures_may_be_those_of_another_run_by_the_same_recipe(trained, tmp_pat
     path.unlink(), path.with_suffix(".md").unlink()
     with pytest.raises(InputError, match=r"--figures=.*: its optimizer\.learning_rate is 0\.5"):
         export.run(trained, output=str(path), figures=str(tmp_path / "b"))
+
+
+@pytest.fixture
+def twins(tmp_path, monkeypatch):
+    """A run that was trained on everybody and its twin; each has begun with a run of its own."""
+
+    def make(name, **changes):
+        config = networks.tiny(**{"hooks.memory": {"name": "memory", "slots": len(name)}})
+        first = networks.tiny(**changes)
+        first.model.pretrained = "auto"
+        whom = [Division("shop", {"train": [5, 6]}, {})]
+        config.model.pretrained = networks.keep(tmp_path / f"first-{name}", first, whom)
+        return networks.as_run(config, tmp_path / name, [1, 2])
+
+    run, other = make("all"), make("figures", **{"data.val_fraction": 0.4, "seed": 3})
+    monkeypatch.setattr(export.runs, "restore", lambda *_, **__: other)
+    return run, other, make
+
+
+def test_a_twin_may_begin_with_a_twin_and_have_another_memory(twins):
+    run, other, make = twins
+    assert export._of_same_recipe(run, "x") is other
+    slower = make("slower", **{"optimizer.learning_rate": 0.5})
+    message = r"--figures=x: of what it began with, the optimizer\.learning_rate is .*'s 0\.5"
+    with pytest.raises(InputError, match=message):
+        export._of_same_recipe(slower, "x")
+    del slower.extra["config"]["model"]["pretrained"]
+    with pytest.raises(InputError, match=r"its model\.pretrained is 'a run', the run's None"):
+        export._of_same_recipe(slower, "x")
+
+
+def test_whom_the_network_has_seen_before_it_was_this_run_is_named(twins):
+    run, *_ = twins
+    entries = export._trained_on(run)
+    assert [(entry["name"], entry["pids"]["train"]) for entry in entries] == [
+        ("synthetic", [1, 2]),
+        ("shop", [5, 6]),
+    ]
+    run.divisions[:] = [run.divisions[0]._replace(name="shop", pids={"train": [5, 6, 7]})]
+    assert [entry["identities"] for entry in export._trained_on(run)] == [3]
 
 
 def test_float16_gives_way_where_it_changes_features(trained, tmp_path, monkeypatch):
