@@ -156,7 +156,8 @@ class Model:
           InputError: as `embed`.
         """
         classes = self.run.schema.labels
-        known = [label for label in classes if label in self.output_names()]
+        outputs = self.output_names()
+        known = [label for label in classes if label in outputs]
         names, outputs = self._run(pictures, ["embedding", *known], flip)
         found = {label: _predict(outputs[label], classes[label]) for label in known}
         return outputs["embedding"].astype(np.float32), Attributes(names, found)

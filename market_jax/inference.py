@@ -204,6 +204,7 @@ class Predictor:
         self._memory: dict[str, dict[str, np.ndarray]] = {}
         self._forwards: dict[tuple, Callable] = {}
         self._folded: dict[tuple, PyTree] = {}
+        self._names: dict[tuple, tuple[str, ...]] = {}
 
     def with_variables(self, variables: PyTree) -> "Predictor":
         """The same model, compiled once, with other variables; nothing is remembered."""
@@ -272,8 +273,10 @@ class Predictor:
     def output_names(self, columns: Columns) -> tuple[str, ...]:
         """The names of the model's outputs for images such as these columns have."""
         shape = columns["image"][np.arange(1)].shape
-        image = jax.ShapeDtypeStruct(shape, np.float32)
-        return tuple(jax.eval_shape(self.apply, self.variables, image))
+        if shape not in self._names:  # JAX keeps something of every trace
+            image = jax.ShapeDtypeStruct(shape, np.float32)
+            self._names[shape] = tuple(jax.eval_shape(self.apply, self.variables, image))
+        return self._names[shape]
 
     def _describe(self, columns: Columns, what: tuple, given: Columns) -> str | None:
         """What the outputs follow from, as text; None where the pictures have no fingerprint."""

@@ -106,8 +106,8 @@ def test_a_generator_is_read_as_it_comes(model, monkeypatch):
     assert model.attributes(crop for crop in crops).pictures.tolist()[-1] == "picture 10"
 
 
-def test_a_tracker_compiles_three_times_at_the_most(workdir):
-    """Frames with any number of people, crops of any size."""
+def test_a_tracker_compiles_three_times_at_the_most(workdir, monkeypatch):
+    """Frames with any number of people, crops of any size, and a gallery that grows by them."""
     model = market_jax.load(str(workdir))
     rng = np.random.default_rng(0)
     compiled = []
@@ -120,12 +120,22 @@ def test_a_tracker_compiles_three_times_at_the_most(workdir):
             sizes = rng.integers(8, 40, (count, 2))
             crops = [rng.integers(0, 256, (*size, 3), np.uint8) for size in sizes]
             assert model.embed(crops).shape == (count, 12)
+            assert model.attributes(crops)["hat"].names.shape == (count,)
+
+    def remember(sizes):
+        for size in sizes:
+            model.search(rng.normal(size=(1, 12)), rng.normal(size=(size, 12)), k=5)
 
     track([1, 9, 16])  # the sizes of batches
+    remember([8, 16, 32])
     before = len(compiled)
     assert before > 0
+    traces = []
+    monkeypatch.setattr(jax, "eval_shape", lambda *_: traces.append(1))
     track([*range(1, 17), 0, 2])
+    remember(range(5, 33))
     assert len(compiled) == before
+    assert not traces  # of each something is kept
 
 
 def record(**changes):

@@ -135,13 +135,19 @@ def top_k(
     for start in range(0, size, piece):
         rows = distances.real("gallery", gallery[start : min(start + piece, size)])
         distances.same_size(query, rows)
-        best, at, lowest, bad = _search_piece(query, rows, min(k, len(rows)), metric, mesh)
+        room = min(_few_sizes(max(len(rows), k)), piece)
+        best, at, lowest, bad = _search_piece(query, rows, room, k, metric, mesh)
         if bad < len(rows):
             raise InputError(f"gallery features: row {start + bad} is not finite, or too large")
         near, far = (np.maximum(offset - side.T, 0).T for side in (best, lowest))
         new = (near, at + start, far)
         found = new if found is None else _merge(found, new, k)
     return found if farthest else found[:2]
+
+
+def _few_sizes(size: int) -> int:
+    """The power of two from there on: of few sizes, little is compiled."""
+    return 1 << max(size - 1, 0).bit_length()
 
 
 def _merge(found, new, k):
@@ -152,16 +158,15 @@ def _merge(found, new, k):
     return near, at, np.maximum(found[2], new[2])
 
 
-def _search_piece(query, gallery, k, metric, mesh):
-    """What `_searcher` says of a piece of the gallery, for all queries."""
+def _search_piece(query, gallery, room, k, metric, mesh):
+    """What `_searcher` says of a piece of the gallery, filled up to a size, for all queries."""
     if gallery.dtype not in (np.float16, np.float32):
         gallery = gallery.astype(np.float32)
-    size, missing = len(gallery), -len(gallery) % mesh.size
+    size, missing = len(gallery), room + -room % mesh.size - len(gallery)
     if missing:
         gallery = np.pad(gallery, ((0, missing), (0, 0)))
     gallery = jax.device_put(gallery, NamedSharding(mesh, PartitionSpec("data")))
-    asked = 1 << max(len(query) - 1, 0).bit_length()  # of few sizes, so that little is compiled
-    block = min(int(np.clip(_BLOCK // (4 * size), 8, 1024)), asked)
+    block = min(int(np.clip(_BLOCK // (4 * room), 8, 1024)), _few_sizes(len(query)))
     search = _searcher(mesh, k, metric)
     parts = []
     for start in range(0, len(query), block):

@@ -7,22 +7,30 @@ import pytest
 from market_jax.errors import InputError
 from market_jax.models import apr, pcb
 from market_jax.models.backbones import resnet
+from tests.models.test_attention import shaken
 
 KEY, SIZE, PERSONS = jax.random.key(0), (64, 32), 5
 CLASSES = {"age": 4, "hat": 2}
 
 
+def drawn(model, x):
+    """Variables, none of which does nothing after the backbone."""
+    variables = jax.jit(model.init)(KEY, x)
+    return {kind: shaken(tree) | {"backbone": tree["backbone"]} for kind, tree in variables.items()}
+
+
 def test_attributes_are_weighed_before_persons_are_told():
     x = jax.random.uniform(KEY, (2, *SIZE, 3))
     model = apr.Model(CLASSES, resnet.Model(18), identities=PERSONS)
-    variables = jax.jit(model.init)(KEY, x)
+    variables = drawn(model, x)
     outputs = jax.jit(model.apply)(variables, x)
     p, params = outputs["predictions"], variables["params"]
     assert p.shape == (2, 5)
-    confidence = 1 / (1 + np.exp(-(p @ params["reweighting"]["kernel"])))
-    head = params["head_identity"]
+    layer, head = params["reweighting"], params["head_identity"]
+    confidence = 1 / (1 + np.exp(-(p @ layer["kernel"] + layer["bias"])))
     read = np.concatenate([confidence * p, outputs["feature"]], axis=1)
-    np.testing.assert_allclose(outputs["identity"], read @ head["kernel"], rtol=1e-4, atol=1e-5)
+    expected = read @ head["kernel"] + head["bias"]
+    np.testing.assert_allclose(outputs["identity"], expected, rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(outputs["embedding"], outputs["feature"])
     for changes in ({"reweighting": False}, {"classes": {}}):
         plain = jax.eval_shape(model.clone(**changes).init, KEY, x)["params"]
@@ -33,7 +41,7 @@ def test_attributes_are_weighed_before_persons_are_told():
 def test_pcb_by_hand():
     x = jax.random.uniform(KEY, (2, 96, 32, 3))
     model = pcb.Model({}, resnet.Model(18), identities=PERSONS, stripes=3, width=8)
-    variables = jax.jit(model.init)(KEY, x)
+    variables = drawn(model, x)
     outputs = jax.jit(model.apply)(variables, x)
     seen = jax.jit(model.backbone.apply)(
         {kind: tree["backbone"] for kind, tree in variables.items()}, x
@@ -43,10 +51,16 @@ def test_pcb_by_hand():
     lengths = [mean / np.linalg.norm(mean, axis=1, keepdims=True) for mean in means]
     expected = np.concatenate(lengths, axis=1) / np.sqrt(3)
     np.testing.assert_allclose(outputs["embedding"], expected, rtol=1e-4, atol=1e-6)
-    params = variables["params"]
-    narrow = means[1] @ params["reduce_part2"]["kernel"] / np.sqrt(1 + 1e-5)
-    logits = narrow @ params["head_identity_part2"]["kernel"]
-    np.testing.assert_allclose(outputs["identity_part2"], logits, rtol=1e-4, atol=1e-5)
+    for part, mean in enumerate(means, start=1):
+        layer, norm, head = (
+            variables["params"][f"{name}_part{part}{end}"]
+            for name, end in (("reduce", ""), ("reduce", "_bn"), ("head_identity", ""))
+        )
+        moments = variables["batch_stats"][f"reduce_part{part}_bn"]
+        narrow = mean @ layer["kernel"] + layer["bias"]
+        narrow = (narrow - moments["mean"]) / np.sqrt(moments["var"] + 1e-5)
+        logits = (narrow * norm["scale"] + norm["bias"]) @ head["kernel"] + head["bias"]
+        np.testing.assert_allclose(outputs[f"identity_part{part}"], logits, rtol=1e-3, atol=1e-3)
     plain = jax.eval_shape(model.clone(identities=0).init_with_output, KEY, x)[0]
     assert plain.keys() == {"map", "feature", "embedding"}
     with pytest.raises(InputError, match=r"model\.stripes is 6 and the map has 3 rows"):

@@ -8,11 +8,12 @@ import pytest
 from market_jax.models.backbones import residual_attention
 
 KEY = jax.random.key(0)
+MEAN, DEVIATION = np.float32([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])
 
 
 def normalized(x, tree):
     params, moments = tree
-    x = (x - moments["mean"]) / np.sqrt(moments["var"] + 1e-5)
+    x = (x - moments["mean"]) / jnp.sqrt(moments["var"] + 1e-5)
     return x * params["scale"] + params["bias"]
 
 
@@ -27,12 +28,15 @@ def at(tree, name):
     return tuple(part.get(name) for part in tree)
 
 
-def block(x, tree):
-    """A bottleneck that changes neither size nor channels."""
-    y = x
-    for i, padding in ((1, 0), (2, 1), (3, 0)):
-        y = normalized(convolved(y, at(tree, f"conv{i}"), padding), at(tree, f"bn{i}"))
-        y = jnp.maximum(y + (x if i == 3 else 0), 0)
+def block(x, tree, strides=1):
+    """A bottleneck; its shortcut is a convolution where size or channels change."""
+    around, y = x, x
+    if "downsample" in tree[0]:
+        around = convolved(x, at(tree, "downsample"), strides=strides)
+        around = normalized(around, at(tree, "downsample_bn"))
+    for i, padding, stride in ((1, 0, 1), (2, 1, strides), (3, 0, 1)):
+        y = normalized(convolved(y, at(tree, f"conv{i}"), padding, stride), at(tree, f"bn{i}"))
+        y = jnp.maximum(y + (around if i == 3 else 0), 0)
     return y
 
 
@@ -45,16 +49,20 @@ def enlarged(x, like):
     return jax.image.resize(x, like.shape, "bilinear")
 
 
-def attention_of_three_levels(x, tree):
+def attention(x, tree, levels):
     def run(x, name):
         return block(x, at(tree, name))
 
+    def seen_from(x, level):
+        """The mask's map of half the size of `x`, after all that lies below."""
+        down = run(halved(x), f"down{level}")
+        if level == levels:
+            return run(down, "bottom")
+        below = enlarged(seen_from(down, level + 1), down)
+        return run(below + run(down, f"skip{level}"), f"up{level}")
+
     x = run(x, "before")
-    down1 = run(halved(x), "down1")
-    down2 = run(halved(down1), "down2")
-    bottom = run(run(halved(down2), "down3"), "bottom")
-    up2 = run(enlarged(bottom, down2) + run(down2, "skip2"), "up2")
-    y = enlarged(run(enlarged(up2, down1) + run(down1, "skip1"), "up1"), x)
+    y = enlarged(seen_from(x, 1), x)
     for number in (1, 2):
         y = jnp.maximum(normalized(y, at(tree, f"mask_bn{number}")), 0)
         y = convolved(y, at(tree, f"mask{number}"))
@@ -74,14 +82,29 @@ def filled(variables):
     return jax.tree_util.tree_map_with_path(fill, variables)
 
 
-def test_a_module_by_hand():
-    x = np.maximum(np.random.default_rng(1).normal(size=(2, 16, 8, 8)), 0).astype(np.float32)
-    module = residual_attention.Attention(2, 3)
-    variables = filled(jax.eval_shape(lambda k: module.init(k, x, False), KEY))
-    found = jax.jit(module.apply, static_argnums=2)(variables, x, False)
-    expected = attention_of_three_levels(x, (variables["params"], variables["batch_stats"]))
+def network(image, tree):
+    """Attention-56: three stages of a block and a module, and a stage of three blocks."""
+    x = convolved((image - MEAN) / DEVIATION, at(tree, "conv1"), 3, 2)
+    x = halved(jnp.maximum(normalized(x, at(tree, "bn1")), 0))
+    for stage in (1, 2, 3):
+        x = block(x, at(tree, f"block{stage}"), min(stage, 2))
+        x = attention(x, at(tree, f"attention{stage}_1"), 4 - stage)
+    for number in (1, 2, 3):
+        x = block(x, at(tree, f"block4_{number}"), 2 if number == 1 else 1)
+    return x
+
+
+def test_the_network_by_hand():
+    image = np.random.default_rng(1).random((2, 64, 32, 3)).astype(np.float32)
+    model = residual_attention.Model(width=4)
+    variables = filled(jax.eval_shape(model.init, KEY, image))
+    found = jax.jit(model.apply)(variables, image)
+    expected = jax.jit(network)(image, (variables["params"], variables["batch_stats"]))
     scale = np.abs(expected).max()
-    np.testing.assert_allclose(found / scale, expected / scale, atol=1e-5)
+    assert scale > 0
+    np.testing.assert_allclose(found["map"] / scale, expected / scale, atol=1e-4)
+    pooled = expected.mean(axis=(1, 2))
+    np.testing.assert_allclose(found["feature"] / scale, pooled / scale, atol=1e-4)
 
 
 @pytest.mark.parametrize(("depth", "millions"), [(56, 31.9), (92, 51.3)])

@@ -37,6 +37,18 @@ def test_of_equals_the_first_comes_first(devices_used, piece):
     np.testing.assert_array_equal(at, sort(matrix, 9)[1])
 
 
+@pytest.mark.parametrize("size", [5, 8, 9, 31, 33, 64, 65])
+def test_a_gallery_of_any_size_is_searched_in_pieces(size):
+    """Pieces are filled up; what fills them is never an answer, whatever its distance were."""
+    rng = np.random.default_rng(size)
+    x, y = rng.normal(size=(3, 4)), 5 + rng.normal(size=(size, 4))
+    near, at, far = search.top_k(x, y, 5, metric="euclidean", piece=32, farthest=True)
+    matrix = ((x[:, None] - y) ** 2).sum(-1)
+    np.testing.assert_array_equal(at, sort(matrix, 5)[1])
+    np.testing.assert_allclose(near, sort(matrix, 5)[0], rtol=1e-5)
+    np.testing.assert_allclose(far, matrix.max(axis=1), rtol=1e-5)
+
+
 def test_a_gallery_on_disk(tmp_path):
     rng = np.random.default_rng(0)
     y = rng.normal(size=(300, 4)).astype(np.float32)
