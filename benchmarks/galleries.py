@@ -8,7 +8,7 @@ milvus   market_jax.galleries.store, embedded (`pip install "market_jax[gallery]
 server   the same on the Milvus server at --server; its memory is not that of this process
 lancedb  LanceDB (`pip install lancedb`), the same fields, without an index
 mapped   features of float16 in a mapped file, exact
-ivf_pq   faiss's IVF of the mapped file (4096 lists above a million rows, else 256), PQ64, 64 looked into
+ivf_pq   faiss's IVF,PQ64 of the mapped file; 256 lists, 4096 above a million rows; 64 looked into
 
 Rows are made: a person's direction and noise, ten pictures each. Each engine runs in a process of
 its own. A search is of one query and its 20 nearest, alone and where one camera of six is wanted;

@@ -45,7 +45,7 @@ _GRAMMARS = {
 }
 ANY = re.compile(r".*", re.DOTALL)  # a naming of which nothing is read
 _FROM_ZERO = ("msmt17",)
-_STRAY = re.compile(r".*\(\d+\)\.[^.]+")  # 000123(1).jpg, left behind by a second download
+_STRAY = re.compile(r"(.*\S)\s*\(\d+\)(\.[^.]+)")  # 000123(1).jpg, left by a second download
 _NOT_IMAGES = re.compile(r"\..*|Thumbs\.db|desktop\.ini|.*\.(txt|csv|mat|md|json)", re.IGNORECASE)
 
 
@@ -74,9 +74,10 @@ def parse(name: str, grammar: str | re.Pattern) -> dict[str, int] | None:
     return {"pid": pid} | numbers
 
 
-def is_stray(name: str) -> bool:
-    """True for a stray copy such as `000123(1).jpg`."""
-    return _STRAY.fullmatch(name) is not None
+def original_of(name: str) -> str | None:
+    """`000123.jpg` for `000123(1).jpg`, which may be a stray copy of it; None for other names."""
+    match = _STRAY.fullmatch(name)
+    return "".join(match.groups()) if match else None
 
 
 def is_image(name: str) -> bool:

@@ -98,12 +98,20 @@ def pictures_of(folder: Path, dropped: list[str]) -> list[str]:
     """
     names = []
     for name in walk(folder):
-        last = name.rsplit("/", 1)[-1]
-        keep = filenames.is_image(last) and not filenames.is_stray(last)
+        keep = filenames.is_image(name.rsplit("/", 1)[-1]) and not _is_stray(folder / name)
         (names if keep else dropped).append(name)
     if not names:
         raise InputError(f"{folder}: the folder holds no picture")
     return names
+
+
+def _is_stray(path: Path) -> bool:
+    """Whether a file is a copy of another, left behind by a second download."""
+    original = filenames.original_of(path.name)
+    if original is None:
+        return False
+    beside = path.with_name(original)
+    return beside.is_file() and files.read_bytes(path) == files.read_bytes(beside)
 
 
 def naming_of(names: list[str]) -> str | re.Pattern:

@@ -85,18 +85,21 @@ def run(
     run = rows[0][0]
     judged = [_judge_seeds(row, split, protocol, flip=flip) for row in rows]
     (first, names, pids), *_ = judged
-    lines, record = [], {}
+    lines, record = [], []
+    names_of_runs = [each.workdir.name for row in rows for each in row]
+    alike = {name for name in names_of_runs if names_of_runs.count(name) > 1}
     for row, (values, found, _) in zip(rows, judged, strict=True):
         if found != names:
             raise InputError(f"{row[0].workdir}: {_others(split)} than {run.workdir} is judged on")
-        label = " + ".join(_name(each, split) for each in row)
-        cells, record[label] = [label], {}
+        label = " + ".join(_name(each, split, alike) for each in row)
+        cells, entry = [label], {"run": label}
         for key in METRICS:
             mean = float(np.nanmean(values[key]))
             differs = None if row is rows[0] else confidence.compare(first[key], values[key], pids)
             cells += [tables.percent(mean), *(_as_cells(differs) if differs else ("", ""))]
-            record[label][key] = {"mean": mean} | (differs._asdict() if differs else {})
+            entry[key] = {"mean": mean} | (differs._asdict() if differs else {})
         lines.append(tuple(cells))
+        record.append(entry)
     caution, known = seen.known_people(run, [{"pid": pids}], split=split)
     path = run.evaluation / FILE
     about = {"split": split, "protocol": protocol, "flip": flip, "queries": len(names)}
@@ -106,10 +109,11 @@ def run(
     return inputs.as_text(result, f"written to {path}", first=caution)
 
 
-def _name(run: Run, split: str) -> str:
-    """The name of a run, marked where it has learned from what is judged."""
+def _name(run: Run, split: str, alike: set[str]) -> str:
+    """The name of a run, or its path where others are called so; marked if it is transductive."""
+    name = str(run.workdir) if run.workdir.name in alike else run.workdir.name
     mark = seen.is_transductive(run, evaluator.split_names(split))
-    return run.workdir.name + (" (transductive)" if mark else "")
+    return name + (" (transductive)" if mark else "")
 
 
 def _as_cells(found: confidence.Comparison) -> tuple[str, str]:

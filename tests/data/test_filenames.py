@@ -72,8 +72,9 @@ def test_names_that_are_nearly_right(name, grammar):
 
 
 def test_stray_copies_and_other_files():
-    assert filenames.is_stray("000123(1).jpg")
-    assert not filenames.is_stray("000123.jpg")
+    assert filenames.original_of("000123(1).jpg") == "000123.jpg"
+    assert filenames.original_of("people (12).png") == "people.png"
+    assert filenames.original_of("000123.jpg") is None
     assert not filenames.is_image("Thumbs.db")
     assert not filenames.is_image(".DS_Store")
     assert filenames.is_image("0002_c1s1_000451_03.jpg")

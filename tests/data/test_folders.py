@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 
@@ -46,12 +48,22 @@ def test_name_outside_the_grammar(unitn):
 
 
 def test_stray_copies_are_dropped_and_reported(unitn):
-    write_picture(unitn / "test" / "000001(1).jpg")
+    shutil.copy(unitn / "test" / "000001.jpg", unitn / "test" / "000001(1).jpg")
     (unitn / "test" / "Thumbs.db").write_bytes(b"x")
     report = folders.Report()
     records = folders.scan(unitn / "test", "anonymous", report)
     assert [r["name"] for r in records] == ["000000.jpg", "000001.jpg"]
     assert sorted(report.dropped) == ["000001(1).jpg", "Thumbs.db"]
+
+
+def test_a_picture_with_a_number_is_no_copy_of_another(tmp_path):
+    names = ["people (2).jpg", "people (3).jpg", "people(4).jpg", "people.jpg"]
+    for color, name in enumerate(names):
+        write_picture(tmp_path / name, 40 * color)
+    shutil.copy(tmp_path / "people.jpg", tmp_path / "people (5).jpg")
+    dropped = []
+    assert folders.pictures_of(tmp_path, dropped) == names
+    assert dropped == ["people (5).jpg"]
 
 
 def test_empty_and_missing_folder(tmp_path):

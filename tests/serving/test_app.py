@@ -1,6 +1,5 @@
-"""The HTTP interface as its clients use it, and as those who mean harm do; and the page."""
+"""The HTTP interface as its clients use it, and as those who mean harm do."""
 
-import contextlib
 import hashlib
 import io
 import select
@@ -8,46 +7,22 @@ import socket
 import threading
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from market_jax.data import decoding, folders
+from market_jax.data import decoding
 from market_jax.errors import InputError
-from market_jax.galleries.gallery import Gallery
-from market_jax.tasks import inputs, serve
-from tests.galleries.conftest import Network, draw
+from market_jax.tasks import serve
+from tests.galleries.conftest import draw
+from tests.serving.conftest import LOCAL, Served
 
 pytest.importorskip("fastapi")
 pytest.importorskip("pymilvus")
 testclient = pytest.importorskip("fastapi.testclient")
 
 from market_jax.serving import app
-
-LOCAL = ("127.0.0.1", "localhost", "testserver")
-
-
-class Served(Network):
-    """A network with what the interface shows of its run."""
-
-    extra, workdir = {"name": "toy"}, Path("runs/toy")
-    is_published = False
-    step, evaluation = 1, Path("/nowhere")
-    predict = SimpleNamespace(model=None)
-
-
-@pytest.fixture
-def crops(tmp_path):
-    return draw(tmp_path / "crops", 12)
-
-
-@pytest.fixture
-def gallery(tmp_path, crops):
-    with Gallery(tmp_path / "gallery", Served(), create=True) as opened:
-        opened.add(crops)
-        yield opened
 
 
 @pytest.fixture
@@ -260,31 +235,6 @@ def test_a_port_that_is_taken_is_named(monkeypatch):
             serve.run(None, port=port)
 
 
-@contextlib.contextmanager
-def serving(gallery, images=None):
-    """The address of a server in a thread."""
-    import uvicorn
-
-    application = app.make(gallery.model, gallery, LOCAL, images)
-    config = uvicorn.Config(application, port=0, log_level="error")
-    server = uvicorn.Server(config)
-    found = config.bind_socket()
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [found]}, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.05)
-    yield f"http://127.0.0.1:{found.getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
-    found.close()
-
-
-@pytest.fixture
-def served(gallery):
-    with serving(gallery) as address:
-        yield address
-
-
 def test_a_picture_that_never_ends_is_stopped(served):
     """Sent in pieces, without a length."""
     host, port = served.removeprefix("http://").split(":")
@@ -297,83 +247,3 @@ def test_a_picture_that_never_ends_is_stopped(served):
             client.sendall(b"fffff\r\n" + b"x" * 0xFFFFF + b"\r\n")
             sent += 0xFFFFF
         assert b" 413 " in client.recv(4096)
-
-
-def test_a_person_uses_the_page(served, crops, open_browser, tmp_path):
-    """Gives a picture, sets a filter, marks answers, and takes the marks home."""
-    browser = open_browser()
-    browser.call("url", {"url": served})
-    browser.run("window.failed = []; window.onerror = (text) => window.failed.push(text)")
-    browser.wait("return document.querySelectorAll('figure').length == 12")
-    browser.send("#file", sorted(crops.iterdir())[0])
-    browser.wait("return document.querySelector('.marks')")
-    assert "0.000" in browser.run("return document.querySelector('figcaption').innerText")
-    browser.send("#camid", "2")
-    browser.run("document.querySelector('#search').click()")
-    browser.wait("return document.querySelectorAll('figure').length == 4")
-    browser.run("document.querySelectorAll('.marks .right')[0].click()")
-    browser.run("document.querySelectorAll('.marks .wrong')[1].click()")
-    browser.run("document.querySelector('#save').click()")
-    path = tmp_path / "marks.csv"
-    marks = [line.split(",") for line in browser.saved(path).splitlines()]
-    assert marks[0] == ["name", "pid", "camid", "rejected", "query"]
-    assert [row[1:4] for row in marks[1:]] == [["1", "2", "0"], ["0", "2", "1"]]
-    assert all((crops / row[0]).exists() for row in marks[1:])
-    assert inputs.read_excluded(path) == {marks[2][0]}
-    browser.run("document.querySelectorAll('figure .picture')[1].click()")
-    browser.wait("return document.querySelector('#drop img').src.includes('picture?id=')")
-    browser.send("#where", "gendr = 'x'")
-    browser.run("document.querySelector('#search').click()")
-    text = browser.wait("return document.querySelector('#message.error')?.innerText")
-    assert "did you mean 'gender'" in text
-    assert browser.run("return window.failed") == []
-
-
-def ask(browser, action):
-    """Asks by an action, and waits for the answers."""
-    action()
-    browser.wait("return document.querySelector('#message').innerText.startsWith('The ')")
-
-
-def mark(browser, **names):
-    """Marks answers by their names, right or wrong."""
-    for kind, name in ((kind, name) for kind, marked in names.items() for name in marked):
-        browser.run(f"document.querySelector(`figure:has([alt='{name}']) .{kind}`).click()")
-
-
-def test_marks_of_several_queries_are_read_by_other_tasks(open_browser, tmp_path):
-    """Two files of one name, and an answer that is looked for; some judged twice."""
-    crops = draw(tmp_path / "crops" / "yard", 6).parent
-    names = [f"yard/{path.name}" for path in sorted((crops / "yard").iterdir())]
-    for number, folder in ((70, tmp_path / "a"), (71, tmp_path / "b")):
-        next(draw(folder, 1, first=number).iterdir()).rename(folder / "crop.png")
-    browser, path = open_browser(), tmp_path / "marks.csv"
-    with Gallery(tmp_path / "gallery", Served(), create=True) as gallery:
-        gallery.add(crops)
-        gallery.add(draw(tmp_path / "elsewhere", 1, first=50))
-        with serving(gallery, crops) as address:
-            browser.call("url", {"url": address})
-            browser.wait("return document.querySelectorAll('figure').length == 7")
-            ask(browser, lambda: browser.send("#file", tmp_path / "a" / "crop.png"))
-            assert browser.run("return document.querySelectorAll('.marks').length") == 6
-            mark(browser, right=names[:1], wrong=names[1:2])
-            ask(browser, lambda: browser.send("#file", tmp_path / "b" / "crop.png"))
-            mark(browser, right=[names[1], names[3]], wrong=names[2:3])
-            click = f"document.querySelector(`.picture:has([alt='{names[0]}'])`).click()"
-            ask(browser, lambda: browser.run(click))
-            mark(browser, right=names[4:5], wrong=names[3:4])
-            count = browser.run("return document.querySelector('#count').innerText")
-            browser.run("document.querySelector('#save').click()")
-            browser.saved(path)
-    assert count == f"4 right, 3 wrong, of 3 queries; names are paths in {crops}"
-    records = folders.read_list(crops, path, folders.Report())
-    pids = {record["name"]: record["pid"] for record in records}
-    assert set(pids) == set(names[:5])
-    assert pids[names[0]] == pids[names[4]] > 0
-    assert pids[names[1]] == pids[names[3]] > 0
-    assert pids[names[0]] != pids[names[1]]
-    assert pids[names[2]] == 0
-    listed = inputs.read_folder(crops, (16, 8), table=path)
-    assert listed["camid"].tolist() == [1, 2, 3, 1, 2]
-    kept, _ = inputs.exclude(path, inputs.read_folder(crops, (16, 8)), None)
-    assert kept["name"].tolist() == names[:2] + names[3:]

@@ -21,12 +21,15 @@ def other(synthetic, tmp_path_factory):
 
 
 def record_of(run):
-    return json.loads((run.workdir / "evaluation" / compare.FILE).read_text())
+    """The name of each row, and what is said of it."""
+    record = json.loads((run.workdir / "evaluation" / compare.FILE).read_text())
+    return [row.pop("run") for row in record["runs"]], record["runs"]
 
 
 def test_a_run_does_not_differ_from_itself(trained, workdir):
     text = compare.run([[trained], [runs.restore(workdir)]])
-    found = record_of(trained)["runs"][workdir.name]
+    names, (_, found) = record_of(trained)
+    assert names == [str(workdir)] * 2
     for key in compare.METRICS:
         assert (found[key]["difference"], found[key]["p_value"]) == (0, 1)
     assert "+0.00 (+0.00 to +0.00)" in text
@@ -34,27 +37,25 @@ def test_a_run_does_not_differ_from_itself(trained, workdir):
 
 def test_differences_are_those_of_the_queries(trained, other):
     compare.run([[trained], [runs.restore(other)]])
-    record = record_of(trained)
+    names, (first, second) = record_of(trained)
+    assert names == ["run", "other"]
     values = [
         compare.judge(run, "val", "market", flip=False) for run in (trained, runs.restore(other))
     ]
     pids = values[0][1].query["pid"]
     for key in compare.METRICS:
         expected = confidence.compare(values[0][0][key], values[1][0][key], pids)
-        found = record["runs"]["other"][key]
-        assert found["difference"] == pytest.approx(expected.difference)
-        mean = record["runs"]["run"][key]["mean"]
-        assert found["mean"] - mean == pytest.approx(expected.difference)
+        assert second[key]["difference"] == pytest.approx(expected.difference)
+        assert second[key]["mean"] - first[key]["mean"] == pytest.approx(expected.difference)
 
 
 def test_seeds_of_a_row_are_averaged(trained, workdir, other):
     compare.run([[trained], [runs.restore(workdir), runs.restore(other)]])
-    both = record_of(trained)["runs"][f"{workdir.name} + other"]["mAP"]["mean"]
+    names, (_, both) = record_of(trained)
+    assert names == [str(workdir), f"{workdir} + other"]
     compare.run([[trained], [runs.restore(other)]])
-    record = record_of(trained)["runs"]
-    assert both == pytest.approx(
-        (record["run"]["mAP"]["mean"] + record["other"]["mAP"]["mean"]) / 2
-    )
+    each = [row["mAP"]["mean"] for row in record_of(trained)[1]]
+    assert both["mAP"]["mean"] == pytest.approx(sum(each) / 2)
 
 
 def test_runs_that_hold_out_others_are_not_compared(trained, synthetic, tmp_path):
