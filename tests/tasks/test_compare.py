@@ -29,10 +29,16 @@ def record_of(run):
 def test_a_run_does_not_differ_from_itself(trained, workdir):
     text = compare.run([[trained], [runs.restore(workdir)]])
     names, (_, found) = record_of(trained)
-    assert names == [str(workdir)] * 2
+    assert names == [trained.workdir.name, workdir.name]
     for key in compare.METRICS:
         assert (found[key]["difference"], found[key]["p_value"]) == (0, 1)
     assert "+0.00 (+0.00 to +0.00)" in text
+
+
+def test_runs_of_one_name_are_told_by_their_paths(trained, tmp_path):
+    paths = [trained.workdir, tmp_path / trained.workdir.name]
+    compare.run([[trained], [trained._replace(workdir=paths[1])]])
+    assert record_of(trained)[0] == list(map(str, paths))
 
 
 def test_differences_are_those_of_the_queries(trained, other):
@@ -52,7 +58,7 @@ def test_differences_are_those_of_the_queries(trained, other):
 def test_seeds_of_a_row_are_averaged(trained, workdir, other):
     compare.run([[trained], [runs.restore(workdir), runs.restore(other)]])
     names, (_, both) = record_of(trained)
-    assert names == [str(workdir), f"{workdir} + other"]
+    assert names == [trained.workdir.name, f"{workdir.name} + other"]
     compare.run([[trained], [runs.restore(other)]])
     each = [row["mAP"]["mean"] for row in record_of(trained)[1]]
     assert both["mAP"]["mean"] == pytest.approx(sum(each) / 2)
