@@ -1,9 +1,15 @@
 """Pedestrian attributes and person re-identification on Market-1501, in JAX."""
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from market_jax.api import Model
+    from market_jax.galleries.gallery import Gallery
+
 __all__ = ["gallery", "load"]
 
 
-def load(run: str, *, checkpoint: str = "best", allow_imports: bool = False):
+def load(run: str, *, checkpoint: str = "best", allow_imports: bool = False) -> "Model":
     """Loads a trained network; see `market_jax.api.Model` for what it can do.
 
     Args:
@@ -18,13 +24,19 @@ def load(run: str, *, checkpoint: str = "best", allow_imports: bool = False):
 
     Raises:
       InputError: there is no such run, checkpoint or network, or it names code outside market_jax.
+
+    >>> model = market_jax.load(run)
+    >>> model.embed(folder).shape
+    (6, 12)
     """
     from market_jax import api  # JAX and all else is imported when it is needed
 
     return api.load(run, checkpoint=checkpoint, allow_imports=allow_imports)
 
 
-def gallery(place: str, model: str = "small", *, flip: bool = False, create: bool = False):
+def gallery(
+    place: str, model: str = "small", *, flip: bool = False, create: bool = False
+) -> "Gallery":
     """Opens a gallery; see `market_jax.galleries.gallery.Gallery` for what it can do.
 
     Args:
@@ -38,6 +50,12 @@ def gallery(place: str, model: str = "small", *, flip: bool = False, create: boo
 
     Raises:
       InputError: there is no such gallery or network, or it cannot be opened.
+
+    >>> with market_jax.gallery(place, run, create=True) as gallery:
+    ...     added = gallery.add(folder)
+    ...     hits = gallery.search(pictures[0], where="hat <= 1.0", top_k=3)
+    >>> added.described, len(hits), hits[0].path == str(folder / pictures[0].name)
+    (6, 3, True)
     """
     from market_jax.galleries.gallery import Gallery
 

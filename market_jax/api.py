@@ -5,7 +5,7 @@ import hashlib
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import numpy as np
@@ -18,6 +18,9 @@ from market_jax.errors import InputError
 from market_jax.retrieval import distances, search
 from market_jax.typing import Columns, Outputs
 from market_jax.weights import published
+
+if TYPE_CHECKING:
+    import pandas
 
 Picture = str | Path | np.ndarray
 Pictures = Picture | Iterable[Picture]
@@ -59,7 +62,7 @@ class Attributes(Mapping[str, Prediction]):
     def __len__(self) -> int:
         return len(self._predictions)
 
-    def to_dataframe(self):
+    def to_dataframe(self) -> "pandas.DataFrame":
         """A pandas DataFrame with a row for each picture: labels, and "LABEL probability".
 
         Raises:
@@ -154,6 +157,10 @@ class Model:
 
         Raises:
           InputError: as `embed`.
+
+        >>> embeddings, attributes = model.describe(folder)
+        >>> embeddings.shape, len(attributes["hat"].names)
+        ((6, 12), 6)
         """
         classes = self.run.schema.labels
         outputs = self.output_names()
@@ -211,7 +218,11 @@ class Model:
         return search.top_k(*sides, k)
 
     def output_names(self) -> tuple[str, ...]:
-        """The names of the network's outputs: "embedding", labels and so on."""
+        """The names of the network's outputs: "embedding", labels and so on.
+
+        >>> "embedding" in model.output_names()
+        True
+        """
         return self.run.predict.output_names(self._no_picture())
 
     @functools.cached_property

@@ -200,7 +200,12 @@ def test_the_examples_of_the_docstrings_run(workdir, synthetic_raw, tmp_path):
     (tmp_path / "evaluation" / "reid.json").write_text(json.dumps(record(checkpoint=run.step)))
     names = {"model": api.Model(run), "folder": folder, "pictures": pictures}
     failed, tried = doctest.testmod(api, extraglobs=names)
-    assert tried >= 8
+    assert tried >= 11
+    assert not failed
+    pytest.importorskip("pymilvus")
+    names |= {"market_jax": market_jax, "run": str(workdir), "place": str(tmp_path / "gallery")}
+    failed, tried = doctest.testmod(market_jax, extraglobs=names)
+    assert tried == 4
     assert not failed
 
 
