@@ -1,6 +1,6 @@
 """Galleries by engine: how long they take to fill and to search, how much memory, what they find.
 
-python -m benchmarks.galleries [--rows=20000,1000000] [--engines=exact,milvus,lancedb]
+python -m benchmarks.galleries [--rows=20000,1000000] [--engines=exact,milvus]
 python -m benchmarks.galleries --rows=10000000 --engines=mapped,ivf_pq --folder=DIR
 
 exact    the features in memory, market_jax.retrieval.search.top_k
@@ -36,7 +36,7 @@ from market_jax.report import tables
 from market_jax.retrieval import search
 
 ROWS = flags.DEFINE_list("rows", ["20000", "1000000"], "Sizes of galleries.")
-ENGINES = flags.DEFINE_list("engines", ["exact", "milvus", "lancedb"], "What is measured.")
+ENGINES = flags.DEFINE_list("engines", ["exact", "milvus"], "What is measured.")
 SIZE = flags.DEFINE_integer("size", 512, "Numbers of an embedding.", lower_bound=1)
 QUERIES = flags.DEFINE_integer("queries", 50, "Searches of each kind.", lower_bound=1)
 FOLDER = flags.DEFINE_string("folder", None, "Where files are written; else a temporary folder.")

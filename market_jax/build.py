@@ -91,8 +91,8 @@ def apply(config: ConfigDict, module) -> Callable:
 def pretrained_variables(config: ConfigDict, variables: PyTree) -> PyTree:
     """Puts the weights that `config.model.pretrained` names into the backbone's variables.
 
-    Copies of its last stage begin with the same. The folder of a run brings what it has under the
-    same names, see `transfer.begin`.
+    Copies of its last stage begin with the same. A run or a published network of this package
+    brings what it has under the same names, see `transfer.begin`.
 
     Args:
       config: the experiment's config.
@@ -105,8 +105,8 @@ def pretrained_variables(config: ConfigDict, variables: PyTree) -> PyTree:
     source = config.model.get("pretrained", "")
     if not source:
         return variables
-    if Path(source).expanduser().is_dir():
-        return transfer.begin(variables, Path(source))
+    if transfer.find(source):
+        return transfer.begin(variables, source)
     file, backbone = backbone_file(config), config.model.backbone
     namings, values = (getattr(file, key, None) for key in ("TORCH_NAMES", "TORCH_VALUES"))
     variant = backbone.get("variant", 0)

@@ -339,10 +339,6 @@ def first_state(training: Training) -> TrainState:
     """The state of step 0, on every device."""
     config = training.config
     variables = init_variables(training.model, config.data.image_size, seed=config.seed)
-    source = config.model.get("pretrained", "")
-    if transfer.find(source):
-        variables = transfer.begin(variables, source)
-    else:
-        variables = build.pretrained_variables(config, variables)
+    variables = build.pretrained_variables(config, variables)
     state = init_state(variables, training.optimizer, seed=config.seed)
     return devices.replicate(training.mesh, hooks.init_all(state, training.hooks))
