@@ -23,6 +23,9 @@ program has one, on the maximum), and in the schedule: 60 epochs, a warm-up of 1
 with weight decay in the gradient. The paper joins Market-1501 with DukeMTMC, LIP and MPII. No
 second set of real people is at hand here: the figures are of the course release and drawn people,
 whose attributes are the same twelve, but drawn from other frequencies.
+
+By configs/comparison.py, all of it from the course release, 1.7 hours on one core without AVX-512:
+85.0 rank 1 and 74.2 mAP, and 85.6 % of the 12 attributes (multi-class).
 """
 
 from ml_collections import ConfigDict
