@@ -29,7 +29,8 @@ SYSTEMS = [
 
 def shrunk(name, arguments, folder):
     """The experiment with a toy for a backbone, and one epoch."""
-    config = importlib.import_module(f"configs.{name}").get_config(arguments)
+    make = importlib.import_module(f"configs.{name}").get_config
+    config = make(arguments) if arguments else make()
     config.data.dir, config.data.image_size = str(folder), (64, 32)
     config.batch_size, config.epochs, config.evaluate_every, config.log_every = 16, 1, 1, 1
     config.num_instances = min(config.num_instances, 4)
@@ -105,28 +106,26 @@ def test_attributes_from_one_data_set_and_persons_from_another(synthetic, other,
 
 
 def test_every_mask_and_every_branch_of_sun_has_a_say():
-    config = sun.get_config("mobilenet_v2,width=0.1")
+    config = sun.get_config("mobilenet_v2,width=0.25")
     config.model.identities = 3
     model = build.model(config.model)
     image = jax.random.uniform(jax.random.key(0), (1, 64, 32, 3))
     variables = jax.jit(model.init)(jax.random.key(1), image)
     apply = jax.jit(model.apply)
     usual = apply(variables, image)
-    parts = {
-        *variables["params"],
-        *(f"backbone/{name}" for name in variables["params"]["backbone"]),
-    }
-    parts = [part for part in parts if "attention" in part or part.startswith("branch")]
-    assert len(parts) >= 3
-    for part in parts:
-        changed = jax.tree_util.tree_map_with_path(
-            lambda path, x, part=part: (
-                x + 0.5 * jax.tree_util.keystr(path, simple=True, separator="/").startswith(part)
-            ),
-            variables["params"],
-        )
-        found = apply(variables | {"params": changed}, image)
-        assert np.abs(found["embedding"] - usual["embedding"]).max() > 1e-4, part
+    rng, params = np.random.default_rng(0), variables["params"]
+    masks = [("backbone", name) for name in params["backbone"] if "attention" in name]
+    branches = [(name,) for name in params if name.startswith("branch")]
+    assert len(masks) == 2
+    assert branches
+    for place in (*masks, *branches):
+        whole = tree = jax.tree.map(np.array, params)
+        for name in place:
+            tree = tree[name]
+        for leaf in jax.tree.leaves(tree):
+            leaf += rng.normal(size=leaf.shape)
+        found = apply(variables | {"params": whole}, image)
+        assert np.abs(found["embedding"] - usual["embedding"]).max() > 1e-4, place
 
 
 def test_source_a_keeps_its_pictures_and_its_optimizer_in_the_comparison():
