@@ -4,7 +4,7 @@ import dataclasses
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
 from absl import logging
@@ -192,24 +192,44 @@ def read_list(folder: Path, table: Path, report: Report) -> list[dict]:
         is missing or broken.
     """
     folder, table = Path(folder), Path(table)
-    records: dict[str, dict] = {}
-    for where, row in files.read_table(table, ("name", "pid", "camid")):
-        try:
-            record = _listed(folder, row)
-            if record["name"] in records:
-                raise InputError(f"{record['name']!r} comes twice")
-            records[record["name"]] = record
-        except InputError as error:
-            report.bad(f"{where}: {error}")
-    if not records:
-        raise InputError(f"{table}: lists no picture")
-    strangers = sum(record["pid"] == filenames.DISTRACTOR for record in records.values())
+    rows = files.read_table(table, ("name", "pid", "camid"))
+    records = read_rows(table, rows, lambda row: _listed(folder, row), report)
+    strangers = sum(record["pid"] == filenames.DISTRACTOR for record in records)
     if strangers:
         logging.warning(
             "%s: %d of %d pictures have pid 0: strangers, who match nobody; persons count from 1",
             *(table, strangers, len(records)),
         )
-    return [records[name] for name in sorted(records)]
+    return sorted(records, key=lambda record: record["name"])
+
+
+def read_rows(
+    table: Path, rows: Iterable[tuple[str, dict]], read: Callable[[dict], dict], report: Report
+) -> list[dict]:
+    """Makes a record of each row of a table that lists pictures.
+
+    Args:
+      table: the path of the table, for the message.
+      rows: of `files.read_table`.
+      read: row -> record with "path".
+      report: collects the bad rows.
+
+    Raises:
+      InputError: no row is left; or (without `report.skip_bad`) a row is wrong, or names a picture
+        that another row has named.
+    """
+    records: dict[str, dict] = {}
+    for where, row in rows:
+        try:
+            record = read(row)
+            if str(record["path"]) in records:
+                raise InputError(f"{PurePosixPath(row['name']).as_posix()!r} comes twice")
+            records[str(record["path"])] = record
+        except InputError as error:
+            report.bad(f"{where}: {error}")
+    if not records:
+        raise InputError(f"{table}: lists no picture")
+    return list(records.values())
 
 
 def _listed(folder: Path, row: dict[str, str]) -> dict:

@@ -53,18 +53,7 @@ def _from_table(folder: Path, table: Path, report: folders.Report) -> list[Recor
     header = dict(rows[0][1]) if rows else {}
     for column in sorted(header.keys() - _COLUMNS):
         choose(column, dict.fromkeys(_COLUMNS - header.keys()), f"column in {table}:")
-    found: dict[str, Record] = {}
-    for where, row in rows:
-        try:
-            record = _from_row(folder, row)
-            if record["path"] in found:
-                raise InputError(f"{row['name']!r} comes twice")
-            found[record["path"]] = record
-        except InputError as error:
-            report.bad(f"{where}: {error}")
-    if not found:
-        raise InputError(f"{table}: lists no picture")
-    return list(found.values())
+    return folders.read_rows(table, rows, lambda row: _from_row(folder, row), report)
 
 
 def _from_row(folder: Path, row: Mapping[str, str]) -> Record:

@@ -183,7 +183,7 @@ def test_a_table_says_camera_and_time(tmp_path, network, place):
             ("yard.png,four,", "column 'camid'"),
             ("../yard.png,4,", "'../yard.png' is no path within"),
             ("none.png,4,", "there is no picture .*none.png"),
-            ("yard.png,4,\n./yard.png,5,", "row 3: './yard.png' comes twice"),
+            ("yard.png,4,\n./yard.png,5,", "row 3: 'yard.png' comes twice"),
             ("", "lists no picture"),
         ):
             table.write_text(f"name,camid,time\n{rows}\n")
