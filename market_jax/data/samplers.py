@@ -134,35 +134,39 @@ def in_equal_parts(
     Raises:
       InputError: the batch size is no multiple of the number of groups, or does not fit the images.
     """
-    rows_of = [np.flatnonzero(groups == group) for group in np.unique(groups)]
-    size, rest = divmod(batch_size, max(len(rows_of), 1))
+    rows_of = [np.flatnonzero(groups == group) for group in np.unique(groups)] or [np.arange(0)]
+    size, rest = divmod(batch_size, len(rows_of))
     if rest:
         raise InputError(
             f"batch_size is {batch_size}; it must be a multiple of {len(rows_of)}, the data sets, "
             "each of which has its part of a batch"
         )
-    if num_instances:
-        each = {"num_instances": num_instances, "seed": seed}
-        sides = [by_identity(pids[rows], size, **each) for rows in rows_of]
-    else:
-        sides = [shuffled(len(rows), size, seed=seed) for rows in rows_of]
-    return Sampler(
-        max(len(pids) // batch_size, 1),
-        lambda step: np.concatenate(
-            [rows[side.indices(step)] for rows, side in zip(rows_of, sides, strict=True)]
-        ),
-    )
+
+    def make(rows: np.ndarray) -> Sampler:
+        if num_instances:
+            part = by_identity(pids[rows], size, num_instances=num_instances, seed=seed)
+        else:
+            part = shuffled(len(rows), size, seed=seed)
+        return part._replace(indices=lambda step: rows[part.indices(step)])
+
+    try:
+        whole = side_by_side(*map(make, rows_of))
+    except InputError as error:
+        if len(rows_of) == 1:
+            raise
+        text = f"each of {len(rows_of)} data sets has its part of {batch_size} images: {error}"
+        raise InputError(text) from None
+    return whole._replace(steps=max(len(pids) // batch_size, 1))
 
 
-def side_by_side(first: Sampler, second: Sampler) -> Sampler:
-    """Batches of two samplers in one, as many in an epoch as the first has.
+def side_by_side(*parts: Sampler) -> Sampler:
+    """Batches of several samplers in one, as many in an epoch as the first has.
 
     Args:
-      first: of rows that come first in a batch.
-      second: of rows that come after them.
+      *parts: of rows that come one after the other in a batch.
     """
     return Sampler(
-        first.steps, lambda step: np.concatenate([first.indices(step), second.indices(step)])
+        parts[0].steps, lambda step: np.concatenate([part.indices(step) for part in parts])
     )
 
 

@@ -79,6 +79,15 @@ def test_each_data_set_has_its_part_of_a_batch(each):
     assert len(shown) > 40  # both are shuffled
     with pytest.raises(InputError, match="batch_size is 9; it must be a multiple of 2"):
         samplers.in_equal_parts(pids, datasets, 9, num_instances=each, seed=0)
+    with pytest.raises(InputError, match="each of 2 data sets has its part of 28 images: batch_s"):
+        samplers.in_equal_parts(pids, datasets, 28, num_instances=each, seed=0)
+
+
+@pytest.mark.parametrize("each", [0, 2])
+def test_without_images_there_are_no_batches(each):
+    nothing = np.zeros(0, int)
+    with pytest.raises(InputError, match="the training split has 0 i"):
+        samplers.in_equal_parts(nothing, nothing, 8, num_instances=each, seed=0)
 
 
 @pytest.mark.parametrize("each", [0, 2])
