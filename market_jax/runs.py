@@ -23,7 +23,11 @@ from market_jax.training.state import init_variables
 from market_jax.typing import PositiveInt, PyTree
 from market_jax.weights import published as zoo
 
-_MODEL = {"model": ("embedding",), "predictions": ("predictions",)}  # --features -> outputs
+_MODEL = {  # --features -> outputs
+    "model": ("embedding",),
+    "before_bnneck": ("feature",),
+    "predictions": ("predictions",),
+}
 PUBLISHED = Path("runs/published")  # where evaluations of published networks are written
 
 
@@ -300,10 +304,11 @@ def feature_source(run: Run, source: str) -> tuple[Any, tuple[str, ...]]:
 
     Args:
       run: the run whose model is used; "imagenet" and descriptors need none.
-      source: "model" for the output "embedding"; "predictions" for the output of that name;
-        "model+predictions" for both side by side; "imagenet" for the embedding of
-        EfficientNet-Lite0 with published weights; the path of an ONNX file, NAME.onnx, that
-        `--task=export` has written; or the name of a descriptor in `market_jax.data.descriptors`.
+      source: "model" for the output "embedding"; "before_bnneck" for the output "feature", from
+        which a BNNeck makes it; "predictions" for the output of that name; "model+predictions" for
+        both side by side; "imagenet" for the embedding of EfficientNet-Lite0 with published
+        weights; the path of an ONNX file, NAME.onnx, that `--task=export` has written; or the name
+        of a descriptor in `market_jax.data.descriptors`.
 
     Returns:
       A `Predictor` or `descriptors.Descriptor`, and the names of the outputs to ask it for.

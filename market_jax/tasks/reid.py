@@ -240,8 +240,8 @@ def run(
       predict: Answer the queries in this folder from --images, or with "release" the data set's
         queries from its test images; nothing is judged, and names need not say anything.
       top_k: The number of answers to each query that --predict writes; by default 100.
-      features: model, predictions, model+predictions, imagenet, pixels, color_histogram, or the
-        file NAME.onnx of an exported network.
+      features: model, before_bnneck, predictions, model+predictions, imagenet, pixels,
+        color_histogram, or the file NAME.onnx of an exported network.
       flip: Average the features of an image and its mirror image.
       metric: cosine or euclidean, between features.
       transform: Changes features before distances, "database_augmentation k=5"; in order.

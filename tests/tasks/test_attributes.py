@@ -2,17 +2,19 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
 from configs import source_b
-from market_jax import inference, runs
+from market_jax import build, inference, runs
 from market_jax.data.attributes import ATTRIBUTES
 from market_jax.errors import InputError
 from market_jax.evaluators import attributes as evaluator
 from market_jax.recipes import supervised
 from market_jax.report import attention
 from market_jax.tasks import attributes, reid
+from market_jax.training.state import init_variables
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +118,22 @@ def test_features_predictions_and_both(trained):
     ):
         found = reid.Features(trained, source, False).of_split("val")["feature"]
         np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_features_before_the_bnneck(trained):
+    backbone = {"name": "tests.toys:Backbone", "width": 4}
+    fields = {"name": "classifier", "classes": {}, "backbone": backbone, "identities": 3}
+    model = build.model(fields)
+    variables = jax.device_get(init_variables(model, (32, 16), seed=0))
+    running = {"mean": np.full(4, 0.2, np.float32), "var": np.full(4, 4.0, np.float32)}
+    variables["batch_stats"]["bnneck"] = running
+    run = trained._replace(predict=inference.Predictor(model.apply, variables, model=model))
+    before, after = (
+        reid.Features(run, source, False).of_split("val")["feature"]
+        for source in ("before_bnneck", "model")
+    )
+    assert np.ptp(before) > 0
+    np.testing.assert_allclose(after, (before - 0.2) / np.sqrt(4 + 1e-5), atol=1e-5)
 
 
 def test_learned_weighting_is_learned_from_training_identities_alone(trained, monkeypatch):
