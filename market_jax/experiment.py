@@ -1,7 +1,7 @@
 """From a config to all that a training needs: what is built before the first step."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,19 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from market_jax import build, devices, limits, losses, settings
+from market_jax import build, devices, history, limits, losses, settings
 from market_jax.data import columns as columns_
-from market_jax.data.datasets import Dataset, Division
-from market_jax.data.schema import Schema, merge
+from market_jax.data.datasets import Dataset
+from market_jax.data.schema import merge
 from market_jax.errors import InputError
+from market_jax.history import Beginning
 from market_jax.losses import Context
 from market_jax.metrics.attributes import count_labels
 from market_jax.models import inputs
-from market_jax.training import checkpoints, hooks, step, trackers, transfer
+from market_jax.training import hooks, step, trackers, transfer
 from market_jax.training.plan import Plan
 from market_jax.training.state import TrainState, init_state, init_variables
 from market_jax.typing import Columns
-from market_jax.weights import published
 
 
 class Training(NamedTuple):
@@ -42,6 +42,7 @@ class Training(NamedTuple):
       mesh: the devices.
       clustered: the pictures that it learns from without labels, and the run that it began with
         has: (names of the data sets, split) each.
+      beginnings: what it began with, then what that began with, and so on.
     """
 
     config: ConfigDict
@@ -56,6 +57,7 @@ class Training(NamedTuple):
     plan: Plan
     mesh: Any
     clustered: list[tuple[str, str]]
+    beginnings: list[Beginning]
 
 
 def check_classes(config: ConfigDict, labels: Mapping[str, tuple[str, ...]]) -> None:
@@ -192,84 +194,6 @@ def check(config: ConfigDict) -> None:
         ) from error
 
 
-class Saved(NamedTuple):
-    """What the latest checkpoint of a run says about it, or the file of a published network.
-
-    Attributes:
-      config: the config that it was started with, as JSON.
-      schema: the labels that it learns.
-      kept: who is trained on and who is held out.
-      clustered: as in `Training`.
-    """
-
-    config: dict
-    schema: Schema
-    kept: list[Division]
-    clustered: list[tuple[str, str]]
-
-
-def read_saved(workdir: Path) -> Saved | None:
-    """What the latest checkpoint in a folder says about the run; None without a checkpoint.
-
-    Args:
-      workdir: the folder of the run.
-
-    Raises:
-      InputError: the checkpoint is damaged, or an older version has written it.
-    """
-    directory = workdir / "checkpoints"
-    latest = checkpoints.find(directory)
-    if latest is None:
-        return None
-    with checkpoints.offering_others(directory, latest):
-        extra = checkpoints.read_extra(directory, latest)
-    settings.check_format(extra, directory)
-    labels = {name: tuple(classes) for name, classes in extra["labels"].items()}
-    divisions = [Division(**division) for division in extra["divisions"]]
-    clustered = [tuple(pair) for pair in extra.get("clustered", ())]
-    return Saved(extra["config"], Schema(f"the run {workdir}", labels), divisions, clustered)
-
-
-def read_beginnings(config: Mapping[str, Any]) -> list[Saved]:
-    """What is known of the network that a run begins with, then of the one that this began with.
-
-    And so on; what is not there any more, or is no network of this package, ends the list.
-
-    Args:
-      config: of the run that begins, or that has begun.
-
-    Raises:
-      InputError: a checkpoint or a file is damaged, or an older version has written it.
-    """
-    found, names, name = [], set(), config["model"].get("pretrained", "")
-    while name not in names and (source := transfer.find(name)):
-        names.add(name)
-        before = read_saved(source.path) if source.which else _read_published(source.path)
-        if before is None:
-            break
-        found.append(before)
-        # a published network names whom it has seen, and keeps no path
-        name = before.config["model"].get("pretrained", "") if source.which else ""
-    return found
-
-
-def _read_published(path: Path) -> Saved:
-    """What the file of a published network says."""
-    about = published.read(path).about
-    divisions = [Division(entry["name"], entry["pids"], {}) for entry in about["trained_on"]]
-    schema = Schema(f"the network {path}", about["labels"])
-    return Saved(about["config"], schema, divisions, list(about["clustered"]))
-
-
-def _list_clustered(config: ConfigDict, beginnings: Sequence[Saved]) -> list[tuple[str, str]]:
-    """`Training.clustered` of a run that begins."""
-    found = [tuple(pair) for before in beginnings[:1] for pair in before.clustered]
-    if "unlabelled" not in config:
-        return found
-    split, _, name = config.unlabelled.pictures.partition("/")
-    return [(name or config.data.name, split), *found]
-
-
 def prepare(
     config: ConfigDict,
     workdir: Path,
@@ -287,15 +211,17 @@ def prepare(
     check(config)
     mesh = devices.make_mesh()
     devices.check_batch_size(config.batch_size, mesh, config.grad_accum_steps)
-    saved = read_saved(workdir)
+    saved = history.read(workdir)
     if saved:
         settings.check_same_run(workdir, saved.config, config, defaults)
     dataset = build.dataset(config, saved.kept if saved else None)
     if saved:
         merge([saved.schema, dataset.schema])
-    beginnings = [] if saved else read_beginnings(config)
-    known = [division for before in beginnings for division in before.kept]
-    transfer.check_held_out(config.model.get("pretrained", ""), known, dataset)
+        clustered, beginnings = saved.clustered, saved.beginnings
+    else:
+        clustered, beginnings = history.begin(config)
+        known = [division for before in beginnings for division in before.divisions]
+        transfer.check_held_out(config.model.get("pretrained", ""), known, dataset)
     check_classes(config, dataset.schema.labels)
     config, train, val = sides(config, dataset)
     steps_per_epoch = config.steps_per_epoch or build.sampler(config, train).steps
@@ -315,7 +241,8 @@ def prepare(
         hooks=build.hooks(config),
         plan=plan,
         mesh=mesh,
-        clustered=saved.clustered if saved else _list_clustered(config, beginnings),
+        clustered=clustered,
+        beginnings=beginnings,
     )
     return _load(made) if config.data.in_memory else made  # once all else is found to be right
 

@@ -16,7 +16,7 @@ from absl import logging
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from market_jax import build, devices, experiment, scripts, settings
+from market_jax import build, devices, experiment, history, scripts, settings
 from market_jax.data import pipeline
 from market_jax.data.datasets import Dataset
 from market_jax.errors import InputError
@@ -258,6 +258,7 @@ def _actions(
         "label_counts": count_labels(training.train, labels),
         "divisions": [division._asdict() for division in training.dataset.divisions()],
         "clustered": training.clustered,
+        "beginnings": history.as_json(training.beginnings),
     }
     write = writers.ignore
     if leader:

@@ -56,8 +56,8 @@ class Run(NamedTuple):
       step: the step that the checkpoint was saved at; 0 without a model or checkpoint.
       config: the config that it was trained with; `config.data` is of the data set judged.
       predict: the model with its variables; None without a model.
-      extra: the JSON saved with the checkpoint: "progress", "config", "labels", "label_counts"; of
-        a published network `weights.published.FIELDS`.
+      extra: the JSON saved with the checkpoint: "progress", "config", "labels", "label_counts" and
+        so on; of a published network `weights.published.FIELDS`.
       divisions: who was trained on and who was held out; None where the data set is another.
     """
 

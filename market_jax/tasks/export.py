@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from market_jax import build, calibration, experiment, files, programs, registry, runs, settings
+from market_jax import build, calibration, files, history, programs, registry, runs, settings
 from market_jax.data import decoding
 from market_jax.errors import InputError
 from market_jax.models.inputs import names
@@ -212,7 +212,7 @@ def _of_same_recipe(run: Run, workdir: str) -> Run:
     A run that it began with may be another one, too, if it is of the same recipe.
     """
     other = runs.restore(workdir, "latest", cache=False)
-    pairs = zip(_recipes(run.extra["config"]), _recipes(other.extra["config"]), strict=False)
+    pairs = zip(_recipes(run.extra), _recipes(other.extra), strict=False)
     for depth, (first, second) in enumerate(pairs):
         whose = "its" if not depth else "of what it began with, the"
         for key in sorted((first.keys() | second.keys()) - _MAY_DIFFER):
@@ -224,18 +224,18 @@ def _of_same_recipe(run: Run, workdir: str) -> Run:
     return other
 
 
-def _recipes(saved: dict[str, Any]) -> list[dict[str, Any]]:
+def _recipes(extra: dict[str, Any]) -> list[dict[str, Any]]:
     """The flat config of a run, and those of the networks that it began with."""
-    saved = [saved, *(before.config for before in experiment.read_beginnings(saved))]
+    saved = [extra["config"], *(before.config for before in history.beginnings_of(extra))]
     flat = [settings.flatten(_config(each)) for each in saved]
     return [each | {"model.pretrained": _BEGUN} for each in flat[:-1]] + flat[-1:]
 
 
 def _trained_on(run: Run) -> list[dict[str, Any]]:
     """An entry for each data set whose people a run was trained on, or what it began with."""
-    before = experiment.read_beginnings(run.extra["config"])
+    before = history.beginnings_of(run.extra)
     known, entries = {}, []
-    for division in [*run.divisions, *(each for source in before for each in source.kept)]:
+    for division in [*run.divisions, *(each for source in before for each in source.divisions)]:
         persons, seen = set(division.pids["train"]), known.setdefault(division.name, set())
         if not persons <= seen:
             sides = {side: list(pids) for side, pids in division.pids.items()}

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 import data_prep
 from configs import cluster_contrast, small, spcl
-from market_jax import build, runs, seen, settings
+from market_jax import build, history, runs, seen, settings
 from market_jax.errors import InputError
 from market_jax.recipes import cluster_contrast as recipe
 from market_jax.tasks import junk as junk_task
@@ -169,6 +169,8 @@ def test_a_run_that_goes_on_from_one_that_clustered_is_marked_too(synthetic, tmp
     recipe.fit(config, tmp_path / "run")
     run = runs.restore(tmp_path / "run", allow_imports=True)
     assert run.extra["clustered"] == [["synthetic", "train"], ["synthetic", "test"]]
+    (begun,) = history.beginnings_of(run.extra)
+    assert (begun.config["epochs"], begun.divisions) == (1, run.divisions)
     assert seen.is_transductive(run, ("test", "query"))
     junk_task.run(run)
     assert json.loads((run.evaluation / "junk.json").read_text())["transductive"] is True

@@ -6,7 +6,7 @@ import pytest
 import safetensors.numpy
 from absl import logging
 
-from market_jax import build, experiment
+from market_jax import build, experiment, history, settings
 from market_jax.data.datasets import Division, open_dataset
 from market_jax.errors import InputError
 from market_jax.training import checkpoints, transfer
@@ -144,20 +144,23 @@ def test_people_under_other_numbers_can_be_anybody(other):
 
 
 def test_a_training_refuses_what_knows_its_people(synthetic, other, tmp_path):
-    """At once, or by way of a run on other data; where they were held out, it goes."""
+    """At once, or by way of a run that began with it; where they were held out, it goes."""
     config = small(synthetic)
     divided = build.dataset(config).divisions()
     (whole,) = build.dataset(small(synthetic, **{"data.val_fraction": 0.0})).divisions()
     elsewhere = Division("shop", {"train": [1, 2], "val": [], "holdout": []}, {"train": "0"})
     first = keep(tmp_path / "first", config, [whole])
-    config.model.pretrained = first
-    second = keep(tmp_path / "second", config, [elsewhere])
+    begun = [history.Beginning(settings.to_json(config), [whole])]
+    config.model.pretrained = "a run that is gone"
+    second = keep(tmp_path / "second", config, [elsewhere], beginnings=begun)
     for name in (first, f"{first}@latest", second):
         config.model.pretrained = name
         with pytest.raises(InputError, match=f"'{name}', which was trained on 2 of the 2 people"):
             experiment.prepare(config, tmp_path / "run", None)
     config.model.pretrained = keep(tmp_path / "third", small(synthetic), divided)
-    assert experiment.prepare(config, tmp_path / "run", None).clustered == []
+    made = experiment.prepare(config, tmp_path / "run", None)
+    assert made.clustered == []
+    assert [beginning.divisions for beginning in made.beginnings] == [divided]
     path = write(tmp_path / "own.safetensors", {"params": {"x": np.zeros(1)}})
     config.model.pretrained = str(path)
     held = set(divided[0].pids["val"])
@@ -172,11 +175,3 @@ def entries(pids):
     """`trained_on` of a published network."""
     pids = sorted(pids)
     return [{"name": "synthetic", "identities": len(pids), "pids": {"train": pids}}]
-
-
-def test_runs_that_began_with_one_another_are_named_once(tmp_path):
-    first, second = tiny(), tiny()
-    first.model.pretrained, second.model.pretrained = (str(tmp_path / x) for x in ("b", "a"))
-    keep(tmp_path / "a", first, []), keep(tmp_path / "b", second, [])
-    found = [saved.config["model"]["pretrained"] for saved in experiment.read_beginnings(first)]
-    assert found == [second.model.pretrained, first.model.pretrained]

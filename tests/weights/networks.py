@@ -9,7 +9,7 @@ import safetensors
 import safetensors.numpy
 
 from configs import source_b
-from market_jax import build, devices, runs, settings
+from market_jax import build, devices, history, runs, settings
 from market_jax.data.attributes import CLASSES
 from market_jax.data.datasets import Division
 from market_jax.inference import Predictor
@@ -39,7 +39,7 @@ def as_run(config, workdir, pids):
     return runs.Run(workdir, 7, config, predict, extra, [Division("synthetic", sides, {})])
 
 
-def keep(workdir, config, divisions, *, variables=None, step=7, score=1.0):
+def keep(workdir, config, divisions, *, variables=None, step=7, score=1.0, beginnings=()):
     """Writes a checkpoint as a run leaves it, by default of next to nothing."""
     extra = {
         "format": settings.FORMAT,
@@ -47,6 +47,7 @@ def keep(workdir, config, divisions, *, variables=None, step=7, score=1.0):
         "labels": {},
         "divisions": [division._asdict() for division in divisions],
         "clustered": [],
+        "beginnings": history.as_json(beginnings),
     }
     state = init_state(variables or {"params": {"x": np.zeros(1)}}, optax.identity(), seed=0)
     how = {"score": score, "round_start": 0, "extra": extra}

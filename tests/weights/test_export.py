@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from configs import source_b
-from market_jax import build, runs, settings
+from market_jax import build, history, runs, settings
 from market_jax.data.datasets import Division
 from market_jax.errors import InputError
 from market_jax.inference import Predictor
@@ -148,8 +148,11 @@ def twins(tmp_path, monkeypatch):
         first = networks.tiny(**changes)
         first.model.pretrained = "auto"
         whom = [Division("shop", {"train": [5, 6]}, {})]
-        config.model.pretrained = networks.keep(tmp_path / f"first-{name}", first, whom)
-        return networks.as_run(config, tmp_path / name, [1, 2])
+        config.model.pretrained = "a run that is gone"
+        run = networks.as_run(config, tmp_path / name, [1, 2])
+        beginning = history.Beginning(settings.to_json(first), whom)
+        run.extra["beginnings"] = history.as_json([beginning])
+        return run
 
     run, other = make("all"), make("figures", **{"data.val_fraction": 0.4, "seed": 3})
     monkeypatch.setattr(export.runs, "restore", lambda *_, **__: other)
@@ -163,7 +166,7 @@ def test_a_twin_may_begin_with_a_twin_and_have_another_memory(twins):
     message = r"--figures=x: of what it began with, the optimizer\.learning_rate is .*'s 0\.5"
     with pytest.raises(InputError, match=message):
         export._of_same_recipe(slower, "x")
-    del slower.extra["config"]["model"]["pretrained"]
+    del slower.extra["config"]["model"]["pretrained"], slower.extra["beginnings"]
     with pytest.raises(InputError, match=r"its model\.pretrained is 'a run', the run's None"):
         export._of_same_recipe(slower, "x")
 
