@@ -4,6 +4,7 @@ import ctypes
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jaxlib
@@ -44,6 +45,17 @@ def compiler_options(backend: str, jaxlib_version: str) -> dict[str, str]:
     if backend != "cpu" or jaxlib_version not in _CPU_FLAG_VERSIONS:
         return {}
     return {"xla_disable_hlo_passes": "cse_barrier_expander"}
+
+
+def quick_compiler_options(backend: str) -> dict[str, Any]:
+    """XLA's compiler options for what is computed once, such as a network's first variables.
+
+    Args:
+      backend: "cpu", "gpu" or "tpu".
+    """
+    if backend != "cpu":
+        return {}
+    return {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 def keep_memory() -> bool:

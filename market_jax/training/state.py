@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from market_jax import devices
 from market_jax.typing import Array, PyTree
 
 
@@ -55,7 +56,8 @@ def init_variables(model: nn.Module, image_size: tuple[int, int], *, seed: int) 
       seed: seeds the random parameters.
     """
     example = np.zeros((1, *image_size, 3), np.float32)
-    return jax.jit(model.init)(split_key(seed)[0], example)
+    options = devices.quick_compiler_options(jax.default_backend())
+    return jax.jit(model.init, compiler_options=options)(split_key(seed)[0], example)
 
 
 def init_state(
