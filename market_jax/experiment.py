@@ -21,7 +21,7 @@ from market_jax.metrics.attributes import count_labels
 from market_jax.models import inputs
 from market_jax.training import hooks, step, trackers, transfer
 from market_jax.training.plan import Plan
-from market_jax.training.state import TrainState, init_state, init_variables
+from market_jax.training.state import TrainState, draw_variables, init_state, init_variables
 from market_jax.typing import Columns
 
 
@@ -169,7 +169,7 @@ def check(config: ConfigDict) -> None:
         apply = build.apply(stage, build.model(stage.model, stage.dtype))
         images = jnp.zeros((2, *config.data.image_size, 3), jnp.uint8)
         batch = _AnyColumn(mask=jnp.ones(2, bool), image=augment(key, images))
-        variables = init_variables(model, config.data.image_size, seed=0)
+        variables = draw_variables(model, config.data.image_size, key)
         state = hooks.init_all(init_state(variables, optimizer, seed=0), after)
         keys = {"dropout": key, "sample": key}
         collections = list(state.collections)

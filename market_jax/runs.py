@@ -19,7 +19,7 @@ from market_jax.kernels import convolution
 from market_jax.models.backbones import efficientnet_lite
 from market_jax.registry import choose
 from market_jax.training import checkpoints
-from market_jax.training.state import init_variables
+from market_jax.training.state import draw_variables
 from market_jax.typing import PositiveInt, PyTree
 from market_jax.weights import published as zoo
 
@@ -220,7 +220,8 @@ def make_template(config: ConfigDict) -> tuple[Any, PyTree]:
       InputError: a name or a field does not exist, or a value is of another kind.
     """
     model = build.model(config.model, config.dtype)
-    return model, jax.eval_shape(lambda: init_variables(model, config.data.image_size, seed=0))
+    size, key = config.data.image_size, jax.random.key(0)
+    return model, jax.eval_shape(lambda: draw_variables(model, size, key))
 
 
 def published(

@@ -26,6 +26,8 @@ def test_compiler_options_are_for_cpus_and_tested_versions_alone():
     assert devices.compiler_options("cpu", "0.10.2")
     assert devices.compiler_options("cpu", "99.0") == {}
     assert devices.compiler_options("gpu", "0.10.2") == {}
+    assert devices.quick_compiler_options("cpu")
+    assert devices.quick_compiler_options("gpu") == devices.quick_compiler_options("tpu") == {}
 
 
 FAULTS = """

@@ -1,10 +1,11 @@
 """The training state: what one step hands to the next."""
 
+import functools
+
 import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from market_jax import devices
@@ -47,17 +48,28 @@ def split_key(seed: int) -> tuple[Array, Array]:
     return init_key, root_key
 
 
-def init_variables(model: nn.Module, image_size: tuple[int, int], *, seed: int) -> PyTree:
-    """Fresh variables of a model: {"params": ..., "batch_stats": ..., ...}.
+def draw_variables(model: nn.Module, image_size: tuple[int, int], key: Array) -> PyTree:
+    """Fresh variables of a model, not compiled: for what is traced, as by `jax.eval_shape`.
 
     Args:
       model: a Flax module that is called as `model(image, train=...)`.
       image_size: (height, width).
+      key: of the random parameters, see `split_key`.
+    """
+    return model.init(key, jnp.zeros((1, *image_size, 3), jnp.float32))
+
+
+def init_variables(model: nn.Module, image_size: tuple[int, int], *, seed: int) -> PyTree:
+    """Fresh variables of a model: {"params": ..., "batch_stats": ..., ...}.
+
+    Args:
+      model: as for `draw_variables`.
+      image_size: (height, width).
       seed: seeds the random parameters.
     """
-    example = np.zeros((1, *image_size, 3), np.float32)
+    draw = functools.partial(draw_variables, model, image_size)
     options = devices.quick_compiler_options(jax.default_backend())
-    return jax.jit(model.init, compiler_options=options)(split_key(seed)[0], example)
+    return jax.jit(draw, compiler_options=options)(split_key(seed)[0])
 
 
 def init_state(

@@ -8,7 +8,7 @@ import numpy as np
 from market_jax.export import functions
 from market_jax.kernels import convolution
 from market_jax.models import norms
-from market_jax.training.state import init_variables
+from market_jax.training.state import draw_variables
 
 CLASSES = {"age": 4, "hat": 2}
 
@@ -33,7 +33,7 @@ def images(count, size, seed=0):
 def prepare(model, size):
     """The variables, each BatchNorm in its convolution."""
     with convolution.using("lax"):
-        template = jax.eval_shape(lambda: init_variables(model, size, seed=0))
+        template = jax.eval_shape(lambda: draw_variables(model, size, jax.random.key(0)))
         variables = draw(template)
         fold = jax.jit(functools.partial(norms.fold, model.apply, image_size=size))
         return {**variables, **fold(variables)}

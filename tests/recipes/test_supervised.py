@@ -17,7 +17,7 @@ from market_jax.recipes import supervised
 from market_jax.report import predictions
 from market_jax.tasks import attributes as attributes_task
 from market_jax.training import checkpoints, writers
-from market_jax.training.state import init_state, init_variables
+from market_jax.training.state import draw_variables, init_state
 from tests.conftest import ROOT, small
 
 CONFIGS = sorted(
@@ -39,7 +39,7 @@ def test_every_name_in_every_config_resolves(name):
     tx = build.optimizer(config, model, 10)
 
     def make_state():
-        variables = init_variables(model, config.data.image_size, seed=config.seed)
+        variables = draw_variables(model, config.data.image_size, jax.random.key(0))
         return init_state(variables, tx, seed=config.seed)
 
     assert jax.tree.leaves(jax.eval_shape(make_state).params)

@@ -13,7 +13,7 @@ from market_jax.errors import InputError
 from market_jax.models import backbones
 from market_jax.registry import files_of
 from market_jax.tasks import activation
-from market_jax.training.state import init_variables
+from market_jax.training.state import draw_variables
 
 SIZE = (64, 64)
 COLUMNS = {"image": np.zeros((2, *SIZE, 3), np.uint8), "name": np.array(["a", "b"])}
@@ -32,7 +32,7 @@ TINY = {"name": "tests.toys:Backbone", "width": 4}
 def predictor(fields):
     """A network with the first variables that it gets."""
     model = build.model(fields)
-    variables = jax.eval_shape(lambda: init_variables(model, SIZE, seed=0))
+    variables = jax.eval_shape(lambda: draw_variables(model, SIZE, jax.random.key(0)))
     return inference.Predictor(model.apply, variables, model=model)
 
 

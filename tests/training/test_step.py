@@ -13,7 +13,7 @@ from market_jax.models.attributes_cnn import Model
 from market_jax.models.backbones import vit
 from market_jax.training import step
 from market_jax.training.hooks import Hook
-from market_jax.training.state import init_state, init_variables
+from market_jax.training.state import init_state, init_variables, split_key
 
 MODEL = Model(
     classes={"hat": 2, "age": 4}, widths=(4, 6, 8, 6), final_pool=(4, 4), head_width=8, dropout=0.2
@@ -48,6 +48,12 @@ def augment(key, images):
 
 def make_state(model=MODEL, tx=SLOW, seed=0):
     return init_state(init_variables(model, (32, 16), seed=seed), tx, seed=seed)
+
+
+def test_compiled_quickly_the_first_variables_are_the_same():
+    found = init_variables(MODEL, (32, 16), seed=3)
+    drawn = MODEL.init(split_key(3)[0], np.zeros((1, 32, 16, 3), np.float32))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-6), found, drawn)
 
 
 def batches(count, size=16):
