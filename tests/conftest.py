@@ -1,5 +1,6 @@
 """Eight CPU devices, the compilation cache, and small data sets that the tests share."""
 
+import hashlib
 import os
 import shutil
 from pathlib import Path
@@ -25,6 +26,13 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 devices.start()
+# Programs for several devices hold an address of our partitioning, by which none would be found
+# again; without it one is found even if that code is another one, so that each has its own folder.
+KERNELS = sorted((Path(__file__).parents[1] / "market_jax/kernels").glob("*.py"))
+DIGEST = hashlib.sha256(b"".join(path.read_bytes() for path in KERNELS)).hexdigest()[:16]
+CACHE = Path(jax.config.jax_compilation_cache_dir) / f"tests-{DIGEST}"
+jax.config.update("jax_compilation_cache_dir", str(CACHE))
+jax.config.update("jax_remove_custom_partitioning_ptr_from_cache_key", True)
 hypothesis.settings.register_profile("tests", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("tests")
 
