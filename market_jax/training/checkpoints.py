@@ -125,8 +125,7 @@ def save(
     path, items = Path(directory).absolute() / str(step), _items(state)
     _check_space(path, items)
     said = {"extra": dict(extra), "score": score, "round_start": round_start}
-    # of arrays on several devices Orbax would cut a slice each, and compile every one of them
-    args = {name: ocp.args.StandardSave(jax.device_get(tree)) for name, tree in items.items()}
+    args = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
     args[_EXTRA] = ocp.args.JsonSave(said)
     asyncio = python_logging.getLogger("asyncio")
     asyncio.setLevel(python_logging.CRITICAL)  # tracebacks of Orbax's tasks, after ours has said it
