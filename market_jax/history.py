@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from market_jax import settings
 from market_jax.data.datasets import Division
 from market_jax.data.schema import Schema
+from market_jax.errors import InputError
 from market_jax.training import checkpoints, transfer
 from market_jax.weights import published
 
@@ -76,7 +77,16 @@ def beginnings_of(extra: Mapping[str, Any]) -> list[Beginning]:
 
     Args:
       extra: the JSON saved with a checkpoint of the run, or the metadata of a published network.
+
+    Raises:
+      InputError: an older version has written it, which did not keep them.
     """
+    name = extra["config"]["model"].get("pretrained", "")
+    if "beginnings" not in extra and "trained_on" not in extra and transfer.find(name):
+        raise InputError(
+            f"a run that began with {name!r} has not kept whom that network knows: an older "
+            "version has trained it; train it again"
+        )
     return [
         Beginning(entry["config"], [Division(**division) for division in entry["divisions"]])
         for entry in extra.get("beginnings", ())

@@ -20,6 +20,8 @@ from market_jax.recipes import supervised
 from market_jax.typing import Columns
 from tests.browser import Browser
 
+ROOT = Path(__file__).parents[1]
+
 # compiling takes most of the time; test_scripts.py runs the programs without
 FLAGS = "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"
@@ -28,15 +30,13 @@ jax.config.update("jax_num_cpu_devices", 8)
 devices.start()
 # Programs for several devices hold an address of our partitioning, by which none would be found
 # again; without it one is found even if that code is another one, so that each has its own folder.
-KERNELS = sorted((Path(__file__).parents[1] / "market_jax/kernels").glob("*.py"))
+KERNELS = sorted((ROOT / "market_jax/kernels").glob("*.py"))
 DIGEST = hashlib.sha256(b"".join(path.read_bytes() for path in KERNELS)).hexdigest()[:16]
 CACHE = Path(jax.config.jax_compilation_cache_dir) / f"tests-{DIGEST}"
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_remove_custom_partitioning_ptr_from_cache_key", True)
 hypothesis.settings.register_profile("tests", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("tests")
-
-ROOT = Path(__file__).parents[1]
 
 
 def pytest_addoption(parser):

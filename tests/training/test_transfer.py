@@ -175,3 +175,11 @@ def entries(pids):
     """`trained_on` of a published network."""
     pids = sorted(pids)
     return [{"name": "synthetic", "identities": len(pids), "pids": {"train": pids}}]
+
+
+def test_an_older_run_that_has_not_kept_its_beginning_is_refused(tmp_path):
+    config = tiny()
+    config.model.pretrained = keep(tmp_path / "first", tiny(), [])
+    with pytest.raises(InputError, match="first' has not kept whom that network knows"):
+        history.beginnings_of({"config": settings.to_json(config)})
+    assert history.beginnings_of({"config": settings.to_json(tiny())}) == []
