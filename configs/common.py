@@ -211,10 +211,10 @@ def persons_only(arguments: str, **usual) -> ConfigDict:
       arguments: the backbone and its arguments, "efficientnet_lite,variant=1"; without a name
         EfficientNet-Lite0.
       **usual: arguments of the backbone that the arguments may still change; those that it does not
-        have are left out.
+        have are left out, and of a backbone from outside all but `pooling`.
     """
     name, values = read_backbone(arguments)
-    known = BACKBONES.get(name, usual)
+    known = BACKBONES.get(name, {})
     usual = {key: value for key, value in usual.items() if key in ("pooling", *known)}
     config = get_config()
     config.tasks = ("reid",)

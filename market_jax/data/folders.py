@@ -125,8 +125,15 @@ def naming_of(names: list[str]) -> str | re.Pattern:
         found = filenames.detect(bases)
     except InputError:
         return filenames.ANY
-    fits = all(filenames.parse(name, found) is not None for name in bases)
-    return found if fits else filenames.ANY
+    others = [name for name in bases if filenames.parse(name, found) is None]
+    if not others:
+        return found
+    logging.warning(
+        "%d of %d pictures' names are outside the naming %r that the others follow, such as %s: "
+        "person, camera and time are read from none of them",
+        *(len(others), len(bases), found, others[0]),
+    )
+    return filenames.ANY
 
 
 def _parse(path: Path, grammar: str | re.Pattern) -> dict[str, int]:

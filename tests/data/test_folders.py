@@ -3,7 +3,7 @@ import shutil
 import numpy as np
 import pytest
 
-from market_jax.data import columns, folders
+from market_jax.data import columns, filenames, folders
 from market_jax.errors import InputError
 from tests.conftest import write_picture
 
@@ -115,3 +115,15 @@ def test_a_list_that_is_wrong(unitn, text, message):
     table.write_text(text)
     with pytest.raises(InputError, match=message):
         folders.read_list(unitn / "test", table, folders.Report())
+
+
+def test_one_name_outside_the_naming_is_no_silent_loss(monkeypatch):
+    said = []
+    monkeypatch.setattr(folders.logging, "warning", lambda text, *values: said.append(text % values))
+    known = ["a/0002_c1s1_000451_03.jpg", "b/0002_c2s1_000451_03.jpg"]
+    assert folders.naming_of(known) == "market1501"
+    assert folders.naming_of(["x.jpg"]) is filenames.ANY
+    assert not said
+    assert folders.naming_of([*known, "c/door.jpg"]) is filenames.ANY
+    assert "1 of 3 pictures' names are outside the naming 'market1501'" in said[0]
+    assert "such as door.jpg" in said[0]
