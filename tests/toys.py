@@ -66,7 +66,6 @@ class Striped(nn.Module):
 
     width: int = 64
     pooling: str = "average"
-    last_stride: int = 1
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact

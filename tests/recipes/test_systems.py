@@ -223,7 +223,7 @@ def test_every_change_of_the_ablation_makes_an_experiment(change):
     assert (config == ablation.get_config()) is False or change == "small"
 
 
-@pytest.mark.parametrize("backbone", ["densenet", "alexnet"])
+@pytest.mark.parametrize("backbone", ["densenet", "alexnet", "tests.toys:Striped"])
 def test_a_backbone_without_a_last_stride_is_taken_too(backbone):
     config = importlib.import_module("configs.bot").get_config(backbone)
     config.model.identities = 3
