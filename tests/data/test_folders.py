@@ -119,7 +119,7 @@ def test_a_list_that_is_wrong(unitn, text, message):
 
 def test_one_name_outside_the_naming_is_no_silent_loss(monkeypatch):
     said = []
-    monkeypatch.setattr(folders.logging, "warning", lambda text, *values: said.append(text % values))
+    monkeypatch.setattr(folders.logging, "warning", lambda text, *a: said.append(text % a))
     known = ["a/0002_c1s1_000451_03.jpg", "b/0002_c2s1_000451_03.jpg"]
     assert folders.naming_of(known) == "market1501"
     assert folders.naming_of(["x.jpg"]) is filenames.ANY
