@@ -1,4 +1,4 @@
-"""Eight CPU devices, the compilation cache, and small data sets that the tests share."""
+"""Two CPU devices, the compilation cache, and small data sets that the tests share."""
 
 import hashlib
 import os
@@ -22,11 +22,15 @@ from tests.browser import Browser
 
 ROOT = Path(__file__).parents[1]
 
-# compiling takes most of the time; test_scripts.py runs the programs without
-FLAGS = "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
+# compiling takes most of the time, and more for several devices; test_scripts.py runs the programs
+# without
+FLAGS = (
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    "--xla_cpu_use_fusion_emitters=false"
+)
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"
 jax.config.update("jax_platforms", "cpu")
-jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_num_cpu_devices", 2)
 devices.start()
 # Programs for several devices hold an address of our partitioning, by which none would be found
 # again; without it one is found even if that code is another one, so that each has its own folder.

@@ -131,7 +131,7 @@ def test_a_network_is_folded_once_for_each_set_of_variables():
 
 
 def test_mirrored_outputs_are_averaged_and_maps_mirrored_back():
-    columns, model = make_columns(), Colors()
+    columns, model = make_columns(8), Colors()
     predict = inference.Predictor(model.apply, {"scale": 1.0})
     found = predict(columns, ["color", "map"], flip=True)
     assert model.traced == 2, "two passes"

@@ -58,7 +58,8 @@ def test_pictures_pass_by_residuals_in_training_alone(variables):
     plain = jax.jit(model.apply)(variables, x)
     np.testing.assert_allclose(stages["stage1"], plain["stage1"], atol=1e-5)
     first, second = (np.asarray(stages[name])[:, 0, 0] for name in ("stage1", "stage2"))
-    assert len(np.unique(second.round(3), axis=0)) == 4, "with and without either residual"
+    alike = {np.isclose(row, second, atol=1e-3).all(axis=1).tobytes() for row in second}
+    assert len(alike) == 4, "with and without either residual"
     assert 0 < np.sum(np.all(first == second, axis=1)) < 16, "some pass by both"
 
 

@@ -68,7 +68,8 @@ def test_a_picture_with_flip_and_neighbours_goes_through_the_network_twice(train
         passes.append(images.shape)
         return trained.predict.apply(variables, images)
 
-    network = inference.Predictor(apply, trained.predict.variables, batch_size=64)
+    size = len(rows["image"])
+    network = inference.Predictor(apply, trained.predict.variables, batch_size=size)
     evaluator.classify(network, rows, ATTRIBUTES, flip=True, neighbours=2)
     assert len(passes) == 2
 

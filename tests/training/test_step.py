@@ -91,10 +91,9 @@ def assert_same_training(found, expected):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-6)
 
 
-@pytest.mark.parametrize("count", [2, 4, 8])
-def test_many_devices_give_the_single_device_result(single, count):
+def test_many_devices_give_the_single_device_result(single):
     """BatchNorm's statistics are those of the whole batch."""
-    assert_same_training(train(devices.make_mesh(jax.devices()[:count]), STEPS), single)
+    assert_same_training(train(devices.make_mesh(), STEPS), single)
 
 
 def test_rematerialisation_changes_nothing_but_what_is_kept(single):
@@ -116,7 +115,7 @@ def test_rematerialisation_changes_nothing_but_what_is_kept(single):
     assert again["rsqrt"] > plain["rsqrt"], "BatchNorm is not computed again"
 
 
-@pytest.mark.parametrize("count", [1, 4])
+@pytest.mark.parametrize("count", [1, 2])
 def test_accumulation_averages_the_gradients_of_the_parts(count):
     """Without BatchNorm's batch statistics and randomness, parts make no difference."""
     plain = Still(classes={"hat": 2, "age": 4})
