@@ -1,4 +1,5 @@
 import copy
+import functools
 import importlib
 import json
 import os
@@ -16,7 +17,7 @@ from market_jax.errors import InputError
 from market_jax.recipes import supervised
 from market_jax.report import predictions
 from market_jax.tasks import attributes as attributes_task
-from market_jax.training import checkpoints, writers
+from market_jax.training import checkpoints, profile, writers
 from market_jax.training.state import draw_variables, init_state
 from tests.conftest import ROOT, small
 
@@ -254,7 +255,9 @@ def test_other_ways_to_compute_train_too(synthetic, workdir, tmp_path, changes):
     assert value == pytest.approx(expected, rel=0.1)
 
 
-def test_a_profile_is_written(synthetic, tmp_path):
+def test_a_profile_is_written(synthetic, tmp_path, monkeypatch):
+    few = functools.partial(profile.matrix_product_peak, size=256)  # the tests' flags make it slow
+    monkeypatch.setattr(profile, "matrix_product_peak", few)
     supervised.fit(small(synthetic, epochs=2, profile=True), tmp_path / "run")
     text = (tmp_path / "run" / "profile" / "summary.txt").read_text()
     assert "batch            16 images" in text
