@@ -12,7 +12,7 @@ for whole pictures in gray, one in 20 (RGT), or `patches` for a rectangle, in tw
 cameras and light change them. Published: BoT's ResNet-50 with patches 95.1 rank 1, 87.2 mAP; SBS's
 ResNet-101-ibn with pictures 96.5, 91.2. By configs/comparison.py, two hours each on one core
 without AVX-512, BoT has 78.3 mAP with patches, 77.4 with pictures and 79.5 with neither on the
-course release.
+course release, `small` 84.7 with patches and 84.0 with pictures.
 
 The authors' program compares a patch's width with the picture's height and the other way round;
 here patches fit into the picture. It draws height over width uniformly from 0.3 to 3.3 and again
