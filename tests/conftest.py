@@ -22,10 +22,10 @@ from tests.browser import Browser
 
 ROOT = Path(__file__).parents[1]
 
-# compiling takes most of the time, and more for several devices; one test of test_scripts.py runs
-# the programs without
+# compiling takes most of the time, and more for several devices; test_scripts.py runs the programs
+# without
 FLAGS = (
-    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true "
     "--xla_cpu_use_fusion_emitters=false"
 )
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"

@@ -23,13 +23,11 @@ SMALL = (
     "--config.batch_size=8",
     "--config.log_every=1",
 )
+AS_USERS = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}  # compiled as outside the tests
 
 
 def start(script, *flags, most=None, **environment):
-    """Starts a script of the project on one CPU device; its files may have so many bytes.
-
-    It is compiled by the tests' flags.
-    """
+    """Starts a script of the project on one CPU device; its files may have so many bytes."""
     limit = (
         f"import resource, runpy, sys\nresource.setrlimit(resource.RLIMIT_FSIZE, ({most},) * 2)\n"
         "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
@@ -37,7 +35,7 @@ def start(script, *flags, most=None, **environment):
     return subprocess.Popen(
         [sys.executable, *(["-c", limit] if most else []), str(ROOT / script), *flags],
         cwd=ROOT,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"} | environment,
+        env=os.environ | AS_USERS | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -174,13 +172,11 @@ def test_two_processes_give_the_result_of_one(synthetic, tmp_path):
 
 
 def test_train_then_evaluate_without_a_workdir(synthetic, tmp_path):
-    """Compiled as outside the tests."""
-    usual = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
-    finish(train(synthetic, tmp_path / "runs" / "mine", "--config.epochs=1", **usual))
+    finish(train(synthetic, tmp_path / "runs" / "mine", "--config.epochs=1"))
     process = subprocess.run(
         [sys.executable, str(ROOT / "evaluate.py"), "--task=attributes", "--split=test"],
         cwd=tmp_path,
-        env=os.environ | usual | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | AS_USERS | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=False,
