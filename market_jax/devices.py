@@ -154,6 +154,19 @@ def share() -> tuple[int, int]:
     return jax.process_index(), jax.process_count()
 
 
+def from_first(value):
+    """What the first process has; every process calls it.
+
+    Args:
+      value: a number or an array, of the same shape and dtype in every process.
+    """
+    if share()[1] == 1:
+        return value
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.broadcast_one_to_all(value)
+
+
 def check_batch_size(batch_size: int, mesh: Mesh, parts: int = 1) -> None:
     """Checks that each part of a batch can be split evenly over the devices.
 

@@ -7,36 +7,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from market_jax import calibration, devices, progress
+from market_jax import calibration, devices
 from market_jax.api import Model, Picture
 from market_jax.calibration import Calibration
-from market_jax.data import decoding, folders
+from market_jax.data import folders
 from market_jax.errors import InputError
 from market_jax.galleries import records, reranking
 from market_jax.galleries import where as where_
+from market_jax.galleries.adding import Added, Adding
 from market_jax.galleries.store import FIELDS, MOST, Store, public
 
-_CHUNK = 256  # pictures that are described and written at a time
 _DEPTH = 5  # times as many answers are re-ranked as are wanted
 _LEAST = 100  # answers that are re-ranked
-
-
-class Added(NamedTuple):
-    """What has become of the pictures of a folder.
-
-    Attributes:
-      described: the number that were described and are new in the gallery.
-      known: the number that were there already.
-      moved: how many of these were in another place, which is gone.
-      updated: how many of these have now another camera, sequence, frame or time.
-      skipped: what is wrong with each that was left out.
-    """
-
-    described: int
-    known: int
-    moved: int
-    updated: int
-    skipped: tuple[str, ...]
 
 
 class Hit(NamedTuple):
@@ -108,7 +90,7 @@ class Gallery:
 
     def __len__(self) -> int:
         """The number of pictures; every process gets it."""
-        return int(_from_first(len(self._store) if self._store is not None else 0))
+        return int(devices.from_first(len(self._store) if self._store is not None else 0))
 
     def add(
         self, folder: str | Path, *, table: str | Path | None = None, skip_bad: bool = False
@@ -117,7 +99,8 @@ class Gallery:
 
         Each few hundred are written before the next, so that, stopped at any moment, the same call
         goes on. Of equal files the first is kept. What is said of the camera and the time of a
-        picture that is known replaces what was, and what is not said stays.
+        picture that is known replaces what was, and what is not said stays. Where a file has
+        another content than was described, what was described leaves the gallery.
 
         Args:
           folder: the folder with the pictures, and with folders of them.
@@ -133,45 +116,7 @@ class Gallery:
         """
         report = folders.Report(skip_bad)
         found = records.read(Path(folder), Path(table) if table else None, report)
-        counts, seen = np.zeros(4, int), set()
-        chunks = [found[i : i + _CHUNK] for i in range(0, len(found), _CHUNK)]
-        for chunk in progress.track(chunks, "described"):
-            by_id = records.by_digest(chunk, report)
-            counts += self._add({k: v for k, v in by_id.items() if k not in seen}, report)
-            seen |= by_id.keys()
-        return Added(*counts.tolist(), tuple(report.skipped))
-
-    def _add(
-        self, by_id: Mapping[str, dict[str, Any]], report: folders.Report
-    ) -> tuple[int, int, int, int]:
-        """Adds some pictures: how many were described, known, moved, updated."""
-        known = self._known(list(by_id))
-        new = {key: record for key, record in by_id.items() if key not in known}
-        for key, record in list(new.items()):
-            try:
-                decoding.read(record["path"])
-            except InputError as error:
-                report.bad(str(error))
-                del new[key]
-        if new:
-            found = self.model.describe([r["path"] for r in new.values()], flip=self.flip)
-            if self._store is not None:
-                self._store.add(list(records.rows(new, *found)))
-        changes = {key: records.changes(row, by_id[key]) for key, row in known.items() if row}
-        changes = {key: fields for key, fields in changes.items() if fields}
-        if changes:
-            self._store.update(changes)
-        moved = sum("path" in fields for fields in changes.values())
-        updated = sum(bool(fields.keys() & records.UNKNOWN) for fields in changes.values())
-        return len(new), len(known), moved, updated
-
-    def _known(self, ids: list[str]) -> dict[str, dict[str, Any]]:
-        """Id -> row of those that are there; processes that do not write get empty rows."""
-        fields = ("id", *where_.FIELDS)
-        rows = self._store.get(ids, fields) if self._store is not None else ()
-        found = {row["id"]: row for row in rows}
-        there = _from_first(np.array([key in found for key in ids], bool))
-        return {ids[i]: found.get(ids[i], {}) for i in np.flatnonzero(there)}
+        return Adding(self.model, self._store, self.flip, report).add(found)
 
     def remove(self, paths: Sequence[str | Path]) -> int:
         """Removes pictures from the gallery, not from the disk.
@@ -327,15 +272,6 @@ class Gallery:
             first += len(classes)
         known = {name: row[name] for name in where_.FIELDS}
         return Hit(row["id"], distance=float(row["distance"]), attributes=attributes, **known)
-
-
-def _from_first(value):
-    """What the first process has; every process calls it."""
-    if devices.share()[1] == 1:
-        return value
-    from jax.experimental import multihost_utils
-
-    return multihost_utils.broadcast_one_to_all(value)
 
 
 def _above(path: str) -> set[str]:

@@ -66,20 +66,20 @@ def _from_row(folder: Path, row: Mapping[str, str]) -> Record:
     return {"path": str(absolute(folders.within(folder, row["name"]))), **known}
 
 
-def by_digest(records: Sequence[Record], report: folders.Report) -> dict[str, Record]:
-    """Digest of its file -> record; of equal files the first.
+def digests(records: Sequence[Record], report: folders.Report) -> dict[str, str]:
+    """Path -> digest of the file, of those that can be read.
 
     Args:
       records: of pictures.
-      report: collects those that cannot be read.
+      report: collects the others.
 
     Raises:
       InputError: a file cannot be read (without `report.skip_bad`).
     """
-    found: dict[str, Record] = {}
+    found = {}
     for record in records:
         try:
-            found.setdefault(digest(files.read_bytes(record["path"])), record)
+            found[record["path"]] = digest(files.read_bytes(record["path"]))
         except InputError as error:
             report.bad(str(error))
     return found
@@ -115,11 +115,21 @@ def changes(row: Mapping[str, Any], record: Record) -> Record:
     """The fields of a gallery's row that a record of the same picture changes.
 
     Args:
-      row: the row. Its path stays as long as there is a file.
+      row: the row. Its path stays as long as the picture is there, too.
       record: what is known of the picture now; what it does not know stays.
     """
     said = {key: record[key] for key in UNKNOWN if record[key] not in (UNKNOWN[key], row[key])}
-    return said if Path(row["path"]).exists() else said | {"path": record["path"]}
+    return said if _is_there(row, record) else said | {"path": record["path"]}
+
+
+def _is_there(row: Mapping[str, Any], record: Record) -> bool:
+    """Whether the picture of a row, which is where its record says, is where the row says."""
+    if row["path"] == record["path"]:
+        return True
+    try:
+        return digest(files.read_bytes(row["path"])) == row["id"]
+    except InputError:
+        return False
 
 
 def absolute(path: str | Path) -> Path:

@@ -71,6 +71,7 @@ def _added(gallery: Gallery, images: str, annotations: str | None, skip_bad: boo
     added = gallery.add(images, table=annotations, skip_bad=skip_bad)
     for message in added.skipped:
         logging.warning("skipped: %s", message)
-    further = {"moved": added.moved, "updated": added.updated, "skipped": len(added.skipped)}
+    further = {name: getattr(added, name) for name in ("moved", "updated", "replaced")}
+    further["skipped"] = len(added.skipped)
     shown = [f"{count} {what}" for what, count in further.items() if count]
     return ", ".join([f"{added.described} pictures described, {added.known} known", *shown])

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from market_jax.errors import InputError
+from market_jax.galleries import adding
 from market_jax.galleries import gallery as gallery_
 from market_jax.galleries.gallery import Gallery
 from market_jax.retrieval import distances
@@ -116,8 +117,44 @@ def test_camera_and_time_stay_until_others_are_said(tmp_path, network, place):
         assert gallery.add(tmp_path / "moved", table=table).updated == 0
 
 
+def test_what_was_described_leaves_with_the_file(gallery, crops, network):
+    """Files that are overwritten: by new pictures, by each other's, by one that is none."""
+    first, second, third, *_ = paths = sorted(crops.iterdir())
+    before = {hit.path: hit.id for hit in gallery.all()}
+    shutil.copy(next(draw(crops.parent / "new", 1, first=500).iterdir()), third)
+    added = gallery.add(crops)
+    assert (added.described, added.known, added.replaced) == (1, 29, 1)
+    after = {hit.path: hit.id for hit in gallery.all()}
+    assert len(after) == len(gallery) == 30
+    assert [path for path in after if after[path] != before[path]] == [str(third)]
+    assert gallery.search(third, top_k=1)[0].path == str(third)
+    assert gallery.add(crops).replaced == 0
+    shutil.copy(paths[5], paths[4])  # equal files now: the gallery has the first of them
+    added = gallery.add(crops)
+    assert (added.described, added.known, added.moved, added.replaced) == (0, 29, 0, 1)
+    assert len(gallery) == 29
+    second.write_bytes(b"no picture")
+    added = gallery.add(crops, skip_bad=True)
+    assert (added.described, added.replaced, len(added.skipped)) == (0, 0, 1)
+    assert str(second) in {hit.path for hit in gallery.all()}
+    assert str(first) in {hit.path for hit in gallery.all()}
+
+
+@pytest.mark.parametrize("chunk", [1, 256])
+def test_files_that_change_places_are_both_found(gallery, crops, monkeypatch, chunk):
+    monkeypatch.setattr(adding, "_CHUNK", chunk)
+    first, *_, last = sorted(crops.iterdir())
+    for path, other in ((first, "kept"), (last, first), (crops / "kept", last)):
+        path.rename(crops / other)
+    gallery.add(crops)
+    assert len(gallery) == 30
+    for path in (first, last):
+        (hit,) = gallery.search(path, top_k=1)
+        assert (hit.path, hit.distance) == (str(path), pytest.approx(0, abs=1e-6))
+
+
 def test_of_equal_files_the_first_counts(gallery, crops, monkeypatch):
-    monkeypatch.setattr(gallery_, "_CHUNK", 1)
+    monkeypatch.setattr(adding, "_CHUNK", 1)
     first = sorted(crops.iterdir())[0]
     shutil.copy(first, crops / "0999_c6s1_000999_00.png")
     assert gallery.add(crops)[:4] == (0, 30, 0, 0)

@@ -115,14 +115,14 @@ def test_without_the_package_it_says_what_to_install(tmp_path, monkeypatch):
 SLOW = """
 import sys, time
 from pathlib import Path
-from market_jax.galleries import gallery
+from market_jax.galleries import adding, gallery
 from tests.galleries.conftest import Network
 class Slow(Network):
     def describe(self, pictures, **settings):
         time.sleep(0.3)
         print(len(pictures), flush=True)
         return super().describe(pictures, **settings)
-gallery._CHUNK = 4
+adding._CHUNK = 4
 with gallery.Gallery(sys.argv[2], Slow(), create=True) as opened:
     print(opened.add(sys.argv[1]).described, "described at the end", flush=True)
 """
