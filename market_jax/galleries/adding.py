@@ -1,7 +1,6 @@
 """Adds the pictures of a folder to a gallery's database: none is described twice."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np

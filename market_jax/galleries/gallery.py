@@ -1,6 +1,7 @@
 """A gallery of a user's pictures: described once, searched by picture and by what people wear."""
 
 import hashlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -228,6 +229,33 @@ class Gallery:
         for row in self._opened().rows(condition.filter() if condition else ""):
             if condition is None or condition.holds(row):
                 yield self._hit(row | {"distance": np.nan})
+
+    def folder(self) -> Path:
+        """The folder that holds all pictures of the gallery; "/" where there is none.
+
+        A few rows are read of a gallery of any size: one picture outside, as long as there is one.
+        """
+        common: str | None = None
+        outside = self._a_path("like", "/")
+        while outside is not None:
+            own = os.path.dirname(outside)
+            common = own if common is None else os.path.commonpath([common, own])
+            outside = self._a_path("not like", common)
+        return Path(common or "/")
+
+    def holds(self, folder: str | Path) -> bool:
+        """Whether a picture of the gallery is in a folder, or in one within.
+
+        Args:
+          folder: the folder.
+        """
+        return self._a_path("like", str(records.absolute(folder))) is not None
+
+    def _a_path(self, sign: str, folder: str) -> str | None:
+        """The path of some picture in a folder ("like") or not in it ("not like")."""
+        within = where_.Field("path", sign, f"{folder.rstrip('/')}/")
+        row = next(self._opened().rows(within.filter(), ("path",)), None)
+        return row["path"] if row else None
 
     def find(self, id: str) -> tuple[Hit, np.ndarray]:
         """Finds a picture of the gallery.

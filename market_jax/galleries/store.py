@@ -273,9 +273,11 @@ class Store:
             pages = self._client.query_iterator(
                 self._name, filter=filter, batch_size=_PAGE, output_fields=list(fields)
             )
-            while page := pages.next():
-                yield from page
-            pages.close()
+            try:
+                while page := pages.next():
+                    yield from page
+            finally:
+                pages.close()
 
     def search(
         self, query: np.ndarray, count: int, filter: str = "", *, embeddings: bool = False

@@ -8,9 +8,8 @@ long as their content is what was described; no other file is. The interface is 
 import functools
 import itertools
 import math
-import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -99,19 +98,24 @@ class Service:
     def __init__(self, model: Model, gallery: Gallery | None, images: str | None = None):
         self.model, self.gallery = model, gallery
         self._busy = threading.Lock()
-        same = gallery.calibration() if gallery else None
+        same = gallery.calibration() if gallery is not None else None
         self.threshold = same.threshold if same else None
-        paths = [hit.path for hit in gallery.all()] if gallery else []
-        self._root = _folder(paths, images)
-        self.about = {
+        labels = gallery.labels if gallery is not None else {}
+        self._root = _folder(gallery, images) if gallery is not None else Path("/")
+        self._about = {
             "network": model.run.extra.get("name", str(model.run.workdir)),
-            "gallery": gallery.place if gallery else None,
-            "pictures": len(paths),
+            "gallery": gallery.place if gallery is not None else None,
             "folder": str(self._root),
-            "labels": {k: list(v) for k, v in (gallery.labels if gallery else {}).items()},
+            "labels": {k: list(v) for k, v in labels.items()},
             "sure": SURE,
             "same_person": same._asdict() if same else None,
         }
+
+    def about(self) -> dict[str, Any]:
+        """The network, the gallery, its number of pictures now, and how it is read."""
+        with self._busy:
+            count = 0 if self.gallery is None else len(self.gallery)
+        return self._about | {"pictures": count}
 
     def describe(self, content: bytes) -> tuple[np.ndarray, dict[str, Label]]:
         """The embedding float32 [D] and the labels of a picture's file."""
@@ -176,15 +180,13 @@ class Service:
         return Answer(**known | {"distance": distance, "same": same})
 
 
-def _folder(paths: Sequence[str], images: str | None) -> Path:
+def _folder(gallery: Gallery, images: str | None) -> Path:
     """The folder in which the names of a gallery's pictures are paths."""
     if images is None:
-        folders = set(map(os.path.dirname, paths))
-        return Path(os.path.commonpath(folders)) if folders else Path("/")
-    folder = records.absolute(images)
-    if not any(Path(path).is_relative_to(folder) for path in paths):
+        return gallery.folder()
+    if not gallery.holds(images):
         raise InputError(f"--images={images}: the gallery has no picture there")
-    return folder
+    return records.absolute(images)
 
 
 def _labels(attributes: Attributes) -> dict[str, Label]:
@@ -240,7 +242,7 @@ def make(
     @app.get("/about")
     def about() -> dict[str, Any]:
         """The network, the gallery, the labels and their classes, and the calibration."""
-        return service.about
+        return service.about()
 
     @app.post("/describe", openapi_extra=_PICTURE)
     async def describe(request: Request) -> Description:

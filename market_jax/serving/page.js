@@ -149,16 +149,21 @@ function show(answers, isRanked) {
   const limit = about.same_person;
   const figures = [];
   let isNear = true;
+  const line = (near) => {
+    const rule = `up to ${limit.threshold.toFixed(3)}`;
+    const percent = Math.round(100 * limit.precision);
+    figures.push(make("div", { className: "limit", title: limit.judged }, near
+      ? `${rule} the same person: ${percent} % of such pairs were`
+      : `nobody here is near enough to be taken for the same person (${rule})`));
+  };
   answers.forEach((answer, i) => {
     if (isRanked && isNear && answer.same === false) {
       isNear = false;
-      const percent = Math.round(100 * limit.precision);
-      figures.push(make("div", { className: "limit", title: limit.judged }, i
-        ? `up to here the same person: ${percent} % of such pairs were`
-        : "nobody here is near enough to be taken for the same person"));
+      line(i);
     }
     figures.push(figure(answer, i + 1));
   });
+  if (answers.length && answers.at(-1).same) line(answers.length);
   at("answers").replaceChildren(...figures);
 }
 
@@ -200,6 +205,8 @@ async function search() {
 
 function choose(chosen, source) {
   query = chosen;
+  at("answers").replaceChildren(); // those of another query
+  at("wears").replaceChildren();
   at("drop").replaceChildren(make("img", { src: source, alt: chosen.name }));
   at("search").textContent = about.gallery ? "Search" : "Describe";
   window.scrollTo({ top: 0, behavior: "smooth" });

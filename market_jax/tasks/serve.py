@@ -1,5 +1,6 @@
 """--task=serve: a page and an HTTP interface for a network and a gallery."""
 
+import contextlib
 import socket
 
 from market_jax.errors import InputError
@@ -58,7 +59,9 @@ def run(
         with _listen(host, port) as listening:
             shown = f"[{host}]" if ":" in host else host
             print(f"http://{shown}:{port} (Ctrl-C stops)", flush=True)
-            uvicorn.Server(uvicorn.Config(application, log_level="warning")).run([listening])
+            server = uvicorn.Server(uvicorn.Config(application, log_level="warning"))
+            with contextlib.suppress(KeyboardInterrupt):  # raised again once it has stopped
+                server.run([listening])
     finally:
         if opened is not None:
             opened.close()

@@ -17,7 +17,7 @@ from market_jax.galleries.gallery import Gallery
 from market_jax.retrieval import distances
 from market_jax.tasks import index, search
 from tests.conftest import ROOT
-from tests.galleries.conftest import draw
+from tests.galleries.conftest import calibrate, draw
 
 pytest.importorskip("pymilvus")
 
@@ -323,6 +323,27 @@ def test_answers_are_written_to_a_home_folder(
     search.run(None, gallery=str(place), query=query, output="~/answers.json", **ranked)
     record = json.loads((tmp_path / "home" / "answers.json").read_text())
     assert record["answers"][0]["path"] == query
+
+
+def test_answers_say_up_to_where_it_is_the_same_person(
+    gallery, crops, place, network, monkeypatch, tmp_path
+):
+    query = sorted(crops.iterdir())[0]
+    calibrate(network, gallery.search(query, top_k=3)[2].distance + 1e-6)
+    gallery.close()
+    monkeypatch.setattr(search, "model_of", lambda run: network)
+    asked = {"gallery": str(place), "query": str(query), "top_k": 5}
+    text = search.run(None, **asked, output=str(tmp_path / "answers.html"))
+    assert "3 of these are within" in text
+    assert "90 % of such pairs were" in text
+    page = (tmp_path / "answers.html").read_text()
+    assert page.count('<figure class="near">') == 3
+    assert "3 of these are within" in page
+    search.run(None, **asked, output=str(tmp_path / "answers.json"))
+    record = json.loads((tmp_path / "answers.json").read_text())
+    assert record["same_person"] == network.extra["same_person"]
+    text = search.run(None, **asked, rerank=["k_reciprocal k1=3 k2=2"])
+    assert "within" not in text  # a re-ranker's distances are others
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,6 @@
 import contextlib
 import threading
 import time
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -14,15 +12,6 @@ from tests.galleries.conftest import Network, draw
 LOCAL = ("127.0.0.1", "localhost", "testserver")
 
 
-class Served(Network):
-    """A network with what the interface shows of its run."""
-
-    extra, workdir = {"name": "toy"}, Path("runs/toy")
-    is_published = False
-    step, evaluation = 1, Path("/nowhere")
-    predict = SimpleNamespace(model=None)
-
-
 @pytest.fixture
 def crops(tmp_path):
     return draw(tmp_path / "crops", 12)
@@ -30,7 +19,7 @@ def crops(tmp_path):
 
 @pytest.fixture
 def gallery(tmp_path, crops):
-    with Gallery(tmp_path / "gallery", Served(), create=True) as opened:
+    with Gallery(tmp_path / "gallery", Network(), create=True) as opened:
         opened.add(crops)
         yield opened
 

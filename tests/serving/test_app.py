@@ -2,10 +2,15 @@
 
 import hashlib
 import io
+import json
 import select
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +19,11 @@ from PIL import Image
 
 from market_jax.data import decoding
 from market_jax.errors import InputError
+from market_jax.galleries.gallery import Gallery
 from market_jax.tasks import serve
-from tests.galleries.conftest import draw
-from tests.serving.conftest import LOCAL, Served
+from tests.conftest import ROOT
+from tests.galleries.conftest import Network, calibrate, draw
+from tests.serving.conftest import LOCAL
 
 pytest.importorskip("fastapi")
 pytest.importorskip("pymilvus")
@@ -57,6 +64,23 @@ def test_a_crop_finds_who_is_like_it(client, crops, gallery):
     assert ranked["answers"][0]["same"] is None
 
 
+def test_who_is_near_enough_is_said(gallery, crops):
+    hits = gallery.search(sorted(crops.iterdir())[0], top_k=5)
+    calibrate(gallery.model, hits[2].distance + 1e-6)
+    with testclient.TestClient(app.make(gallery.model, gallery, LOCAL)) as client:
+        assert client.get("/about").json()["same_person"]["precision"] == 0.9
+        settings = {"top_k": 5, "rerank": False}
+        found = client.post("/search", content=content(crops), params=settings).json()
+        assert [answer["same"] for answer in found["answers"]] == [True] * 3 + [False] * 2
+        assert client.get("/pictures").json()[0]["same"] is None
+
+
+def test_what_is_added_is_counted(client, gallery, tmp_path):
+    assert client.get("/about").json()["pictures"] == 12
+    gallery.add(draw(tmp_path / "more", 2, first=80))
+    assert client.get("/about").json()["pictures"] == 14
+
+
 def test_a_picture_is_served_as_long_as_it_is_what_was_described(client, crops, gallery):
     hit = next(gallery.all())
     found = client.get("/picture", params={"id": hit.id})
@@ -95,13 +119,23 @@ def animated():
     return buffer.getvalue()
 
 
+def half(kind):
+    """The first half of a picture's file."""
+    buffer = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 32, 3), np.uint8)
+    Image.fromarray(pixels).save(buffer, kind)
+    return buffer.getvalue()[: buffer.tell() // 2]
+
+
 @pytest.mark.parametrize(
     ("body", "status", "message"),
     [
         (b"", 400, "the body of the request, which is empty"),
         (b"x" * (app.MOST_BYTES + 1), 413, "larger than 16000000 bytes"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 400, "none of JPEG, PNG, WEBP, BMP"),
-        (b"\\x89PNG\\r\\n\\x1a\\n" + b"\\0" * 50, 400, "the picture cannot be decoded"),
+        (b"\x89PNG\r\n\x1a\n" + b"\0" * 50, 400, "the picture cannot be decoded"),
+        (half("PNG"), 400, "the picture cannot be decoded"),
+        (half("JPEG"), 400, "the picture cannot be decoded"),
         (bomb(10_000, 10_000), 400, "pixels"),
         (bomb(4000, 2501), 400, "has 4000x2501 pixels; 10000000 are the most"),
         (animated(), 400, "none of JPEG, PNG, WEBP, BMP"),
@@ -140,7 +174,7 @@ def test_other_pages_of_the_browser_get_nothing(client):
 
 
 def test_without_a_gallery_a_picture_is_described_alone(crops):
-    with testclient.TestClient(app.make(Served(), None, LOCAL)) as client:
+    with testclient.TestClient(app.make(Network(), None, LOCAL)) as client:
         assert client.get("/about").json()["gallery"] is None
         assert client.post("/describe", content=content(crops)).status_code == 200
         found = client.post("/search", content=content(crops))
@@ -207,8 +241,45 @@ def test_names_are_paths_in_the_folder_that_is_given(gallery, tmp_path):
             assert client.get("/about").json()["folder"] == str(folder)
             (found,) = client.get("/pictures", params={"where": "frame = 50"}).json()
             assert found["name"] == f"{start}0050_c3s1_000050_00.png"
-    with pytest.raises(InputError, match="--images=/nowhere: the gallery has no picture there"):
-        app.make(gallery.model, gallery, LOCAL, "/nowhere")
+    for images in ("/nowhere", str(tmp_path / "else")):
+        with pytest.raises(InputError, match=f"--images={images}: the gallery has no picture"):
+            app.make(gallery.model, gallery, LOCAL, images)
+
+
+def test_an_empty_gallery_is_one(tmp_path, crops):
+    with (
+        Gallery(tmp_path / "empty", Network(), create=True) as gallery,
+        testclient.TestClient(app.make(gallery.model, gallery, LOCAL)) as client,
+    ):
+        about = client.get("/about").json()
+        assert (about["pictures"], about["folder"]) == (0, "/")
+        assert about["gallery"] == str(gallery.place)
+        assert client.post("/search", content=content(crops)).json()["answers"] == []
+
+
+def test_the_program_serves_this_machine_alone_until_it_is_stopped(workdir, synthetic_raw):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "evaluate.py", "--task=serve", f"--workdir={workdir}"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([*command, f"--port={port}"], cwd=ROOT, **pipes) as process:
+        try:
+            lines = iter(process.stdout.readline, "")
+            assert any(f"http://127.0.0.1:{port} (Ctrl-C stops)" in line for line in lines)
+            picture = next((synthetic_raw / "query").iterdir()).read_bytes()
+            request = urllib.request.Request(f"http://127.0.0.1:{port}/describe", picture)
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                assert len(json.load(answer)["embedding"]) == 12
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.2", port))
+            process.send_signal(signal.SIGINT)
+            text, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 0, errors
+    assert "stopped" in text
+    assert "Traceback" not in errors
 
 
 @pytest.mark.parametrize(
@@ -220,13 +291,13 @@ def test_names_are_paths_in_the_folder_that_is_given(gallery, tmp_path):
     ],
 )
 def test_the_task_refuses_what_it_cannot_serve(settings, message, monkeypatch):
-    monkeypatch.setattr(serve, "model_of", lambda run: Served())
+    monkeypatch.setattr(serve, "model_of", lambda run: Network())
     with pytest.raises(InputError, match=message):
         serve.run(None, **settings)
 
 
 def test_a_port_that_is_taken_is_named(monkeypatch):
-    monkeypatch.setattr(serve, "model_of", lambda run: Served())
+    monkeypatch.setattr(serve, "model_of", lambda run: Network())
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

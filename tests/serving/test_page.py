@@ -1,12 +1,14 @@
 """The page in a browser: a person asks, marks answers, and takes the marks home."""
 
+import base64
+
 import pytest
 
 from market_jax.data import folders
 from market_jax.galleries.gallery import Gallery
 from market_jax.tasks import inputs
-from tests.galleries.conftest import draw
-from tests.serving.conftest import Served, serving
+from tests.galleries.conftest import Network, calibrate, draw
+from tests.serving.conftest import serving
 
 pytest.importorskip("fastapi")
 pytest.importorskip("pymilvus")
@@ -61,7 +63,7 @@ def test_marks_of_several_queries_are_read_by_other_tasks(open_browser, tmp_path
     for number, folder in ((70, tmp_path / "a"), (71, tmp_path / "b")):
         next(draw(folder, 1, first=number).iterdir()).rename(folder / "crop.png")
     browser, path = open_browser(), tmp_path / "marks.csv"
-    with Gallery(tmp_path / "gallery", Served(), create=True) as gallery:
+    with Gallery(tmp_path / "gallery", Network(), create=True) as gallery:
         gallery.add(crops)
         gallery.add(draw(tmp_path / "elsewhere", 1, first=50))
         with serving(gallery, crops) as address:
@@ -90,3 +92,62 @@ def test_marks_of_several_queries_are_read_by_other_tasks(open_browser, tmp_path
     assert listed["camid"].tolist() == [1, 2, 3, 1, 2]
     kept, _ = inputs.exclude(path, inputs.read_folder(crops, (16, 8)), None)
     assert kept["name"].tolist() == names[:2] + names[3:]
+
+
+def test_a_picture_is_dropped_and_what_is_none_leaves_no_answers(served, crops, open_browser):
+    """Answers to another picture would be marked as this one's."""
+    browser = open_browser()
+    browser.call("url", {"url": served})
+    browser.wait("return document.querySelectorAll('figure').length == 12")
+
+    def drop(content):
+        browser.run(
+            f"const bytes = Uint8Array.from(atob('{base64.b64encode(content).decode()}'), "
+            "(c) => c.charCodeAt(0)); const moved = new DataTransfer(); "
+            "moved.items.add(new File([bytes], 'who.png')); document.dispatchEvent("
+            "new DragEvent('drop', { dataTransfer: moved, cancelable: true }))"
+        )
+
+    picture = sorted(crops.iterdir())[3].read_bytes()
+    ask(browser, lambda: drop(picture))
+    assert "0.000" in browser.run("return document.querySelector('figcaption').innerText")
+    assert browser.run("return document.querySelectorAll('#wears > span').length") == 4
+    drop(picture[:-60])
+    browser.wait("return document.querySelector('#message.error')")
+    assert browser.run("return document.querySelectorAll('figure, #wears > *').length") == 0
+
+
+def test_a_class_is_chosen(served, gallery, open_browser):
+    browser = open_browser()
+    browser.call("url", {"url": served})
+    browser.wait("return document.querySelectorAll('figure').length == 12")
+    browser.run(
+        "const chosen = document.querySelector('[name=gender]'); chosen.value = 'female'; "
+        "chosen.dispatchEvent(new Event('change', { bubbles: true }))"
+    )
+    women = {hit.id for hit in gallery.all("gender = 'female'")}
+    assert 0 < len(women) < 12
+    browser.wait(f"return document.querySelectorAll('figure').length == {len(women)}")
+    shown = browser.run("return [...document.querySelectorAll('figure img')].map((i) => i.src)")
+    assert {source.split("id=")[1] for source in shown} == women
+
+
+def test_a_line_is_where_the_same_person_ends(crops, open_browser, tmp_path):
+    """After some, after all, and before the first."""
+    browser, query = open_browser(), sorted(crops.iterdir())[0]
+    with Gallery(tmp_path / "gallery", Network(), create=True) as gallery:
+        gallery.add(crops)
+        distances = [hit.distance for hit in gallery.search(query)]
+        for near in (3, 12, 0):
+            calibrate(gallery.model, [-1.0, *distances][near] + 1e-6)
+            with serving(gallery) as address:
+                browser.call("url", {"url": address})
+                browser.wait("return document.querySelectorAll('figure').length == 12")
+                assert browser.run("return document.querySelector('.limit')") is None
+                ask(browser, lambda: browser.send("#file", query))
+                kinds = browser.run(
+                    "return [...document.querySelectorAll('#answers > *')].map((e) => e.className)"
+                )
+                text = browser.run("return document.querySelector('.limit').innerText")
+            assert kinds == ["same"] * near + ["limit"] + [""] * (12 - near)
+            assert ("90 % of such pairs" if near else "nobody here is near enough") in text
