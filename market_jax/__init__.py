@@ -3,13 +3,15 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from market_jax.api import Model
     from market_jax.galleries.gallery import Gallery
 
 __all__ = ["gallery", "load"]
 
 
-def load(run: str, *, checkpoint: str = "best", allow_imports: bool = False) -> "Model":
+def load(run: "str | Path", *, checkpoint: str = "best", allow_imports: bool = False) -> "Model":
     """Loads a trained network; see `market_jax.api.Model` for what it can do.
 
     Args:
@@ -35,7 +37,11 @@ def load(run: str, *, checkpoint: str = "best", allow_imports: bool = False) -> 
 
 
 def gallery(
-    place: str, model: str = "small", *, flip: bool = False, create: bool = False
+    place: "str | Path",
+    model: "str | Path" = "small",
+    *,
+    flip: bool = False,
+    create: bool = False,
 ) -> "Gallery":
     """Opens a gallery; see `market_jax.galleries.gallery.Gallery` for what it can do.
 

@@ -71,6 +71,11 @@ def export(
 
 def _training_pictures(run: Run) -> np.ndarray:
     """Some of the pictures that the run was trained on, uint8 [M, H, W, 3]."""
+    if not run.config.data.name:
+        raise InputError(
+            "--int8 looks at training pictures, and a published network brings none; name a data "
+            "set that has some: --data_dir=DIR [--data_name=NAME]"
+        )
     images = run.dataset().open("train")["image"]
     return images[np.unique(np.linspace(0, len(images) - 1, SEEN).astype(int))]
 

@@ -15,7 +15,7 @@ import market_jax
 from market_jax import api, calibration, runs
 from market_jax.data.attributes import CLASSES
 from market_jax.errors import InputError
-from market_jax.retrieval import distances
+from market_jax.retrieval import distances, search
 from tests.conftest import ROOT
 
 
@@ -207,6 +207,12 @@ def test_the_examples_of_the_docstrings_run(workdir, synthetic_raw, tmp_path):
     failed, tried = doctest.testmod(market_jax, extraglobs=names)
     assert tried == 4
     assert not failed
+    from market_jax.galleries import gallery
+
+    with gallery.Gallery(tmp_path / "other", api.Model(run), create=True) as opened:
+        failed, tried = doctest.testmod(gallery, extraglobs=names | {"gallery": opened})
+    assert tried == 12
+    assert not failed
 
 
 def test_search_finds_a_picture_itself_first(model, synthetic_raw):
@@ -216,6 +222,16 @@ def test_search_finds_a_picture_itself_first(model, synthetic_raw):
     np.testing.assert_allclose(distances[:, 0], 0, atol=1e-5)
     again = model.search(model.embed(folder), model.embed(folder), k=3)
     np.testing.assert_array_equal(found, again[1])
+
+
+def test_embeddings_are_written_by_blocks_and_searched_in_the_file(model, synthetic_raw, tmp_path):
+    paths = sorted(map(str, (synthetic_raw / "query").iterdir()))
+    blocks = (model.embed(paths[i : i + 4]) for i in range(0, len(paths), 4))
+    shape = len(paths), 12
+    gallery = search.store(tmp_path / "gallery.npy", blocks, shape, "float16")
+    near, found = search.top_k(model.embed(paths[:2]), gallery, 1)
+    assert found[:, 0].tolist() == [0, 1]
+    np.testing.assert_allclose(near, 0, atol=1e-3)
 
 
 @pytest.mark.parametrize(

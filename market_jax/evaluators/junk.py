@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from market_jax import progress
 from market_jax.data import columns as columns_
 from market_jax.data import filenames, images
 from market_jax.data.datasets import Dataset
@@ -55,8 +56,9 @@ def score_images(predict: Predictor, columns: Columns) -> dict[str, np.ndarray]:
 
 def _stand_alone(vectors: np.ndarray) -> np.ndarray:
     """The score "outlier" of images [M, D], see `score_images`."""
-    near = jaccard(vectors, k1=min(30, len(vectors)), k2=min(6, len(vectors)))
-    return pseudo_labels.reach(near)
+    with progress.waiting("outlier"):
+        near = jaccard(vectors, k1=min(30, len(vectors)), k2=min(6, len(vectors)))
+        return pseudo_labels.reach(near)
 
 
 def _score_made(predict: Predictor, people: Columns, made: np.ndarray) -> dict[str, np.ndarray]:
@@ -68,7 +70,8 @@ def _score_made(predict: Predictor, people: Columns, made: np.ndarray) -> dict[s
     usual, strange = np.split(vectors, 2)
     parts = np.array_split(strange, -(-len(strange) // max(len(usual) // 20, 1)))
     scores = [_stand_alone(usual)]
-    scores += [_stand_alone(np.concatenate([usual, part]))[len(usual) :] for part in parts]
+    for part in progress.track(parts, "made junk"):
+        scores.append(_stand_alone(np.concatenate([usual, part]))[len(usual) :])
     return {"outlier": np.concatenate(scores)}
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from market_jax import registry
+from market_jax import progress, registry
 from market_jax.data import columns
 from market_jax.errors import InputError
 from market_jax.evaluators import protocols
@@ -47,7 +47,7 @@ def cluster_size(
     query, gallery = protocol.query, protocol.gallery
     plain = distances.compute(query["feature"], gallery["feature"], metric)
     judged = {}
-    for size in centroids.SIZES:
+    for size in progress.track(centroids.SIZES, "sizes of clusters"):
         found = rerank(query, gallery, plain, size=size)
         judged[size] = ranking.evaluate(found, **protocol.labels).mAP
     return max(judged, key=judged.get), judged
@@ -75,7 +75,8 @@ def threshold(
     """
     gallery = protocols.course(sample_identities(training, count)).gallery
     feature = centroids.prepare(gallery, metric)
-    heights = np.sort(clustering.tree(feature, method, neighbours)[:, 2])
+    with progress.waiting("threshold"):
+        heights = np.sort(clustering.tree(feature, method, neighbours)[:, 2])
     joined = len(gallery["pid"]) - centroids.count_clusters(len(gallery["pid"]), size)
     around = heights[max(joined - 1, 0) : joined + 1]  # the last that is joined, the next
     return float(np.mean(around))

@@ -114,6 +114,11 @@ class Gallery:
 
         Raises:
           InputError: the folder or the table is not as it should be, or a picture is none.
+
+        >>> gallery.add(folder)
+        Added(described=6, known=0, moved=0, updated=0, replaced=0, skipped=())
+        >>> gallery.add(folder).known
+        6
         """
         report = folders.Report(skip_bad)
         found = records.read(Path(folder), Path(table) if table else None, report)
@@ -130,6 +135,11 @@ class Gallery:
 
         Raises:
           InputError: the gallery has none in one of these places.
+
+        >>> gallery.remove([folder])
+        6
+        >>> gallery.add(folder).described
+        6
         """
         if self._store is None:
             return 0
@@ -168,6 +178,10 @@ class Gallery:
         Raises:
           InputError: the query is not one picture, `top_k` is out of range, or a condition or
             re-ranker is none.
+
+        >>> hits = gallery.search(pictures[0], where="hat <= 1.0 and camid > 0", top_k=3)
+        >>> len(hits), hits[0].path == str(folder / pictures[0].name)
+        (3, True)
         """
         if not 1 <= top_k <= MOST:
             raise InputError(f"top_k is {top_k}; it must be 1 to {MOST}")
@@ -224,6 +238,9 @@ class Gallery:
 
         Raises:
           InputError: the condition is none.
+
+        >>> len([hit.path for hit in gallery.all("camid > 0")])
+        6
         """
         condition = where_.parse(where, self.labels) if where.strip() else None
         for row in self._opened().rows(condition.filter() if condition else ""):
@@ -234,6 +251,9 @@ class Gallery:
         """The folder that holds all pictures of the gallery; "/" where there is none.
 
         A few rows are read of a gallery of any size: one picture outside, as long as there is one.
+
+        >>> gallery.folder() == folder
+        True
         """
         common: str | None = None
         outside = self._a_path("like", "/")
@@ -248,6 +268,9 @@ class Gallery:
 
         Args:
           folder: the folder.
+
+        >>> gallery.holds(folder), gallery.holds(folder / "elsewhere")
+        (True, False)
         """
         return self._a_path("like", str(records.absolute(folder))) is not None
 
@@ -268,6 +291,10 @@ class Gallery:
 
         Raises:
           InputError: the gallery has no such picture.
+
+        >>> hit, embedding = gallery.find(next(gallery.all()).id)
+        >>> embedding.shape
+        (12,)
         """
         rows = self._opened().get([id], FIELDS)
         if not rows:
@@ -284,6 +311,9 @@ class Gallery:
 
         Returns:
           It, and how often it is right; None where no evaluation has found it.
+
+        >>> gallery.calibration() is None  # this one describes pictures without their mirror image
+        True
         """
         try:
             found = calibration.find(self.model.run)

@@ -6,6 +6,7 @@ figure: t-SNE keeps who is near whom, principal components what varies most.
 
 import numpy as np
 
+from market_jax import progress
 from market_jax.errors import InputError
 from market_jax.typing import Array
 
@@ -57,4 +58,6 @@ def tsne(features: Array, *, seed: int = 0) -> np.ndarray:
     size = min(_DIMENSIONS, *values.shape)
     values = decomposition.PCA(size, random_state=seed).fit_transform(values)
     perplexity = min(_PERPLEXITY, (len(values) - 1) / 3)
-    return manifold.TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(values)
+    method = manifold.TSNE(perplexity=perplexity, init="pca", random_state=seed)
+    with progress.waiting("t-SNE"):
+        return method.fit_transform(values)

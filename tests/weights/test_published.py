@@ -67,6 +67,23 @@ def test_a_name_a_file_and_a_folder_that_goes_first(package, file, tmp_path):
         market_jax.load("tiny")
 
 
+def test_a_network_of_the_hub(file, monkeypatch):
+    hub = pytest.importorskip("huggingface_hub")
+    asked = []
+    monkeypatch.setattr(hub, "hf_hub_download", lambda *which: asked.append(which) or str(file))
+    people = export.draw_people(2, (96, 64))["image"]
+    found = market_jax.load("hf:me/nets/some/tiny.safetensors").embed(people)
+    np.testing.assert_array_equal(found, market_jax.load(file).embed(people))
+    assert asked == [("me/nets", "some/tiny.safetensors")]
+
+
+def test_eight_bits_need_pictures_that_were_trained_on(file, tmp_path):
+    run = runs.published(file, cache=False)
+    with pytest.raises(InputError, match=r"--int8 looks at training pictures, .* --data_dir=DIR"):
+        export.run(run, output=str(tmp_path / "x.onnx"), to="onnx", int8=True)
+    assert not list(tmp_path.glob("x*"))
+
+
 def test_unknown_names(package):
     with pytest.raises(InputError, match=r"network 'tny'; known: tiny\. .* pip install ./weights"):
         market_jax.load("tny")
