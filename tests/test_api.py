@@ -63,6 +63,7 @@ def test_pictures_in_every_form_give_the_same(model, synthetic_raw, workdir):
     np.testing.assert_array_equal(by_folder, model.embed(paths))
     arrays = [np.asarray(Image.open(path)) for path in paths]
     np.testing.assert_allclose(by_folder, model.embed(arrays), atol=1e-6)
+    np.testing.assert_allclose(by_folder, model.embed(np.stack(arrays)), atol=1e-6)
     np.testing.assert_allclose(by_folder[:1], model.embed(str(paths[0])), atol=1e-6)
     query = runs.restore(workdir).dataset().open("query")
     expected = model.run.predict(query, ["embedding"])["embedding"]
@@ -126,13 +127,13 @@ def test_a_tracker_compiles_once_for_each_size_of_batch(workdir, monkeypatch):
         for size in sizes:
             model.search(rng.normal(size=(1, 12)), rng.normal(size=(size, 12)), k=5)
 
-    track([1, 4, 8, 16])  # the sizes of batches
+    track([1, 4, 8, 16, 32, 64])  # the sizes of batches
     remember([8, 16, 32])
     before = len(compiled)
     assert before > 0
     traces = []
     monkeypatch.setattr(jax, "eval_shape", lambda *_: traces.append(1))
-    track([*range(1, 17), 0, 2])
+    track([*range(1, 17), 0, 2, 21, 33, 50, 64])
     remember(range(5, 33))
     assert len(compiled) == before
     assert not traces  # of each something is kept

@@ -1,6 +1,9 @@
 """--task=compare."""
 
 import json
+import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -9,7 +12,7 @@ from market_jax.errors import InputError
 from market_jax.metrics import confidence
 from market_jax.recipes import supervised
 from market_jax.tasks import compare
-from tests.conftest import small
+from tests.conftest import ROOT, small
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +36,17 @@ def test_a_run_does_not_differ_from_itself(trained, workdir):
     for key in compare.METRICS:
         assert (found[key]["difference"], found[key]["p_value"]) == (0, 1)
     assert "+0.00 (+0.00 to +0.00)" in text
+
+
+def test_the_program_compares_folders(workdir, tmp_path):
+    """A row of two seeds beside one run."""
+    for name in ("a", "b"):
+        shutil.copytree(workdir, tmp_path / name)
+    rows = f"{workdir},{tmp_path / 'a'}+{tmp_path / 'b'}"
+    command = [sys.executable, "evaluate.py", "--task=compare", f"--workdirs={rows}"]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+    assert "+0.00 (+0.00 to +0.00)" in found.stdout
 
 
 def test_runs_of_one_name_are_told_by_their_paths(trained, tmp_path):

@@ -99,6 +99,16 @@ def test_the_task(trained):
         assert image.size[0] > 800
 
 
+def test_the_task_of_a_folder(trained, synthetic_raw):
+    folder = synthetic_raw / "query"
+    text = task.run(trained, images=str(folder), method="pca", color="camera")
+    names = [path.name for path in folder.iterdir()]
+    people = len({name.split("_")[0] for name in names})
+    assert f"{len(names)} images of {people} persons, principal components by camera" in text
+    table = (trained.evaluation / "map_pca.csv").read_text().splitlines()
+    assert {line.split(",")[0] for line in table[1:]} == set(names)
+
+
 def test_what_is_wrong_with_a_flag_is_told(trained):
     with pytest.raises(InputError, match=r"unknown method 'umap'; .*known: pca, tsne"):
         task.run(trained, method="umap")
