@@ -35,6 +35,7 @@ def waiting(what: str) -> Iterator[None]:
     def show() -> None:
         pause = _DELAY
         while not done.wait(pause):
+            bar.delay = 0  # else it would not be erased, as one that was never shown
             bar.refresh()
             pause = 1.0
 

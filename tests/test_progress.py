@@ -52,7 +52,10 @@ def test_long_work_shows_how_far_it_has_come():
 
 
 def test_work_without_steps_shows_its_time():
-    assert "k_reciprocal: 00:00" in shown(lambda: wait(0.3), Terminal())
+    text = shown(lambda: wait(0.3), Terminal())
+    assert "k_reciprocal: 00:00" in text
+    assert text.endswith("\r")
+    assert not text.split("\r")[-2].strip()  # it is erased
 
 
 @pytest.mark.parametrize(("delay", "stream"), [(5.0, Terminal()), (0.0, io.StringIO())])

@@ -1,6 +1,7 @@
 """Adds the pictures of a folder to a gallery's database: none is described twice."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,14 +51,20 @@ class Adding:
     def __init__(self, model: Model, store: Store | None, flip: bool, report: folders.Report):
         self.model, self.store, self.flip, self.report = model, store, flip, report
         self._done: set[str] = set()  # digests of pictures that are in the gallery
+        self._at: dict[str, set[str]] = {}  # path -> digests of the rows that say so, before
 
-    def add(self, found: list[Record]) -> Added:
+    def add(self, found: list[Record], folder: Path) -> Added:
         """Adds pictures.
 
         Args:
           found: their records.
+          folder: the folder that has them all.
         """
         counts = np.zeros(5, int)
+        if self.store is not None:
+            within = where_.Field("path", "like", f"{str(folder).rstrip('/')}/")
+            for row in self.store.rows(within.filter(), ("id", "path")):
+                self._at.setdefault(row["path"], set()).add(row["id"])
         chunks = [found[i : i + _CHUNK] for i in range(0, len(found), _CHUNK)]
         for chunk in progress.track(chunks, "described"):
             digests = records.digests(chunk, self.report)
@@ -88,6 +95,9 @@ class Adding:
         changes = {key: fields for key, fields in changes.items() if fields}
         if changes:
             self.store.update(changes)
+        for key, fields in changes.items():
+            if "path" in fields:
+                self._at.get(known[key]["path"], set()).discard(key)
         self._done |= known.keys() | new.keys()
         moved = sum("path" in fields for fields in changes.values())
         updated = sum(bool(fields.keys() & records.UNKNOWN) for fields in changes.values())
@@ -103,11 +113,12 @@ class Adding:
 
     def _replace(self, digests: Mapping[str, str]) -> int:
         """Removes rows whose files have another content now, which is in the gallery: how many."""
-        now = {path: digest for path, digest in digests.items() if digest in self._done}
-        if self.store is None or not now:
-            return 0
-        those = where_.Field("path", "in", list(now)).filter()
-        rows = self.store.rows(those, ("id", "path"))
-        gone = [row["id"] for row in rows if row["id"] != now[row["path"]]]
-        self.store.remove(gone)
+        gone = [
+            key
+            for path, now in digests.items()
+            for key in self._at.pop(path, ())
+            if key != now and now in self._done
+        ]
+        if gone:
+            self.store.remove(gone)
         return len(gone)

@@ -100,8 +100,9 @@ class Gallery:
 
         Each few hundred are written before the next, so that, stopped at any moment, the same call
         goes on. Of equal files the first is kept. What is said of the camera and the time of a
-        picture that is known replaces what was, and what is not said stays. Where a file has
-        another content than was described, what was described leaves the gallery.
+        picture that is known replaces what was, and what is not said stays. Where a file of the
+        folder has another content than was described, what was described leaves the gallery; an
+        equal file in another folder comes back as that one is added.
 
         Args:
           folder: the folder with the pictures, and with folders of them.
@@ -122,7 +123,8 @@ class Gallery:
         """
         report = folders.Report(skip_bad)
         found = records.read(Path(folder), Path(table) if table else None, report)
-        return Adding(self.model, self._store, self.flip, report).add(found)
+        adding = Adding(self.model, self._store, self.flip, report)
+        return adding.add(found, records.absolute(folder))
 
     def remove(self, paths: Sequence[str | Path]) -> int:
         """Removes pictures from the gallery, not from the disk.
@@ -255,13 +257,14 @@ class Gallery:
         >>> gallery.folder() == folder
         True
         """
-        common: str | None = None
         outside = self._a_path("like", "/")
-        while outside is not None:
-            own = os.path.dirname(outside)
-            common = own if common is None else os.path.commonpath([common, own])
-            outside = self._a_path("not like", common)
-        return Path(common or "/")
+        common = os.path.dirname(outside or "/")
+        while (outside := self._a_path("not like", common)) is not None:
+            shorter = os.path.commonpath([common, os.path.dirname(outside)])
+            if shorter == common:  # a name that the database takes to be outside
+                break
+            common = shorter
+        return Path(common)
 
     def holds(self, folder: str | Path) -> bool:
         """Whether a picture of the gallery is in a folder, or in one within.
@@ -277,8 +280,8 @@ class Gallery:
     def _a_path(self, sign: str, folder: str) -> str | None:
         """The path of some picture in a folder ("like") or not in it ("not like")."""
         within = where_.Field("path", sign, f"{folder.rstrip('/')}/")
-        row = next(self._opened().rows(within.filter(), ("path",)), None)
-        return row["path"] if row else None
+        found = self._opened().some(within.filter(), ("path",), count=1)
+        return found[0]["path"] if found else None
 
     def find(self, id: str) -> tuple[Hit, np.ndarray]:
         """Finds a picture of the gallery.

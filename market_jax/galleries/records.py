@@ -138,4 +138,5 @@ def absolute(path: str | Path) -> Path:
     Args:
       path: the path; ~ is a home folder.
     """
-    return Path(os.path.abspath(Path(path).expanduser()))
+    found = os.path.abspath(Path(path).expanduser())
+    return Path(f"/{found.lstrip('/')}")  # two slashes may stand for more, by POSIX

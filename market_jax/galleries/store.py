@@ -269,15 +269,31 @@ class Store:
           filter: Milvus's expression; "" takes all.
           fields: of a row, that are read.
         """
+        self._settle()
+        size = _PAGE if "probabilities" in fields else MOST  # a page looks through all before it
         with _said(self.where):
             pages = self._client.query_iterator(
-                self._name, filter=filter, batch_size=_PAGE, output_fields=list(fields)
+                self._name, filter=filter, batch_size=size, output_fields=list(fields)
             )
             try:
                 while page := pages.next():
                     yield from page
             finally:
                 pages.close()
+
+    def some(self, filter: str, fields: Sequence[str], *, count: int) -> list[dict[str, Any]]:
+        """Some rows, as many as there are at most.
+
+        Args:
+          filter: Milvus's expression.
+          fields: of a row, that are read.
+          count: the number of rows.
+        """
+        with _said(self.where):
+            found = self._client.query(
+                self._name, filter=filter, output_fields=list(fields), limit=count
+            )
+        return [dict(row) for row in found]
 
     def search(
         self, query: np.ndarray, count: int, filter: str = "", *, embeddings: bool = False

@@ -140,6 +140,15 @@ def test_what_was_described_leaves_with_the_file(gallery, crops, network):
     assert str(first) in {hit.path for hit in gallery.all()}
 
 
+def test_the_paths_of_the_gallery_are_read_once(gallery, crops, monkeypatch):
+    monkeypatch.setattr(adding, "_CHUNK", 4)
+    read, rows = [], gallery._store.rows
+    monkeypatch.setattr(gallery._store, "rows", lambda *a: read.append(a) or rows(*a))
+    shutil.copy(next(draw(crops.parent / "new", 1, first=500).iterdir()), crops / "0001.png")
+    assert gallery.add(crops).described == 1
+    assert len(read) == 1
+
+
 @pytest.mark.parametrize("chunk", [1, 256])
 def test_files_that_change_places_are_both_found(gallery, crops, monkeypatch, chunk):
     monkeypatch.setattr(adding, "_CHUNK", chunk)

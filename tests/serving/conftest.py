@@ -39,10 +39,12 @@ def serving(gallery, images=None):
     thread.start()
     while not server.started:
         time.sleep(0.05)
-    yield f"http://127.0.0.1:{found.getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
-    found.close()
+    try:
+        yield f"http://127.0.0.1:{found.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+        found.close()
 
 
 @pytest.fixture

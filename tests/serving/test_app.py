@@ -246,6 +246,15 @@ def test_names_are_paths_in_the_folder_that_is_given(gallery, tmp_path):
             app.make(gallery.model, gallery, LOCAL, images)
 
 
+def test_paths_with_two_slashes_have_a_folder(tmp_path):
+    for part in ("crops/a", "crops/b"):
+        draw(tmp_path / part, 1, first=len(part) + ord(part[-1]))
+    with Gallery(tmp_path / "gallery", Network(), create=True) as gallery:
+        gallery.add(f"/{tmp_path}/crops")
+        assert gallery.folder() == tmp_path / "crops"
+        assert gallery.holds(f"/{tmp_path}/crops/b")
+
+
 def test_an_empty_gallery_is_one(tmp_path, crops):
     with (
         Gallery(tmp_path / "empty", Network(), create=True) as gallery,
@@ -262,7 +271,7 @@ def test_the_program_serves_this_machine_alone_until_it_is_stopped(workdir, synt
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "evaluate.py", "--task=serve", f"--workdir={workdir}"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     with subprocess.Popen([*command, f"--port={port}"], cwd=ROOT, **pipes) as process:
         try:
             lines = iter(process.stdout.readline, "")
@@ -274,12 +283,12 @@ def test_the_program_serves_this_machine_alone_until_it_is_stopped(workdir, synt
             with pytest.raises(ConnectionRefusedError):
                 socket.create_connection(("127.0.0.2", port))
             process.send_signal(signal.SIGINT)
-            text, errors = process.communicate(timeout=60)
+            text, _ = process.communicate(timeout=60)
         finally:
             process.kill()
-    assert process.returncode == 0, errors
+    assert process.returncode == 0, text
     assert "stopped" in text
-    assert "Traceback" not in errors
+    assert "Traceback" not in text
 
 
 @pytest.mark.parametrize(
