@@ -13,7 +13,7 @@ of their heights; attributes are told from head to foot; two layers encode, one 
 configs/source_b.py.
 
 By configs/comparison.py, an hour and a half on one core without AVX-512, 85.2 % of the 12
-attributes (multi-class) on new identities of the course release.
+attributes (multi-class) on new identities of the course release; without CTC 85.3 %.
 """
 
 from ml_collections import ConfigDict
