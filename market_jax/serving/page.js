@@ -145,25 +145,16 @@ function marksAsCsv() {
     .map((row) => row.map(field).join(",")).join("\n") + "\n";
 }
 
-function show(answers, isRanked) {
-  const limit = about.same_person;
-  const figures = [];
-  let isNear = true;
-  const line = (near) => {
-    const rule = `up to ${limit.threshold.toFixed(3)}`;
-    const percent = Math.round(100 * limit.precision);
-    figures.push(make("div", { className: "limit", title: limit.judged }, near
-      ? `${rule} the same person: ${percent} % of such pairs were`
-      : `nobody here is near enough to be taken for the same person (${rule})`));
-  };
-  answers.forEach((answer, i) => {
-    if (isRanked && isNear && answer.same === false) {
-      isNear = false;
-      line(i);
-    }
-    figures.push(figure(answer, i + 1));
-  });
-  if (answers.length && answers.at(-1).same) line(answers.length);
+function show(answers) {
+  const figures = answers.map((answer, i) => figure(answer, i + 1));
+  const near = answers.filter((answer) => answer.same).length; // the first ones; null is not said
+  if (answers.length && answers[0].same !== null) {
+    const { threshold, precision, judged } = about.same_person;
+    const limit = `up to ${threshold.toFixed(3)}`;
+    figures.splice(near, 0, make("div", { className: "limit", title: judged }, near
+      ? `${limit} the same person: ${Math.round(100 * precision)} % of such pairs were`
+      : `nobody here is near enough to be taken for the same person (${limit})`));
+  }
   at("answers").replaceChildren(...figures);
 }
 
@@ -193,7 +184,7 @@ async function search() {
       answers = await ask(`/pictures?${settings}`);
       if (number !== asked) return;
     }
-    show(answers, Boolean(query));
+    show(answers);
     if (!about.gallery) say(query ? "" : "There is no gallery: a picture is described alone.");
     else if (!answers.length) say("No picture holds these conditions.");
     else if (query) say(`The ${answers.length} pictures that are most like it. Click one to look for it instead.`);
