@@ -4,7 +4,7 @@ Only the recipes and this module read a config; the modules below take plain arg
 """
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated
@@ -199,12 +199,12 @@ def stages(config: ConfigDict) -> list[tuple[float, ConfigDict]]:
     return [*found, (1.0, config)]
 
 
-def dataset(config: ConfigDict, kept: Sequence[datasets.Division] | None = None) -> Dataset:
+def dataset(config: ConfigDict, kept: datasets.Kept = None) -> Dataset:
     """Opens the data set of `config.data`, or several: names and folders separated by commas.
 
     Args:
       config: the experiment's config.
-      kept: who was trained on and who was held out, of a run; None draws it.
+      kept: who was trained on and who was held out, of a run; None draws it, of all or of one.
 
     Raises:
       InputError: a name is unknown, there are more names than folders or fewer, or a folder is

@@ -58,7 +58,8 @@ class Run(NamedTuple):
       predict: the model with its variables; None without a model.
       extra: the JSON saved with the checkpoint: "progress", "config", "labels", "label_counts" and
         so on; of a published network `weights.published.FIELDS`.
-      divisions: who was trained on and who was held out; None where the data set is another.
+      divisions: who was trained on and who was held out, of each data set that is judged: None of
+        one that the run was not trained on, and in all where it was trained on none of them.
     """
 
     workdir: Path
@@ -66,7 +67,7 @@ class Run(NamedTuple):
     config: ConfigDict
     predict: Predictor | None
     extra: dict
-    divisions: list[Division] | None = None
+    divisions: list[Division | None] | None = None
 
     @property
     def schema(self) -> Schema:
@@ -184,11 +185,20 @@ def restore(
     key = [step, extra["progress"], extra["config"]]
     other = bool(data.name) and data.name != config.data.name
     predict = _predictor(config, model, variables, workdir if cache else None, key, other)
-    # of another data set no persons were trained on
-    divisions = None if other else [Division(**division) for division in extra["divisions"]]
+    divisions = _divisions(extra, data.name if other else "")
     config.data.name = data.name or config.data.name
     config.data.dir = data.dir or config.data.dir
     return Run(workdir, step, config, predict, extra, divisions)
+
+
+def _divisions(extra: dict, judged: str) -> list[Division | None] | None:
+    """The divisions of the data sets that are judged: names with commas; "" are the run's own."""
+    trained = [Division(**division) for division in extra["divisions"]]
+    if not judged:
+        return [*trained]
+    known = {division.name: division for division in trained}
+    found = [known.get(name) for name in judged.split(",")]
+    return found if any(found) else None
 
 
 def _predictor(

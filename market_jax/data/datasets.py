@@ -56,6 +56,9 @@ class Division(NamedTuple):
     digests: Mapping[str, str]
 
 
+Kept = Sequence[Division | None] | None  # divisions that are used again
+
+
 class Part(NamedTuple):
     """One of several data sets that are joined, and how its persons and cameras are numbered.
 
@@ -195,7 +198,7 @@ def open_dataset(
     val_fraction: float = 0.2,
     holdout_fraction: float = 0.0,
     split_seed: int = 0,
-    kept: Sequence[Division] | None = None,
+    kept: Kept = None,
 ) -> Dataset:
     """Opens one or several prepared folders as one data set.
 
@@ -208,7 +211,8 @@ def open_dataset(
       holdout_fraction: the share to keep as "holdout", 0 or more and below 1. It is drawn first, so
         that `holdout_fraction=0.2` keeps those that `val_fraction=0.2` alone would hold out.
       split_seed: seeds the choice of identities.
-      kept: the divisions of a run, one for each folder, which are used again; None draws them.
+      kept: the divisions of a run, one for each folder, which are used again; None draws them,
+        in place of a division that of its folder.
 
     Raises:
       InputError: a folder is not prepared, or two data sets have a label with other classes.

@@ -157,7 +157,8 @@ def _check_run(run: Run, people: Columns) -> None:
     """Refuses what cannot or must not be published."""
     if run.predict is None or run.is_published:
         raise InputError("--task=export needs a trained run: --workdir")
-    if run.divisions is None:
+    kept = run.divisions or []
+    if None in kept or len(kept) < len(run.extra["divisions"]):  # not the run's own data
         raise InputError("--data_name does nothing with --task=export, which judges nothing")
     for key, name in settings.outside_names(run.extra["config"]).items():
         raise InputError(

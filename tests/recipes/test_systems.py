@@ -11,6 +11,7 @@ from configs import ablation, comparison, infovae, small, sun, transreid
 from market_jax import build, calibration, registry, runs, tasks
 from market_jax.errors import InputError
 from market_jax.recipes import supervised
+from market_jax.tasks import export
 from market_jax.training import transfer, writers
 from market_jax.training.state import init_variables
 
@@ -103,6 +104,14 @@ def test_attributes_from_one_data_set_and_persons_from_another(synthetic, other,
         found = [line[f"train/loss/{task}"] for line in lines if f"train/loss/{task}" in line]
         assert max(found) > 0, task
         assert np.isfinite(found).all(), task
+    for name, folder in (("unitn", other), ("synthetic", synthetic)):
+        data = runs.Data(name, str(folder))
+        run = runs.restore(tmp_path / "run", data=data, allow_imports=True)
+        run.config.data.split_seed = 9  # who was held out stands in the run alone
+        held_out = {each["name"]: each["pids"]["val"] for each in run.extra["divisions"]}
+        assert np.unique(run.dataset().open("val")["pid"]).tolist() == sorted(held_out[name])
+        with pytest.raises(InputError, match="--data_name does nothing with --task=export"):
+            export.run(run, output=str(tmp_path / "network.safetensors"))
 
 
 def test_every_mask_and_every_branch_of_sun_has_a_say():

@@ -30,13 +30,14 @@ def as_run(config, workdir, pids):
 
     variables = devices.replicate(devices.make_mesh(), jax.tree.map(draw, template))
     predict = Predictor(build.apply(config, model), variables, model=model, batch_size=8)
+    division = Division("synthetic", {"train": pids, "val": [1001, 1002], "holdout": []}, {})
     extra = {
         "config": settings.to_json(config),
+        "divisions": [division._asdict()],
         "labels": {name: list(classes) for name, classes in CLASSES.items()},
         "label_counts": {name: [1] * len(classes) for name, classes in CLASSES.items()},
     }
-    sides = {"train": pids, "val": [1001, 1002], "holdout": []}
-    return runs.Run(workdir, 7, config, predict, extra, [Division("synthetic", sides, {})])
+    return runs.Run(workdir, 7, config, predict, extra, [division])
 
 
 def keep(workdir, config, divisions, *, variables=None, step=7, score=1.0, beginnings=()):

@@ -233,7 +233,7 @@ def test_no_decoder_is_exported(tmp_path, name):
     config.data.image_size = (32, 16)
     model, template = runs.make_template(config)
     predict = Predictor(build.apply(config, model), template, model=model)
-    extra = {"config": settings.to_json(config)}
+    extra = {"config": settings.to_json(config), "divisions": []}
     run = runs.Run(tmp_path, 1, config, predict, extra, [])
     with pytest.raises(InputError, match="no decoder of people's pictures is ever shipped"):
         export.run(run, output=str(tmp_path / "x.safetensors"))
