@@ -52,6 +52,42 @@ def macro_f1(labels: np.ndarray, predicted: np.ndarray) -> float:
     return float(np.mean(scores))
 
 
+def per_image(
+    labels: Mapping[str, np.ndarray],
+    predicted: Mapping[str, np.ndarray],
+    classes: Mapping[str, Sequence[str]],
+) -> dict[str, np.ndarray]:
+    """What each image adds to the means over labels: their means are those of `evaluate`.
+
+    For each label an image that is right adds the more, the fewer images have it known, or for the
+    balanced accuracy the fewer are of its class.
+
+    Args:
+      labels: label -> true classes int [M]; an image is left out for a label that is below 0.
+      predicted: label -> predicted classes int [M].
+      classes: label -> class names, for the labels to judge.
+
+    Returns:
+      {"accuracy", "accuracy_binary", "balanced_accuracy"}: a value of each image, float [M].
+
+    Raises:
+      InputError: a label is unknown for every image.
+    """
+    size = len(next(iter(predicted.values())))
+    values = {key: np.zeros(size) for key in ("accuracy", "accuracy_binary", "balanced_accuracy")}
+    for name, names in classes.items():
+        rows = np.flatnonzero(_known(labels, name))
+        truth = labels[name][rows]
+        right = truth == predicted[name][rows]
+        counts = np.bincount(truth)
+        each = size / (len(classes) * len(rows))
+        values["accuracy"][rows] += each * right
+        values["accuracy_binary"][rows] += each * (1.0 - 2.0 / len(names) * ~right)
+        rare = size / (len(classes) * np.count_nonzero(counts) * counts[truth])
+        values["balanced_accuracy"][rows] += rare * right
+    return values
+
+
 def count_labels(
     columns: Mapping[str, np.ndarray], classes: Mapping[str, Sequence[str]]
 ) -> dict[str, list[int]]:
@@ -65,6 +101,14 @@ def count_labels(
         name: np.bincount(columns[name][columns[name] >= 0], minlength=len(names)).tolist()
         for name, names in classes.items()
     }
+
+
+def _known(labels: Mapping[str, np.ndarray], name: str) -> np.ndarray:
+    """Which images have a label known, bool [M]; some have."""
+    known = labels[name] >= 0
+    if not known.any():
+        raise InputError(f"no image has a label of the attribute {name!r}")
+    return known
 
 
 def _means(rows: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
@@ -112,9 +156,7 @@ def evaluate(
     """
     rows = {}
     for name, names in classes.items():
-        known = labels[name] >= 0
-        if not known.any():
-            raise InputError(f"no image has a label of the attribute {name!r}")
+        known = _known(labels, name)
         truth, guess = labels[name][known], predicted[name][known]
         majority = np.full_like(truth, np.argmax(training_counts[name]))
         rows[name] = {

@@ -56,6 +56,27 @@ def test_by_hand():
     assert mean["accuracy_12_binary"] == pytest.approx(binary)
 
 
+ROWS = st.lists(st.tuples(*[st.integers(-1, 2), st.integers(0, 2)] * 2), min_size=1, max_size=30)
+
+
+@given(ROWS)
+def test_what_images_add_has_the_metrics_for_its_mean(rows):
+    """Where some labels are unknown too, and images have none."""
+    first, guess, second, other = np.array(rows).T
+    labels, predicted = {"hat": first, "up_color": second}, {"hat": guess, "up_color": other}
+    classes = {"hat": ("a", "b", "c"), "up_color": ("a", "b", "c", "d")}
+    if min(first.max(), second.max()) < 0:
+        with pytest.raises(InputError, match="no image has a label"):
+            metrics.per_image(labels, predicted, classes)
+        return
+    found = metrics.per_image(labels, predicted, classes)
+    counts = {name: [1, 0, 0] for name in classes}
+    mean = metrics.evaluate(labels, predicted, counts, classes)["mean"]
+    assert found["accuracy"].mean() == pytest.approx(mean["accuracy_2"])
+    assert found["accuracy_binary"].mean() == pytest.approx(mean["accuracy_2_binary"])
+    assert found["balanced_accuracy"].mean() == pytest.approx(mean["balanced_accuracy_2"])
+
+
 def test_no_labels():
     with pytest.raises(InputError, match="no image has a label of the attribute 'age'"):
         metrics.evaluate(everything([-1]), everything([0]), {}, CLASSES)

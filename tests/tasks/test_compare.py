@@ -5,13 +5,15 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from market_jax import runs
 from market_jax.errors import InputError
+from market_jax.evaluators import attributes as evaluator
 from market_jax.metrics import confidence
 from market_jax.recipes import supervised
-from market_jax.tasks import compare
+from market_jax.tasks import attributes, compare
 from tests.conftest import ROOT, small
 
 
@@ -33,8 +35,9 @@ def test_a_run_does_not_differ_from_itself(trained, workdir):
     text = compare.run([[trained], [runs.restore(workdir)]])
     names, (_, found) = record_of(trained)
     assert names == [trained.workdir.name, workdir.name]
-    for key in compare.METRICS:
-        assert (found[key]["difference"], found[key]["p_value"]) == (0, 1)
+    assert list(found) == ["mAP", "rank 1", "mINP"]
+    for differs in found.values():
+        assert (differs["difference"], differs["p_value"]) == (0, 1)
     assert "+0.00 (+0.00 to +0.00)" in text
 
 
@@ -59,12 +62,12 @@ def test_differences_are_those_of_the_queries(trained, other):
     compare.run([[trained], [runs.restore(other)]])
     names, (first, second) = record_of(trained)
     assert names == ["run", "other"]
-    values = [
-        compare.judge(run, "val", "market", flip=False) for run in (trained, runs.restore(other))
-    ]
-    pids = values[0][1].query["pid"]
-    for key in compare.METRICS:
-        expected = confidence.compare(values[0][0][key], values[1][0][key], pids)
+    mine, others = (
+        compare.judge_persons(run, "val", "market", flip=False)
+        for run in (trained, runs.restore(other))
+    )
+    for key, values in mine.values.items():
+        expected = confidence.compare(values, others.values[key], mine.columns["pid"])
         assert second[key]["difference"] == pytest.approx(expected.difference)
         assert second[key]["mean"] - first[key]["mean"] == pytest.approx(expected.difference)
 
@@ -76,6 +79,40 @@ def test_seeds_of_a_row_are_averaged(trained, workdir, other):
     compare.run([[trained], [runs.restore(other)]])
     each = [row["mAP"]["mean"] for row in record_of(trained)[1]]
     assert both["mAP"]["mean"] == pytest.approx(sum(each) / 2)
+
+
+def test_attributes_are_compared_picture_by_picture(trained, other):
+    """The means are those of --task=attributes, the differences those of their labels."""
+    rows = [[trained], [runs.restore(other)]]
+    text = compare.run(rows, by="attributes")
+    _, found = record_of(trained)
+    right = []
+    for (run,), entry in zip(rows, found, strict=True):
+        attributes.run(run)
+        judged = json.loads((run.evaluation / attributes.FILE).read_text())
+        count = len(judged["attributes"])
+        for key in ("accuracy", "balanced_accuracy"):
+            assert entry[key]["mean"] == pytest.approx(judged["mean"][f"{key}_{count}"])
+        binary = judged["mean"][f"accuracy_{count}_binary"]
+        assert entry["accuracy_binary"]["mean"] == pytest.approx(binary)
+        columns = run.dataset().open("val")
+        predicted, _ = evaluator.classify(run.predict, columns, list(judged["attributes"]))
+        right.append(np.mean([predicted[k] == columns[k] for k in predicted], axis=0))
+    expected = confidence.compare(*right, columns["pid"])
+    assert found[1]["accuracy"]["difference"] == pytest.approx(expected.difference)
+    assert found[1]["accuracy"]["low"] == pytest.approx(expected.low)
+    assert f"mean of {count} attributes" in text
+
+
+def test_what_attributes_cannot_be_compared_by_is_told(trained, monkeypatch):
+    with pytest.raises(InputError, match="--protocol does nothing with --by=attributes"):
+        compare.run([[trained], [trained]], by="attributes", protocol="course")
+    with pytest.raises(InputError, match="unknown --by 'persons'; known: attributes, reid"):
+        compare.run([[trained], [trained]], by="persons")
+    labels = iter([["gender"], ["age"]])
+    monkeypatch.setattr(evaluator, "outputs_to_judge", lambda *_: next(labels))
+    with pytest.raises(InputError, match="no label of the split val is predicted by all"):
+        compare.run([[trained], [trained]], by="attributes")
 
 
 def test_runs_that_hold_out_others_are_not_compared(trained, synthetic, tmp_path):
