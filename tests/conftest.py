@@ -1,10 +1,12 @@
 """Two CPU devices, the compilation cache, and small data sets that the tests share."""
 
+import gc
 import hashlib
 import os
 import shutil
 from pathlib import Path
 
+import flax
 import hypothesis
 import jax
 import numpy as np
@@ -25,12 +27,15 @@ ROOT = Path(__file__).parents[1]
 # compiling takes most of the time, and more for several devices; test_scripts.py runs the programs
 # without
 FLAGS = (
-    "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true "
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
     "--xla_cpu_use_fusion_emitters=false"
 )
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 2)
+# what profilers and debuggers read in programs takes its time too
+jax.config.update("jax_include_full_tracebacks_in_locations", False)
+flax.config.update("flax_profile", False)
 devices.start()
 # Programs for several devices hold an address of our partitioning, by which none would be found
 # again; without it one is found even if that code is another one, so that each has its own folder.
@@ -39,6 +44,9 @@ DIGEST = hashlib.sha256(b"".join(path.read_bytes() for path in KERNELS)).hexdige
 CACHE = Path(jax.config.jax_compilation_cache_dir) / f"tests-{DIGEST}"
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_remove_custom_partitioning_ptr_from_cache_key", True)
+# what lives as long as the tests is not searched for garbage again and again
+gc.freeze()
+gc.set_threshold(50_000, 20, 20)
 hypothesis.settings.register_profile("tests", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("tests")
 

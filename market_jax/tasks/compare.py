@@ -1,6 +1,7 @@
 """--task=compare: how runs differ on the same pictures, with paired intervals over identities."""
 
 import functools
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -165,7 +166,9 @@ def _differences(names: Sequence[str], judged: Sequence[Judged]) -> tuple[Table,
             entry[key] = {"mean": mean} | (differs._asdict() if differs else {})
         lines.append(tuple(cells))
         record.append(entry)
-    return Table(("run", *(c for key in first.values for c in (key, *DIFFERENCE))), lines), record
+    columns = ((key.replace("_", " "), *DIFFERENCE) for key in first.values)
+    header = ("run", *itertools.chain(*columns))
+    return Table(header, lines), record
 
 
 def _names(rows: Sequence[Sequence[Run]], split: str) -> list[str]:
