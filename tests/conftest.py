@@ -44,9 +44,6 @@ DIGEST = hashlib.sha256(b"".join(path.read_bytes() for path in KERNELS)).hexdige
 CACHE = Path(jax.config.jax_compilation_cache_dir) / f"tests-{DIGEST}"
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_remove_custom_partitioning_ptr_from_cache_key", True)
-# what lives as long as the tests is not searched for garbage again and again
-gc.freeze()
-gc.set_threshold(50_000, 20, 20)
 hypothesis.settings.register_profile("tests", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("tests")
 
@@ -54,6 +51,12 @@ hypothesis.settings.load_profile("tests")
 def pytest_addoption(parser):
     """`--fuzz=N`: N times as many broken inputs, see `test_fuzz`."""
     parser.addoption("--fuzz", type=int, default=1, help="how many times as many broken inputs")
+
+
+def pytest_collection_finish():
+    """What lives as long as the tests is not searched for garbage again and again."""
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 REAL = Path(os.environ.get("MARKET_JAX_DATA", ROOT.parent / "shared" / "data"))
