@@ -56,7 +56,7 @@ def pytest_addoption(parser):
 def pytest_collection_finish():
     """What lives as long as the tests is not searched for garbage again and again."""
     gc.freeze()
-    gc.set_threshold(50_000, 20, 20)
+    gc.set_threshold(10_000, 10, 10)
 
 
 REAL = Path(os.environ.get("MARKET_JAX_DATA", ROOT.parent / "shared" / "data"))

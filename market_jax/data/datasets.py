@@ -211,8 +211,7 @@ def open_dataset(
       holdout_fraction: the share to keep as "holdout", 0 or more and below 1. It is drawn first, so
         that `holdout_fraction=0.2` keeps those that `val_fraction=0.2` alone would hold out.
       split_seed: seeds the choice of identities.
-      kept: the divisions of a run, one for each folder, which are used again; None draws them,
-        in place of a division that of its folder.
+      kept: the divisions of a run, one for each folder, which are used again; None draws one.
 
     Raises:
       InputError: a folder is not prepared, or two data sets have a label with other classes.
