@@ -25,8 +25,8 @@ second set of real people is at hand here: the figures are of the course release
 whose attributes are the same twelve, but drawn from other frequencies.
 
 By configs/comparison.py, all of it from the course release, 1.7 hours on one core without AVX-512:
-85.0 rank 1 and 74.2 mAP, and 85.6 % of the 12 attributes (multi-class). At that file's rate `joined`
-with drawn people fails, 1.3 mAP: its triplets collapse.
+85.0 rank 1 and 74.2 mAP, and 85.6 % of the 12 attributes (multi-class). At that file's rate
+`joined` with drawn people fails, 1.3 mAP: its triplets collapse.
 """
 
 from ml_collections import ConfigDict
