@@ -21,7 +21,7 @@ from market_jax.errors import InputError
 TASK = flags.DEFINE_string("task", None, "What to evaluate: a file in market_jax/tasks.")
 WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the run; else the newest that can.")
 WORKDIRS = flags.DEFINE_string(
-    "workdirs", None, "Of a task that compares: the folders of its runs, with commas between."
+    "workdirs", None, "Of a task that compares: folders of runs or files of their scores: A,B.json."
 )
 MODEL = flags.DEFINE_string(
     "model", None, "A published network, or its .safetensors file, here or hf:OWNER/NAME/FILE."
@@ -115,7 +115,9 @@ def restore(workdir, data):
 
 
 def find_several():
-    """The runs of --workdirs, restored: rows, in which those that + joins are seeds."""
+    """The runs or scores of --workdirs: rows, in which those that + joins are seeds."""
+    from market_jax.evaluators import scores
+
     for flag in (WORKDIR, MODEL, CONFIG):
         if flag.present:
             raise InputError(f"--{flag.name} is of one run; this task compares those of --workdirs")
@@ -123,10 +125,14 @@ def find_several():
     if len(names) < 2 or not all(name for row in names for name in row):
         raise InputError(
             f"--workdirs is {WORKDIRS.value!r}; it must be two folders of runs or more: A,B,C, and "
-            "A+A2,B where several seeds make a row"
+            "A+A2,B where several seeds make a row; files of scores may stand in their place"
         )
     data = judged_data()
-    rows = [[restore(name, data) for name in row] for row in names]
+
+    def find_one(name):
+        return scores.read(name) if name.endswith(scores.ENDING) else restore(name, data)
+
+    rows = [[find_one(name) for name in row] for row in names]
     print()
     return rows
 

@@ -3,18 +3,19 @@
 import functools
 import itertools
 import json
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from market_jax import registry, seen
 from market_jax.errors import InputError
-from market_jax.evaluators import attributes
+from market_jax.evaluators import attributes, scores
 from market_jax.evaluators import reid as evaluator
 from market_jax.evaluators.protocols import NAMES
 from market_jax.evaluators.reid import Retrieval
 from market_jax.evaluators.result import Result, Table
+from market_jax.evaluators.scores import Scores
 from market_jax.files import write_atomically
 from market_jax.metrics import attributes as metrics
 from market_jax.metrics import confidence
@@ -28,20 +29,7 @@ BY = ("reid", "attributes")
 DIFFERENCE = ("difference, 95 %", "p")
 
 
-class Judged(NamedTuple):
-    """What a run is worth, picture by picture.
-
-    Attributes:
-      values: metric -> a value of each query, or of each picture with labels, [N]; NaN where it has
-        none. Their mean is the metric.
-      columns: columns of these pictures.
-    """
-
-    values: dict[str, np.ndarray]
-    columns: Columns
-
-
-def judge_persons(run: Run, split: str, protocol: str, *, flip: bool) -> Judged:
+def judge_persons(run: Run, split: str, protocol: str, *, flip: bool) -> Scores:
     """Judges a run by plain ranking.
 
     Args:
@@ -55,10 +43,10 @@ def judge_persons(run: Run, split: str, protocol: str, *, flip: bool) -> Judged:
     found = Retrieval().rank(made)
     hit = np.where(found.first_rank > 0, found.first_rank == 1, np.nan)
     values = {"mAP": found.average_precision, "rank 1": hit, "mINP": found.inverse_penalty}
-    return Judged(values, made.query)
+    return _scores(run, split, made.query, values)
 
 
-def judge_attributes(run: Run, split: str, labels: Sequence[str], *, flip: bool) -> Judged:
+def judge_attributes(run: Run, split: str, labels: Sequence[str], *, flip: bool) -> Scores:
     """Judges the labels that a run predicts.
 
     Args:
@@ -70,41 +58,60 @@ def judge_attributes(run: Run, split: str, labels: Sequence[str], *, flip: bool)
     columns = run.dataset().open(split)
     predicted, _ = attributes.classify(run.predict, columns, labels, flip=flip)
     classes = {name: run.schema.labels[name] for name in labels}
-    return Judged(metrics.per_image(columns, predicted, classes), columns)
+    return _scores(run, split, columns, metrics.per_image(columns, predicted, classes))
 
 
-def _shared_labels(runs: Sequence[Run], split: str) -> list[str]:
-    """The labels of the data set that all runs predict."""
+def _scores(run: Run, split: str, columns: Columns, values: Mapping[str, np.ndarray]) -> Scores:
+    seen_them = seen.is_transductive(run, evaluator.split_names(split))
+    return Scores(run.workdir, {}, columns["name"], columns["pid"], values, seen_them)
+
+
+def _shared_labels(members: Sequence[Run | Scores], split: str) -> list[str]:
+    """The labels of the data set that all runs predict; files of scores have theirs."""
     found = []
-    for run in runs:
-        columns = run.dataset().open(split)
-        known = [name for name in run.schema.labels if name in columns]
-        found.append(attributes.outputs_to_judge(run.predict, columns, known))
+    for member in members:
+        if isinstance(member, Scores):
+            found.append(member.about.get("labels", []))
+            continue
+        columns = member.dataset().open(split)
+        known = [name for name in member.schema.labels if name in columns]
+        found.append(attributes.outputs_to_judge(member.predict, columns, known))
     shared = [name for name in found[0] if all(name in names for names in found)]
     if not shared:
         raise InputError(f"no label of the split {split} is predicted by all of the runs")
     return shared
 
 
-def _judge_seeds(group: Sequence[Run], split: str, judge: Callable[[Run], Judged]) -> Judged:
-    """The mean of several runs' values."""
-    first, *others = judged = [judge(run) for run in group]
-    for run, other in zip(group[1:], others, strict=True):
-        _check_alike(first, other, split, run, group[0])
-    means = {key: np.mean([each.values[key] for each in judged], axis=0) for key in first.values}
-    return first._replace(values=means)
-
-
-def _check_alike(first: Judged, other: Judged, split: str, run: Run, than: Run) -> None:
-    """Refuses runs that are judged on other pictures."""
-    if other.columns["name"].tolist() != first.columns["name"].tolist():
+def _check_alike(first: Scores, other: Scores, split: str) -> None:
+    """Refuses rows that are judged on other pictures."""
+    alike = zip((first.names, first.pids), (other.names, other.pids), strict=True)
+    if first.values.keys() != other.values.keys():
+        raise InputError(f"{other.path}: has other metrics than {first.path}")
+    if not all(np.array_equal(*pair) for pair in alike):
         raise InputError(
-            f"{run.workdir}: its split {split} has other pictures than {than.workdir} is judged on"
+            f"{other.path}: its split {split} has other pictures than {first.path} is judged on"
         )
 
 
+def _check_asked(found: Scores, about: Mapping[str, Any]) -> None:
+    """Refuses a file of scores that were not made as is asked for."""
+    for key in about:
+        if found.about.get(key) != about[key]:
+            raise InputError(
+                f"{found.path}: its {key!r} is {found.about.get(key)!r}, where {about[key]!r} is "
+                "compared"
+            )
+
+
+def _mean(seeds: Sequence[Scores]) -> Scores:
+    """The scores of a row: the mean of its seeds."""
+    keys = seeds[0].values
+    values = {key: np.mean([each.values[key] for each in seeds], axis=0) for key in keys}
+    return seeds[0]._replace(values=values)
+
+
 def run(
-    rows: Sequence[Sequence[Run]],
+    rows: Sequence[Sequence[Run | Scores]],
     *,
     by: str = "reid",
     split: str = "val",
@@ -114,11 +121,12 @@ def run(
     """Compares runs on the same pictures: each with the first, paired, over identities.
 
     The intervals are of the bootstrap over identities, the p values of a test that swaps the two
-    runs for each identity at random.
+    runs for each identity at random. What each run is worth, query by query, is written into its
+    folder, and that file can stand in its place.
 
     Args:
-      rows: rows of runs; those of a row are the seeds of one network, whose values are averaged.
-        Each row is compared with the first.
+      rows: rows of runs, or of their scores where only these are at hand; those of a row are the
+        seeds of one network, whose values are averaged. Each row is compared with the first.
       by: What is compared: reid (how they rank) or attributes (those that all runs predict).
       split: What is judged: val, holdout, train, or test with the data set's own queries.
       protocol: market, course or course_with_self; of reid.
@@ -129,31 +137,52 @@ def run(
     """
     registry.choose(by, dict.fromkeys(BY), "--by")
     registry.choose(protocol, dict.fromkeys(NAMES), "protocol")
-    runs, about = [each for row in rows for each in row], {"by": by, "split": split, "flip": flip}
+    members, about = (
+        [each for row in rows for each in row],
+        {"by": by, "split": split, "flip": flip},
+    )
     if by == "attributes":
         inputs.refuse("with --by=attributes", protocol=protocol != "market")
-        about["labels"] = labels = _shared_labels(runs, split)
+        about["labels"] = labels = _shared_labels(members, split)
         judge = functools.partial(judge_attributes, split=split, labels=labels, flip=flip)
         what, unit = f"mean of {len(labels)} attributes", "images"
     else:
         about["protocol"] = protocol
         judge = functools.partial(judge_persons, split=split, protocol=protocol, flip=flip)
         what, unit = f"protocol {protocol}", "queries"
-    judged = [_judge_seeds(row, split, judge) for row in rows]
-    for row, other in zip(rows, judged, strict=True):
-        _check_alike(judged[0], other, split, row[0], runs[0])
-    table, record = _differences(_names(rows, split), judged)
-    people = judged[0].columns["pid"]
-    caution, known = seen.known_people(runs[0], [{"pid": people}], split=split)
-    path = runs[0].evaluation / FILE
-    about |= {unit: len(people)} | known | {"runs": record}
-    write_atomically(path, json.dumps(about, indent=2) + "\n")
-    title = f"split {split}, {what}: {len(people)} {unit} of {len(np.unique(people))} identities"
+    seeds = [[_scores_of(each, about, judge) for each in row] for row in rows]
+    for each in itertools.chain(*seeds):
+        _check_alike(seeds[0][0], each, split)
+    judged = [_mean(row) for row in seeds]
+    table, record = _differences(_names(seeds), judged)
+    pids = judged[0].pids
+    entries, caution, notes = dict(seeds[0][0].about), "", []
+    if any(each.transductive for each in seeds[0]):
+        entries["transductive"], caution = True, f"{seen.TRANSDUCTIVE}."
+    entries |= {unit: len(pids), "runs": record}
+    for run in [each for each in members if isinstance(each, Run)][:1]:
+        write_atomically(run.evaluation / FILE, json.dumps(entries, indent=2) + "\n")
+        notes.append(f"written to {run.evaluation / FILE}")
+    title = f"split {split}, {what}: {len(pids)} {unit} of {len(np.unique(pids))} identities"
     result = Result(title=f"{title}; percent", tables=(table,))
-    return inputs.as_text(result, f"written to {path}", first=caution)
+    return inputs.as_text(result, *notes, first=caution)
 
 
-def _differences(names: Sequence[str], judged: Sequence[Judged]) -> tuple[Table, list[dict]]:
+def _scores_of(
+    member: Run | Scores, about: Mapping[str, Any], judge: Callable[[Run], Scores]
+) -> Scores:
+    """The scores of a run, which are written into its folder, or a file's if they are the same."""
+    if isinstance(member, Scores):
+        _check_asked(member, about)
+        return member
+    found = judge(member)
+    found = found._replace(about=dict(about) | {"data": member.config.data.name})
+    words = [about["by"], about["split"], about.get("protocol"), about["flip"] and "flip"]
+    scores.write(member.evaluation / f"scores-{'-'.join(filter(None, words))}.json", found)
+    return found
+
+
+def _differences(names: Sequence[str], judged: Sequence[Scores]) -> tuple[Table, list[dict]]:
     """How each row differs from the first: as a table, and as entries for the record."""
     first, lines, record = judged[0], [], []
     for name, row in zip(names, judged, strict=True):
@@ -161,7 +190,7 @@ def _differences(names: Sequence[str], judged: Sequence[Judged]) -> tuple[Table,
         for key, values in row.values.items():
             mean, differs = float(np.nanmean(values)), None
             if row is not first:
-                differs = confidence.compare(first.values[key], values, first.columns["pid"])
+                differs = confidence.compare(first.values[key], values, first.pids)
             cells += [tables.percent(mean), *(_as_cells(differs) if differs else ("", ""))]
             entry[key] = {"mean": mean} | (differs._asdict() if differs else {})
         lines.append(tuple(cells))
@@ -171,17 +200,20 @@ def _differences(names: Sequence[str], judged: Sequence[Judged]) -> tuple[Table,
     return Table(header, lines), record
 
 
-def _names(rows: Sequence[Sequence[Run]], split: str) -> list[str]:
+def _names(rows: Sequence[Sequence[Scores]]) -> list[str]:
     """The name of each row: of its runs, or their paths where others are called so."""
-    names = [run.workdir.name for row in rows for run in row]
+    names = [_name(each) for row in rows for each in row]
 
-    def named(run: Run) -> str:
-        several = names.count(run.workdir.name) > 1
-        name = str(run.workdir) if several else run.workdir.name
-        mark = seen.is_transductive(run, evaluator.split_names(split))
-        return name + (" (transductive)" if mark else "")
+    def named(each: Scores) -> str:
+        name = str(each.path) if names.count(_name(each)) > 1 else _name(each)
+        return name + (" (transductive)" if each.transductive else "")
 
     return [" + ".join(map(named, row)) for row in rows]
+
+
+def _name(each: Scores) -> str:
+    """The name of a run's folder, or that of a file without its ending."""
+    return each.path.name.removesuffix(scores.ENDING)
 
 
 def _as_cells(found: confidence.Comparison) -> tuple[str, str]:

@@ -11,6 +11,7 @@ import pytest
 from market_jax import runs
 from market_jax.errors import InputError
 from market_jax.evaluators import attributes as evaluator
+from market_jax.evaluators import scores
 from market_jax.metrics import confidence
 from market_jax.recipes import supervised
 from market_jax.tasks import attributes, compare
@@ -67,7 +68,7 @@ def test_differences_are_those_of_the_queries(trained, other):
         for run in (trained, runs.restore(other))
     )
     for key, values in mine.values.items():
-        expected = confidence.compare(values, others.values[key], mine.columns["pid"])
+        expected = confidence.compare(values, others.values[key], mine.pids)
         assert second[key]["difference"] == pytest.approx(expected.difference)
         assert second[key]["mean"] - first[key]["mean"] == pytest.approx(expected.difference)
 
@@ -113,6 +114,47 @@ def test_what_attributes_cannot_be_compared_by_is_told(trained, monkeypatch):
     monkeypatch.setattr(evaluator, "outputs_to_judge", lambda *_: next(labels))
     with pytest.raises(InputError, match="no label of the split val is predicted by all"):
         compare.run([[trained], [trained]], by="attributes")
+
+
+@pytest.mark.parametrize(
+    ("by", "name"),
+    [("reid", "scores-reid-val-course-flip"), ("attributes", "scores-attributes-val-flip")],
+)
+def test_a_file_of_scores_stands_in_a_run_s_place(trained, other, tmp_path, by, name):
+    asked = {"by": by, "flip": True} | ({"protocol": "course"} if by == "reid" else {})
+    compare.run([[trained], [runs.restore(other)]], **asked)
+    of_runs = record_of(trained)[1]
+    for run, place in ((trained.workdir, "a.json"), (other, "b.json")):
+        shutil.copy(run / "evaluation" / f"{name}.json", tmp_path / place)
+    kept = [scores.read(tmp_path / place) for place in ("a.json", "b.json")]
+    compare.run([[trained], [kept[1]]], **asked)
+    names, found = record_of(trained)
+    assert (names, found) == (["run", "b"], of_runs)
+    (trained.evaluation / compare.FILE).unlink()
+    text = compare.run([[kept[0]], [kept[1], kept[0]]], **asked)
+    assert "b + " in text
+    assert "written to" not in text
+    assert not (trained.evaluation / compare.FILE).exists()
+
+
+def test_scores_of_something_else_are_not_compared(trained, tmp_path):
+    compare.run([[trained], [trained]])
+    kept = scores.read(trained.evaluation / "scores-reid-val-market.json")
+    with pytest.raises(
+        InputError, match=r"market\.json: its 'protocol' is 'market', where 'course'"
+    ):
+        compare.run([[trained], [kept]], protocol="course")
+    with pytest.raises(InputError, match="'by' is 'reid', where 'attributes' is compared"):
+        compare.run(
+            [[kept._replace(about=kept.about | {"labels": ["gender"]})]] * 2, by="attributes"
+        )
+    with pytest.raises(InputError, match=r"market\.json: its split val has other pictures than"):
+        compare.run([[trained], [kept._replace(pids=kept.pids + 1)]])
+    with pytest.raises(InputError, match=r"market\.json: has other metrics than"):
+        compare.run([[trained], [kept._replace(values={"mAP": kept.values["mAP"]})]])
+    marked = compare.run([[kept._replace(transductive=True)], [kept]])
+    assert marked.startswith("TRANSDUCTIVE")
+    assert "(transductive)" in marked
 
 
 def test_runs_that_hold_out_others_are_not_compared(trained, synthetic, tmp_path):
