@@ -1,7 +1,7 @@
 """Broken inputs of every kind: each ends in a result of the right kind, or in an `InputError`.
 
-`pytest tests/test_fuzz.py tests/weights/test_changed.py --fuzz=100` tries a hundred times as many.
-Weight files are there.
+`pytest tests/test_fuzz.py tests/weights/test_changed.py tests/evaluators/test_scores.py --fuzz=100`
+tries a hundred times as many. Weight files and files of scores are there.
 """
 
 import contextlib

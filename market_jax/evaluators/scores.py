@@ -76,14 +76,16 @@ def read(path: Path | str) -> Scores:
             raise InputError(
                 f"{path}: holds no scores of --task=compare: {field!r} must be a {kind.__name__}"
             )
-    names, pids = np.asarray(found["name"], str), found["pid"]
     try:
-        pids = np.asarray(pids, np.int64)
+        names, pids = np.asarray(found["name"], str), np.asarray(found["pid"], np.int64)
         values = {key: np.asarray(row, np.float64) for key, row in found["values"].items()}
     except (TypeError, ValueError, OverflowError):
         raise InputError(f"{path}: a value of its scores is no number") from None
-    if not values or any(row.shape != names.shape for row in (pids, *values.values())):
+    if not values or any(row.shape != (len(names),) for row in (names, pids, *values.values())):
         raise InputError(f"{path}: its lists are not all as long as its {len(names)} names")
-    if any(np.isinf(row).any() for row in values.values()):
-        raise InputError(f"{path}: a value of its scores is infinite")
+    for key, row in values.items():
+        if np.isinf(row).any() or np.isnan(row).all():
+            raise InputError(
+                f"{path}: {key!r} must have finite values, or null where there is none"
+            )
     return Scores(Path(path), found["about"], names, pids, values, found["transductive"])

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
 
 from market_jax.errors import InputError
 from market_jax.evaluators import scores
 from market_jax.evaluators.scores import Scores
+from tests.test_fuzz import CHANGES, attempt, damage
 
 
 def made(**changes):
@@ -47,7 +49,10 @@ def test_what_is_written_is_read_to_the_last_bit(tmp_path):
         ({"values": {"mAP": [1, 2]}}, "its lists are not all as long as its 3 names"),
         ({"values": {"mAP": [1, "one", 0]}}, "a value of its scores is no number"),
         ({"values": {"mAP": [1, [2], 0]}}, "a value of its scores is no number"),
-        ({"values": {"mAP": [1, 1e999, 0]}}, "a value of its scores is infinite"),
+        ({"values": {"mAP": [1, 1e999, 0]}}, "'mAP' must have finite values"),
+        ({"values": {"mAP": [None, None, None]}}, "'mAP' must have finite values"),
+        ({"name": [["a.jpg"], ["b.jpg"], []]}, "a value of its scores is no number"),
+        ({"name": [["a.jpg"], ["b.jpg"], ["c.jpg"]]}, "its lists are not all as long"),
         ({"pid": [3, None, 7]}, "a value of its scores is no number"),
         ({"pid": [3, 1 << 70, 7]}, "a value of its scores is no number"),
     ],
@@ -58,3 +63,21 @@ def test_a_broken_file_is_told_by_its_name(tmp_path, changes, message):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     with pytest.raises(InputError, match=rf"made\.json: {message}"):
         scores.read(path)
+
+
+def test_damaged_files_are_read_or_refused(often, tmp_path):
+    path = tmp_path / "scores.json"
+    scores.write(path, made())
+    content = path.read_bytes()
+
+    def are_sound(found):
+        rows = [found.names, found.pids, *found.values.values()]
+        return found.pids.dtype == np.int64 and all(row.shape == (len(rows[0]),) for row in rows)
+
+    @often(100)
+    @given(CHANGES)
+    def run(changes):
+        path.write_bytes(damage(content, changes))
+        attempt(lambda: scores.read(path), are_sound)
+
+    run()
