@@ -127,10 +127,17 @@ def find_several():
             f"--workdirs is {WORKDIRS.value!r}; it must be two folders of runs or more: A,B,C, and "
             "A+A2,B where several seeds make a row; files of scores may stand in their place"
         )
+    if all(name.endswith(scores.ENDING) for row in names for name in row):
+        for flag in (CHECKPOINT, DATA_NAME, DATA_DIR, IMPORTS):
+            if flag.present:
+                raise InputError(f"--{flag.name} is of runs; --workdirs has files of scores alone")
     data = judged_data()
 
     def find_one(name):
-        return scores.read(name) if name.endswith(scores.ENDING) else restore(name, data)
+        if name.endswith(scores.ENDING):
+            print(f"scores {name}")
+            return scores.read(name)
+        return restore(name, data)
 
     rows = [[find_one(name) for name in row] for row in names]
     print()

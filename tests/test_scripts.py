@@ -229,6 +229,12 @@ def test_train_then_evaluate_without_a_workdir(synthetic, tmp_path):
         ("evaluate.py", ["--task=attributes", "--workdir=/no"], "/no: holds no checkpoint"),
         ("evaluate.py", ["--task=compare", "--workdir=a"], "task compares those of --workdirs"),
         ("evaluate.py", ["--task=compare", "--workdirs=a"], "two folders of runs or more"),
+        ("evaluate.py", ["--task=compare", "--workdirs=a.json,b.json"], "a.json: there is no such"),
+        (
+            "evaluate.py",
+            ["--task=compare", "--workdirs=a.json,b.json", "--checkpoint=latest"],
+            "--checkpoint is of runs; --workdirs has files of scores alone",
+        ),
         ("evaluate.py", ["--task=reid", "--workdirs=a,b"], "--workdir instead of --workdirs"),
     ],
 )

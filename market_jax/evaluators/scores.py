@@ -14,7 +14,6 @@ from market_jax.errors import InputError
 from market_jax.files import read_json, write_atomically
 
 ENDING = ".json"
-_FIELDS = {"about": dict, "transductive": bool, "name": list, "pid": list, "values": dict}
 
 
 class Scores(NamedTuple):
@@ -22,19 +21,20 @@ class Scores(NamedTuple):
 
     Attributes:
       path: the folder of the run, or the file that was read.
-      about: what was judged and how, as `--task=compare` was asked for it.
+      run: the name of the run.
+      about: what was judged and how, as values that JSON can hold; "transductive" is there where
+        the network has learned from the judged pictures without their labels.
       names: the name of each query, or of each picture with labels, [N].
       pids: whom each of them shows, int [N].
       values: metric -> a value of each, float [N]; NaN where it has none. Their mean is the metric.
-      transductive: whether the network has learned from the judged pictures, without their labels.
     """
 
     path: Path
+    run: str
     about: Mapping[str, Any]
     names: np.ndarray
     pids: np.ndarray
     values: Mapping[str, np.ndarray]
-    transductive: bool = False
 
 
 def write(path: Path, scores: Scores) -> None:
@@ -51,13 +51,8 @@ def write(path: Path, scores: Scores) -> None:
         key: [None if np.isnan(value) else value for value in row.tolist()]
         for key, row in scores.values.items()
     }
-    content = {
-        "about": dict(scores.about),
-        "transductive": scores.transductive,
-        "name": scores.names.tolist(),
-        "pid": scores.pids.tolist(),
-        "values": values,
-    }
+    lists = {"name": scores.names.tolist(), "pid": scores.pids.tolist(), "values": values}
+    content = {"run": scores.run, "about": dict(scores.about)} | lists
     write_atomically(path, json.dumps(content) + "\n")
 
 
@@ -70,22 +65,36 @@ def read(path: Path | str) -> Scores:
     Raises:
       InputError: there is no such file, or it holds no scores; the message names it.
     """
+    path = Path(path).expanduser()
     found = read_json(path)
-    for field, kind in _FIELDS.items():
+    kinds = {"run": str, "about": dict, "name": list, "pid": list, "values": dict}
+    for field, kind in kinds.items():
         if not isinstance(found.get(field), kind):
-            raise InputError(
-                f"{path}: holds no scores of --task=compare: {field!r} must be a {kind.__name__}"
-            )
-    try:
-        names, pids = np.asarray(found["name"], str), np.asarray(found["pid"], np.int64)
-        values = {key: np.asarray(row, np.float64) for key, row in found["values"].items()}
-    except (TypeError, ValueError, OverflowError):
-        raise InputError(f"{path}: a value of its scores is no number") from None
-    if not values or any(row.shape != (len(names),) for row in (names, pids, *values.values())):
-        raise InputError(f"{path}: its lists are not all as long as its {len(names)} names")
-    for key, row in values.items():
-        if np.isinf(row).any() or np.isnan(row).all():
+            raise InputError(f"{path}: holds no scores of --task=compare ({field!r} is missing)")
+    names = found["name"]
+    pids = _read_row(path, "pid", found["pid"], len(names), np.int64, (int,))
+    values = {}
+    for key, row in found["values"].items():
+        values[key] = _read_row(path, key, row, len(names), np.float64, (int, float, type(None)))
+        if np.isinf(values[key]).any() or np.isnan(values[key]).all():
             raise InputError(
                 f"{path}: {key!r} must have finite values, or null where there is none"
             )
-    return Scores(Path(path), found["about"], names, pids, values, found["transductive"])
+    if not all(isinstance(name, str) for name in names) or not found["run"].isprintable():
+        raise InputError(f"{path}: 'name' or 'run' holds what is no text")
+    return Scores(path, found["run"], found["about"], np.array(names, str), pids, values)
+
+
+def _read_row(path: Path, key: str, row: Any, size: int, dtype: type, kinds: tuple) -> np.ndarray:
+    """A value for each name, where all are of these kinds and none is yes or no."""
+    if not isinstance(row, list) or len(row) != size:
+        raise InputError(
+            f"{path}: {key!r} must be a list of {size} values, as many as there are names"
+        )
+    wrong = [each for each in row if not isinstance(each, kinds) or isinstance(each, bool)]
+    try:
+        if not wrong:
+            return np.array(row, dtype)
+    except OverflowError:
+        wrong = [max(row, key=abs)]
+    raise InputError(f"{path}: {key!r} holds {wrong[0]!r:.40}, which is no number that fits")

@@ -1,14 +1,14 @@
 """--task=compare: how runs differ on the same pictures, with paired intervals over identities."""
 
-import functools
 import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from market_jax import registry, seen
+from market_jax.data import columns as columns_
 from market_jax.errors import InputError
 from market_jax.evaluators import attributes, scores
 from market_jax.evaluators import reid as evaluator
@@ -25,7 +25,10 @@ from market_jax.tasks import inputs
 from market_jax.typing import Columns
 
 FILE = "compare.json"
-BY = ("reid", "attributes")
+METRICS = {  # --by -> a column each
+    "reid": ("mAP", "rank 1", "mINP"),
+    "attributes": ("accuracy", "accuracy_binary", "balanced_accuracy"),
+}
 DIFFERENCE = ("difference, 95 %", "p")
 
 
@@ -43,7 +46,7 @@ def judge_persons(run: Run, split: str, protocol: str, *, flip: bool) -> Scores:
     found = Retrieval().rank(made)
     hit = np.where(found.first_rank > 0, found.first_rank == 1, np.nan)
     values = {"mAP": found.average_precision, "rank 1": hit, "mINP": found.inverse_penalty}
-    return _scores(run, split, made.query, values)
+    return _describe(run, split, made.query, made.gallery, values)
 
 
 def judge_attributes(run: Run, split: str, labels: Sequence[str], *, flip: bool) -> Scores:
@@ -58,12 +61,41 @@ def judge_attributes(run: Run, split: str, labels: Sequence[str], *, flip: bool)
     columns = run.dataset().open(split)
     predicted, _ = attributes.classify(run.predict, columns, labels, flip=flip)
     classes = {name: run.schema.labels[name] for name in labels}
-    return _scores(run, split, columns, metrics.per_image(columns, predicted, classes))
+    values = metrics.per_image(columns, predicted, classes)
+    return _describe(run, split, columns, columns, values)
 
 
-def _scores(run: Run, split: str, columns: Columns, values: Mapping[str, np.ndarray]) -> Scores:
-    seen_them = seen.is_transductive(run, evaluator.split_names(split))
-    return Scores(run.workdir, {}, columns["name"], columns["pid"], values, seen_them)
+def _describe(
+    run: Run, split: str, rows: Columns, gallery: Columns, values: Mapping[str, np.ndarray]
+) -> Scores:
+    """The scores of a run, with what tells whether others are of the same pictures and labels."""
+    about = {"data": run.config.data.name, "checkpoint": run.step}
+    about |= {"pictures": [columns_.fingerprint(rows), columns_.fingerprint(gallery)]}
+    if seen.is_transductive(run, evaluator.split_names(split)):
+        about["transductive"] = True
+    return Scores(run.workdir, run.workdir.name, about, rows["name"], rows["pid"], values)
+
+
+def _check_files(members: Sequence[Run | Scores], about: Mapping[str, Any]) -> None:
+    """Refuses files of scores that were made with other flags, before a run is judged."""
+    metrics_ = METRICS[about["by"]]
+    for found in members:
+        if isinstance(found, Run):
+            continue
+        for key, asked in about.items():
+            if (made := found.about.get(key)) != asked:
+                raise InputError(f"{found.path}: its {key!r} is {made!r}; compared is {asked!r}")
+        if set(found.values) != set(metrics_):
+            raise InputError(f"{found.path}: its values must be {', '.join(metrics_)}")
+        names = found.about.get("labels")
+        if about["by"] == "attributes" and not (
+            isinstance(names, list) and all(map(_is_name, names))
+        ):
+            raise InputError(f"{found.path}: its 'labels' are {names!r}; they must be names")
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and value.isprintable()
 
 
 def _shared_labels(members: Sequence[Run | Scores], split: str) -> list[str]:
@@ -71,7 +103,7 @@ def _shared_labels(members: Sequence[Run | Scores], split: str) -> list[str]:
     found = []
     for member in members:
         if isinstance(member, Scores):
-            found.append(member.about.get("labels", []))
+            found.append(list(member.about["labels"]))
             continue
         columns = member.dataset().open(split)
         known = [name for name in member.schema.labels if name in columns]
@@ -79,28 +111,24 @@ def _shared_labels(members: Sequence[Run | Scores], split: str) -> list[str]:
     shared = [name for name in found[0] if all(name in names for names in found)]
     if not shared:
         raise InputError(f"no label of the split {split} is predicted by all of the runs")
+    for member, names in zip(members, found, strict=True):
+        if isinstance(member, Scores) and set(names) != set(shared):
+            raise InputError(
+                f"{member.path}: its values are means over {', '.join(names)}; the labels that all "
+                f"of the runs predict are {', '.join(shared)}"
+            )
     return shared
 
 
 def _check_alike(first: Scores, other: Scores, split: str) -> None:
-    """Refuses rows that are judged on other pictures."""
-    alike = zip((first.names, first.pids), (other.names, other.pids), strict=True)
-    if first.values.keys() != other.values.keys():
-        raise InputError(f"{other.path}: has other metrics than {first.path}")
-    if not all(np.array_equal(*pair) for pair in alike):
+    """Refuses scores of other pictures, or of the same with other labels."""
+    alike = [(first.names, other.names), (first.pids, other.pids)]
+    alike += [(np.isnan(first.values[key]), np.isnan(row)) for key, row in other.values.items()]
+    same = first.about.get("pictures") == other.about.get("pictures")
+    if not same or not all(np.array_equal(*pair) for pair in alike):
         raise InputError(
             f"{other.path}: its split {split} has other pictures than {first.path} is judged on"
         )
-
-
-def _check_asked(found: Scores, about: Mapping[str, Any]) -> None:
-    """Refuses a file of scores that were not made as is asked for."""
-    for key in about:
-        if found.about.get(key) != about[key]:
-            raise InputError(
-                f"{found.path}: its {key!r} is {found.about.get(key)!r}, where {about[key]!r} is "
-                "compared"
-            )
 
 
 def _mean(seeds: Sequence[Scores]) -> Scores:
@@ -122,7 +150,7 @@ def run(
 
     The intervals are of the bootstrap over identities, the p values of a test that swaps the two
     runs for each identity at random. What each run is worth, query by query, is written into its
-    folder, and that file can stand in its place.
+    folder, and that file can stand in its place; the record lies in the folder of the first run.
 
     Args:
       rows: rows of runs, or of their scores where only these are at hand; those of a row are the
@@ -135,51 +163,54 @@ def run(
     Returns:
       The text for the terminal.
     """
-    registry.choose(by, dict.fromkeys(BY), "--by")
+    registry.choose(by, METRICS, "--by")
     registry.choose(protocol, dict.fromkeys(NAMES), "protocol")
-    members, about = (
-        [each for row in rows for each in row],
-        {"by": by, "split": split, "flip": flip},
-    )
-    if by == "attributes":
-        inputs.refuse("with --by=attributes", protocol=protocol != "market")
-        about["labels"] = labels = _shared_labels(members, split)
-        judge = functools.partial(judge_attributes, split=split, labels=labels, flip=flip)
-        what, unit = f"mean of {len(labels)} attributes", "images"
+    members = [each for row in rows for each in row]
+    about = {"by": by, "split": split, "flip": flip}
+    if by == "reid":
+        about["protocol"], what, unit = protocol, f"protocol {protocol}", "queries"
     else:
-        about["protocol"] = protocol
-        judge = functools.partial(judge_persons, split=split, protocol=protocol, flip=flip)
-        what, unit = f"protocol {protocol}", "queries"
-    seeds = [[_scores_of(each, about, judge) for each in row] for row in rows]
+        inputs.refuse("with --by=attributes", protocol=protocol != "market")
+    _check_files(members, about)
+    if by == "attributes":
+        about["labels"] = _shared_labels(members, split)
+        what, unit = f"mean of {len(about['labels'])} attributes", "images"
+    seeds = [[_scores_of(each, about) for each in row] for row in rows]
     for each in itertools.chain(*seeds):
         _check_alike(seeds[0][0], each, split)
-    judged = [_mean(row) for row in seeds]
-    table, record = _differences(_names(seeds), judged)
-    pids = judged[0].pids
-    entries, caution, notes = dict(seeds[0][0].about), "", []
-    if any(each.transductive for each in seeds[0]):
-        entries["transductive"], caution = True, f"{seen.TRANSDUCTIVE}."
-    entries |= {unit: len(pids), "runs": record}
-    for run in [each for each in members if isinstance(each, Run)][:1]:
-        write_atomically(run.evaluation / FILE, json.dumps(entries, indent=2) + "\n")
-        notes.append(f"written to {run.evaluation / FILE}")
+    table, record = _differences(_names(seeds), [_mean(row) for row in seeds])
+    pids = seeds[0][0].pids
+    marked = {"transductive": True} if any(map(_is_marked, seeds[0])) else {}
+    entries = dict(seeds[0][0].about) | marked | {unit: len(pids), "runs": record}
     title = f"split {split}, {what}: {len(pids)} {unit} of {len(np.unique(pids))} identities"
-    result = Result(title=f"{title}; percent", tables=(table,))
-    return inputs.as_text(result, *notes, first=caution)
+    result = Result(title=f"{title}; percent", tables=(table,), record=entries)
+    caution = f"{seen.TRANSDUCTIVE}." if marked else ""
+    return inputs.as_text(result, *_keep(members, result), first=caution)
 
 
-def _scores_of(
-    member: Run | Scores, about: Mapping[str, Any], judge: Callable[[Run], Scores]
-) -> Scores:
-    """The scores of a run, which are written into its folder, or a file's if they are the same."""
+def _scores_of(member: Run | Scores, about: Mapping[str, Any]) -> Scores:
+    """The scores of a run, which are also written into its folder; a file's are there already."""
     if isinstance(member, Scores):
-        _check_asked(member, about)
         return member
-    found = judge(member)
-    found = found._replace(about=dict(about) | {"data": member.config.data.name})
-    words = [about["by"], about["split"], about.get("protocol"), about["flip"] and "flip"]
-    scores.write(member.evaluation / f"scores-{'-'.join(filter(None, words))}.json", found)
+    split, flip = about["split"], about["flip"]
+    if about["by"] == "attributes":
+        found = judge_attributes(member, split, about["labels"], flip=flip)
+    else:
+        found = judge_persons(member, split, about["protocol"], flip=flip)
+    found = found._replace(about={**about, **found.about})
+    words = ["scores", about["by"], split, about.get("protocol"), "flip" if flip else None]
+    scores.write(member.evaluation / ("-".join(filter(None, words)) + scores.ENDING), found)
     return found
+
+
+def _keep(members: Sequence[Run | Scores], result: Result) -> list[str]:
+    """Writes the record into the folder of the first run, if there is one, and says so."""
+    first = next((each for each in members if isinstance(each, Run)), None)
+    if first is None:
+        return []
+    path = first.evaluation / FILE
+    write_atomically(path, json.dumps(dict(result.record), indent=2) + "\n")
+    return [f"written to {path}"]
 
 
 def _differences(names: Sequence[str], judged: Sequence[Scores]) -> tuple[Table, list[dict]]:
@@ -187,7 +218,8 @@ def _differences(names: Sequence[str], judged: Sequence[Scores]) -> tuple[Table,
     first, lines, record = judged[0], [], []
     for name, row in zip(names, judged, strict=True):
         cells, entry = [name], {"run": name}
-        for key, values in row.values.items():
+        for key in first.values:
+            values = row.values[key]
             mean, differs = float(np.nanmean(values)), None
             if row is not first:
                 differs = confidence.compare(first.values[key], values, first.pids)
@@ -202,18 +234,18 @@ def _differences(names: Sequence[str], judged: Sequence[Scores]) -> tuple[Table,
 
 def _names(rows: Sequence[Sequence[Scores]]) -> list[str]:
     """The name of each row: of its runs, or their paths where others are called so."""
-    names = [_name(each) for row in rows for each in row]
+    names = [each.run for row in rows for each in row]
 
     def named(each: Scores) -> str:
-        name = str(each.path) if names.count(_name(each)) > 1 else _name(each)
-        return name + (" (transductive)" if each.transductive else "")
+        name = str(each.path) if names.count(each.run) > 1 else each.run
+        return name + (" (transductive)" if _is_marked(each) else "")
 
     return [" + ".join(map(named, row)) for row in rows]
 
 
-def _name(each: Scores) -> str:
-    """The name of a run's folder, or that of a file without its ending."""
-    return each.path.name.removesuffix(scores.ENDING)
+def _is_marked(each: Scores) -> bool:
+    """Whether a network has learned from the judged pictures without their labels."""
+    return bool(each.about.get("transductive"))
 
 
 def _as_cells(found: confidence.Comparison) -> tuple[str, str]:

@@ -43,10 +43,12 @@ def test_a_run_does_not_differ_from_itself(trained, workdir):
 
 
 def test_the_program_compares_folders(workdir, tmp_path):
-    """A row of two seeds beside one run."""
+    """A row of two seeds beside the scores of a run."""
     for name in ("a", "b"):
         shutil.copytree(workdir, tmp_path / name)
-    rows = f"{workdir},{tmp_path / 'a'}+{tmp_path / 'b'}"
+    run = runs.restore(workdir)
+    compare.run([[run], [run]])
+    rows = f"{run.evaluation / 'scores-reid-val-market.json'},{tmp_path / 'a'}+{tmp_path / 'b'}"
     command = [sys.executable, "evaluate.py", "--task=compare", f"--workdirs={rows}"]
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stderr
@@ -116,45 +118,85 @@ def test_what_attributes_cannot_be_compared_by_is_told(trained, monkeypatch):
         compare.run([[trained], [trained]], by="attributes")
 
 
-@pytest.mark.parametrize(
-    ("by", "name"),
-    [("reid", "scores-reid-val-course-flip"), ("attributes", "scores-attributes-val-flip")],
-)
-def test_a_file_of_scores_stands_in_a_run_s_place(trained, other, tmp_path, by, name):
-    asked = {"by": by, "flip": True} | ({"protocol": "course"} if by == "reid" else {})
-    compare.run([[trained], [runs.restore(other)]], **asked)
-    of_runs = record_of(trained)[1]
-    for run, place in ((trained.workdir, "a.json"), (other, "b.json")):
-        shutil.copy(run / "evaluation" / f"{name}.json", tmp_path / place)
-    kept = [scores.read(tmp_path / place) for place in ("a.json", "b.json")]
-    compare.run([[trained], [kept[1]]], **asked)
-    names, found = record_of(trained)
-    assert (names, found) == (["run", "b"], of_runs)
+def kept(run, name, **about):
+    """The scores that a comparison has left in a run's folder, with other entries."""
+    found = scores.read(run.evaluation / f"scores-{name}.json")
+    return found._replace(about=found.about | about)
+
+
+@pytest.mark.parametrize("by", ["reid-val-course-flip", "attributes-val-flip"])
+def test_scores_stand_in_a_run_s_place(trained, other, by):
+    asked = {"by": by.partition("-")[0], "flip": True}
+    asked |= {"protocol": "course"} if "course" in by else {}
+    second = runs.restore(other)
+    compare.run([[trained], [second]], **asked)
+    of_runs = record_of(trained)
+    mine, others = kept(trained, by), kept(second, by)
+    compare.run([[trained], [others]], **asked)
+    assert record_of(trained) == of_runs
+    turned = others._replace(values=dict(reversed(others.values.items())))
+    compare.run([[trained], [turned]], **asked)
+    assert record_of(trained) == of_runs
     (trained.evaluation / compare.FILE).unlink()
-    text = compare.run([[kept[0]], [kept[1], kept[0]]], **asked)
-    assert "b + " in text
+    text = compare.run([[mine], [others, mine]], **asked)
+    assert "other + " in text
     assert "written to" not in text
     assert not (trained.evaluation / compare.FILE).exists()
 
 
-def test_scores_of_something_else_are_not_compared(trained, tmp_path):
+@pytest.mark.parametrize(
+    ("changes", "asked", "message"),
+    [
+        ({}, {"protocol": "course"}, "its 'protocol' is 'market'; compared is 'course'"),
+        ({}, {"split": "train"}, "its 'split' is 'val'; compared is 'train'"),
+        ({}, {"flip": True}, "its 'flip' is False; compared is True"),
+        ({}, {"by": "attributes"}, "its 'by' is 'reid'; compared is 'attributes'"),
+        ({"pictures": ["", ""]}, {}, "its split val has other pictures than"),
+    ],
+)
+def test_scores_of_something_else_are_not_compared(trained, changes, asked, message):
     compare.run([[trained], [trained]])
-    kept = scores.read(trained.evaluation / "scores-reid-val-market.json")
-    with pytest.raises(
-        InputError, match=r"market\.json: its 'protocol' is 'market', where 'course'"
+    name, about = "reid-val-market", changes
+    with pytest.raises(InputError, match=f"{name}.json: {message}"):
+        compare.run([[trained], [kept(trained, name, **about)]], **asked)
+
+
+def test_scores_with_other_values_are_not_compared(trained):
+    compare.run([[trained], [trained]])
+    found = kept(trained, "reid-val-market")
+    short = found._replace(values={"mAP": found.values["mAP"]})
+    with pytest.raises(InputError, match="json: its values must be mAP, rank 1, mINP"):
+        compare.run([[short], [short]])
+    for change in (
+        {"pids": found.pids + 1},
+        {"names": found.names[::-1]},
+        {"values": found.values | {"mAP": np.where(found.pids > 0, np.nan, 0)}},
     ):
-        compare.run([[trained], [kept]], protocol="course")
-    with pytest.raises(InputError, match="'by' is 'reid', where 'attributes' is compared"):
-        compare.run(
-            [[kept._replace(about=kept.about | {"labels": ["gender"]})]] * 2, by="attributes"
-        )
-    with pytest.raises(InputError, match=r"market\.json: its split val has other pictures than"):
-        compare.run([[trained], [kept._replace(pids=kept.pids + 1)]])
-    with pytest.raises(InputError, match=r"market\.json: has other metrics than"):
-        compare.run([[trained], [kept._replace(values={"mAP": kept.values["mAP"]})]])
-    marked = compare.run([[kept._replace(transductive=True)], [kept]])
-    assert marked.startswith("TRANSDUCTIVE")
-    assert "(transductive)" in marked
+        with pytest.raises(InputError, match="json: its split val has other pictures than"):
+            compare.run([[trained], [found._replace(**change)]])
+
+
+def test_scores_over_other_labels_are_not_compared(trained):
+    compare.run([[trained], [trained]], by="attributes")
+    found = kept(trained, "attributes-val")
+    with pytest.raises(InputError, match="json: its 'labels' are 3; they must be names"):
+        compare.run([[trained], [kept(trained, "attributes-val", labels=3)]], by="attributes")
+    fewer = found.about["labels"][1:]
+    others = kept(trained, "attributes-val", labels=fewer)
+    with pytest.raises(
+        InputError, match=f"json: its values are means over {found.about['labels'][0]}"
+    ):
+        compare.run([[found], [others]], by="attributes")
+
+
+def test_scores_keep_the_mark_of_transductive_figures(trained):
+    compare.run([[trained], [trained]])
+    plain = kept(trained, "reid-val-market")
+    marked = kept(trained, "reid-val-market", transductive=True)
+    text = compare.run([[plain, marked], [plain]])
+    assert text.startswith("TRANSDUCTIVE")
+    assert text.count("(transductive)") == 1
+    assert not compare.run([[plain], [marked]]).startswith("TRANSDUCTIVE")
 
 
 def test_runs_that_hold_out_others_are_not_compared(trained, synthetic, tmp_path):
