@@ -251,4 +251,5 @@ def _is_marked(each: Scores) -> bool:
 def _as_cells(found: confidence.Comparison) -> tuple[str, str]:
     """A difference with its interval, in percent, and the p value."""
     low, high = (f"{100 * end:+.2f}" for end in (found.low, found.high))
-    return f"{100 * found.difference:+.2f} ({low} to {high})", f"{found.p_value:.3f}"
+    p_value = f"{found.p_value:.3f}" if found.p_value >= 0.001 else "< 0.001"
+    return f"{100 * found.difference:+.2f} ({low} to {high})", p_value

@@ -209,3 +209,9 @@ def test_runs_that_hold_out_others_are_not_compared(trained, synthetic, tmp_path
 def test_an_unknown_protocol_is_told(trained):
     with pytest.raises(InputError, match="unknown protocol 'markt'; did you mean 'market'"):
         compare.run([[trained], [trained]], protocol="markt")
+
+
+def test_a_small_p_value_is_not_shown_as_0():
+    found = confidence.Comparison(difference=0.1, low=0.05, high=0.15, p_value=1 / 2001)
+    assert compare._as_cells(found) == ("+10.00 (+5.00 to +15.00)", "< 0.001")
+    assert compare._as_cells(found._replace(p_value=0.001))[1] == "0.001"
