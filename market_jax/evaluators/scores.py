@@ -22,8 +22,8 @@ class Scores(NamedTuple):
     Attributes:
       path: the folder of the run, or the file that was read.
       run: the name of the run.
-      about: what was judged and how, as values that JSON can hold; "transductive" is there where
-        the network has learned from the judged pictures without their labels.
+      about: what was judged and how, as values that JSON can hold; where the network has seen what
+        it is judged on, the entries of `seen.known_people`, whose sentence is "caution".
       names: the name of each query, or of each picture with labels, [N].
       pids: whom each of them shows, int [N].
       values: metric -> a value of each, float [N]; NaN where it has none. Their mean is the metric.
@@ -96,5 +96,5 @@ def _read_row(path: Path, key: str, row: Any, size: int, dtype: type, kinds: tup
         if not wrong:
             return np.array(row, dtype)
     except OverflowError:
-        wrong = [max(row, key=abs)]
+        wrong = [max(filter(None, row), key=abs)]
     raise InputError(f"{path}: {key!r} holds {wrong[0]!r:.40}, which is no number that fits")

@@ -69,10 +69,9 @@ def _describe(
     run: Run, split: str, rows: Columns, gallery: Columns, values: Mapping[str, np.ndarray]
 ) -> Scores:
     """The scores of a run, with what tells whether others are of the same pictures and labels."""
-    about = {"data": run.config.data.name, "checkpoint": run.step}
-    about |= {"pictures": [columns_.fingerprint(rows), columns_.fingerprint(gallery)]}
-    if seen.is_transductive(run, evaluator.split_names(split)):
-        about["transductive"] = True
+    caution, known = seen.known_people(run, [rows], split=split)
+    about = {"checkpoint": run.step} | known | ({"caution": caution} if caution else {})
+    about["pictures"] = [columns_.fingerprint(rows), columns_.fingerprint(gallery)]
     return Scores(run.workdir, run.workdir.name, about, rows["name"], rows["pid"], values)
 
 
@@ -87,6 +86,8 @@ def _check_files(members: Sequence[Run | Scores], about: Mapping[str, Any]) -> N
                 raise InputError(f"{found.path}: its {key!r} is {made!r}; compared is {asked!r}")
         if set(found.values) != set(metrics_):
             raise InputError(f"{found.path}: its values must be {', '.join(metrics_)}")
+        if not _is_name(found.about.get("caution", "")):
+            raise InputError(f"{found.path}: its 'caution' is no text")
         names = found.about.get("labels")
         if about["by"] == "attributes" and not (
             isinstance(names, list) and all(map(_is_name, names))
@@ -180,12 +181,13 @@ def run(
         _check_alike(seeds[0][0], each, split)
     table, record = _differences(_names(seeds), [_mean(row) for row in seeds])
     pids = seeds[0][0].pids
+    cautions = [each.about["caution"] for each in seeds[0] if "caution" in each.about]
     marked = {"transductive": True} if any(map(_is_marked, seeds[0])) else {}
     entries = dict(seeds[0][0].about) | marked | {unit: len(pids), "runs": record}
     title = f"split {split}, {what}: {len(pids)} {unit} of {len(np.unique(pids))} identities"
     result = Result(title=f"{title}; percent", tables=(table,), record=entries)
-    caution = f"{seen.TRANSDUCTIVE}." if marked else ""
-    return inputs.as_text(result, *_keep(members, result), first=caution)
+    first = " ".join(dict.fromkeys(cautions))  # seeds mostly say the same
+    return inputs.as_text(result, *_keep(members, result), first=first)
 
 
 def _scores_of(member: Run | Scores, about: Mapping[str, Any]) -> Scores:

@@ -53,7 +53,7 @@ def test_what_is_written_is_read_to_the_last_bit(tmp_path):
         ({"values": {"mAP": [1, "1", 0]}}, "'mAP' holds '1', which is no number"),
         ({"values": {"mAP": [1, True, 0]}}, "'mAP' holds True, which is no number"),
         ({"values": {"mAP": [1, [0.5], 0]}}, "'mAP' holds .0.5., which is no number"),
-        ({"values": {"mAP": [1, 10**999, 0]}}, "'mAP' holds 10*, which is no number that fits"),
+        ({"values": {"mAP": [None, 10**999, 0]}}, "'mAP' holds 10*, which is no number that fits"),
         ({"values": {"mAP": [1, 1e999, 0]}}, "'mAP' must have finite values"),
         ({"values": {"mAP": [None, None, None]}}, "'mAP' must have finite values"),
         ({"pid": [3, None, 7]}, "'pid' holds None, which is no number"),

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from market_jax import runs
+from market_jax import runs, seen
 from market_jax.errors import InputError
 from market_jax.evaluators import attributes as evaluator
 from market_jax.evaluators import scores
@@ -189,14 +189,20 @@ def test_scores_over_other_labels_are_not_compared(trained):
         compare.run([[found], [others]], by="attributes")
 
 
-def test_scores_keep_the_mark_of_transductive_figures(trained):
+def test_scores_keep_the_mark_of_transductive_figures(trained, monkeypatch):
     compare.run([[trained], [trained]])
     plain = kept(trained, "reid-val-market")
-    marked = kept(trained, "reid-val-market", transductive=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(seen, "is_transductive", lambda *_: True)
+        compare.run([[trained], [trained]])
+    assert json.loads((trained.evaluation / compare.FILE).read_text())["transductive"] is True
+    marked = kept(trained, "reid-val-market")
     text = compare.run([[plain, marked], [plain]])
     assert text.startswith("TRANSDUCTIVE")
     assert text.count("(transductive)") == 1
     assert not compare.run([[plain], [marked]]).startswith("TRANSDUCTIVE")
+    with pytest.raises(InputError, match="json: its 'caution' is no text"):
+        compare.run([[plain], [kept(trained, "reid-val-market", caution=3)]])
 
 
 def test_runs_that_hold_out_others_are_not_compared(trained, synthetic, tmp_path):
