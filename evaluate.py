@@ -32,6 +32,8 @@ DATA_DIR = flags.DEFINE_string("data_dir", "", "Where the data set lies, if it h
 IMPORTS = flags.DEFINE_bool("allow_imports", False, "Import the outside code that a run names.")
 CONFIG = config_flags.DEFINE_config_file("config", None, "Data for what needs no trained run.")
 
+OF_RUNS = (CHECKPOINT, DATA_NAME, DATA_DIR, IMPORTS)
+
 _DEFINE = {
     bool: flags.DEFINE_bool,
     int: flags.DEFINE_integer,
@@ -91,6 +93,13 @@ def parse(argv: list[str]) -> list[str]:
     return scripts.parse("evaluate.py", argv, hint)
 
 
+def refuse(chosen, why: str) -> None:
+    """Refuses flags that would do nothing beside the others."""
+    for flag in chosen:
+        if flag.present:
+            raise InputError(f"--{flag.name} {why}")
+
+
 def judged_data():
     """The data set that the flags name."""
     from market_jax import runs
@@ -118,9 +127,7 @@ def find_several():
     """The runs or scores of --workdirs: rows, in which those that + joins are seeds."""
     from market_jax.evaluators import scores
 
-    for flag in (WORKDIR, MODEL, CONFIG):
-        if flag.present:
-            raise InputError(f"--{flag.name} is of one run; this task compares those of --workdirs")
+    refuse((WORKDIR, MODEL, CONFIG), "is of one run; this task compares those of --workdirs")
     names = [row.split("+") for row in (WORKDIRS.value or "").split(",")]
     if len(names) < 2 or not all(name for row in names for name in row):
         raise InputError(
@@ -128,9 +135,7 @@ def find_several():
             "A+A2,B where several seeds make a row; files of scores may stand in their place"
         )
     if all(name.endswith(scores.ENDING) for row in names for name in row):
-        for flag in (CHECKPOINT, DATA_NAME, DATA_DIR, IMPORTS):
-            if flag.present:
-                raise InputError(f"--{flag.name} is of runs; --workdirs has files of scores alone")
+        refuse(OF_RUNS, "is of runs; --workdirs has files of scores alone")
     data = judged_data()
 
     def find_one(name):
@@ -148,9 +153,7 @@ def find_published():
     """The published network that the flags name."""
     from market_jax import runs
 
-    for flag in (WORKDIR, CHECKPOINT, CONFIG):
-        if flag.present:
-            raise InputError(f"--{flag.name} is of a run; --model names a published network")
+    refuse((WORKDIR, CHECKPOINT, CONFIG), "is of a run; --model names a published network")
     run = runs.published(MODEL.value, judged_data(), allow_imports=IMPORTS.value)
     print(f"published network {run.extra['name']}, trained on {run.trained_on}\n")
     return run
@@ -167,9 +170,7 @@ def find(task: str):
     if MODEL.value:
         return find_published()
     if CONFIG.value:
-        for flag in (CHECKPOINT, DATA_NAME, DATA_DIR, IMPORTS):
-            if flag.present:
-                raise InputError(f"--{flag.name} is of a trained run; --config names none")
+        refuse(OF_RUNS, "is of a trained run; --config names none")
         return runs.without_model(CONFIG.value, WORKDIR.value)
     data = judged_data()
     run = restore(WORKDIR.value or runs.find_run(task), data)
