@@ -86,6 +86,8 @@ def _check_files(members: Sequence[Run | Scores], about: Mapping[str, Any]) -> N
                 raise InputError(f"{found.path}: its {key!r} is {made!r}; compared is {asked!r}")
         if set(found.values) != set(metrics_):
             raise InputError(f"{found.path}: its values must be {', '.join(metrics_)}")
+        if not found.about.get("pictures"):
+            raise InputError(f"{found.path}: does not say which pictures it is of ('pictures')")
         if not _is_name(found.about.get("caution", "")):
             raise InputError(f"{found.path}: its 'caution' is no text")
         names = found.about.get("labels")

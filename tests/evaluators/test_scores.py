@@ -19,7 +19,13 @@ def made():
     return Scores(
         path=Path("runs/made"),
         run="made",
-        about={"by": "reid", "split": "val", "flip": False, "protocol": "market"},
+        about={
+            "by": "reid",
+            "split": "val",
+            "flip": False,
+            "protocol": "market",
+            "pictures": ["0", "1"],
+        },
         names=np.array(["a.jpg", "b.jpg", "\u00e9.jpg"]),
         pids=np.array([3, 3, 7]),
         values={

@@ -152,6 +152,7 @@ def test_scores_stand_in_a_run_s_place(trained, other, by):
         ({}, {"flip": True}, "its 'flip' is False; compared is True"),
         ({}, {"by": "attributes"}, "its 'by' is 'reid'; compared is 'attributes'"),
         ({"pictures": ["", ""]}, {}, "its split val has other pictures than"),
+        ({"pictures": None}, {}, "does not say which pictures it is of"),
     ],
 )
 def test_scores_of_something_else_are_not_compared(trained, changes, asked, message):
