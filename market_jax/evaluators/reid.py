@@ -29,19 +29,20 @@ class Retrieval:
 
     Attributes:
       metric: the distance between features, "cosine" or "euclidean".
-      transforms: name -> function (query, gallery) -> (query, gallery) of columns; applied in order
-        before distances are computed.
-      rerankers: name -> function (query, gallery, distances) -> distances; applied in order after.
+      transforms: names and functions (query, gallery) -> (query, gallery) of columns; applied in
+        order before distances are computed.
+      rerankers: names and functions (query, gallery, distances) -> distances; applied in order
+        after.
     """
 
     metric: str = "cosine"
-    transforms: Mapping[str, Callable] = dataclasses.field(default_factory=dict)
-    rerankers: Mapping[str, Callable] = dataclasses.field(default_factory=dict)
+    transforms: Sequence[tuple[str, Callable]] = ()
+    rerankers: Sequence[tuple[str, Callable]] = ()
 
     @property
     def name(self) -> str:
         """The word for plain ranking and the names of what is added, joined by +."""
-        return "+".join([PLAIN, *self.transforms, *self.rerankers])
+        return "+".join([PLAIN, *(name for name, _ in (*self.transforms, *self.rerankers))])
 
     def distances(self, query: Columns, gallery: Columns) -> np.ndarray:
         """Distances [Q, G]: smaller is nearer; what is infinitely far is not in the answer.
@@ -53,8 +54,8 @@ class Retrieval:
         return chain.apply(
             query,
             gallery,
-            transforms=list(self.transforms.values()),
-            rerankers=list(self.rerankers.values()),
+            transforms=[transform for _, transform in self.transforms],
+            rerankers=[rerank for _, rerank in self.rerankers],
             metric=self.metric,
         )
 
@@ -235,11 +236,14 @@ def summarize(
             notes.append(verification_text(about["verification"]))
         except InputError as error:  # few identities
             notes.append(f"Pairs of images are not judged: {error}.")
-    title = "{judged}: {images} images of {identities} identities; {features} features, {metric}"
+    title = (
+        "{judged}{narrowed}: {images} images of {identities} identities; {features} features, "
+        "{metric}"
+    )
     last = list(results.values())[-1]
     metrics = {f"{key}/{m}": row[m] for key, row in last.items() for m in ("mAP", "mINP", "rank1")}
     return Result(
-        title=title.format(**about),
+        title=title.format(**about, narrowed=tables.narrowed(about)),
         metrics=metrics,
         record=results | about,
         tables=(as_table(results),),

@@ -84,8 +84,8 @@ def count_pairs(
     if metric == "cosine":
         query, gallery, top = distances_.normalize(query), distances_.normalize(gallery), 2.0
     else:
-        longest = [np.sqrt(np.max(np.sum(np.square(f), axis=1))) for f in (query, gallery)]
-        top = sum(longest) ** 2
+        squares = [np.sum(np.square(side), axis=1) for side in (query, gallery)]
+        top = sum(np.sqrt(np.max(each, initial=0)) for each in squares) ** 2 or 1.0
     edges = np.linspace(0, top, _BINS + 1)
     same, everyone = np.zeros((2, _BINS + 1), np.int64)
     for start in range(0, len(query), _ROWS):

@@ -217,7 +217,7 @@ def judged(found: Mapping[str, Any]) -> str:
     near = f", with {near} neighbours" if near else ""
     people = f"{found['images']} images of {found['identities']} people"
     mark = "TRANSDUCTIVE, " if found.get("transductive") else ""
-    return f"{mark}{data}{where}: {people}{flip}{near}"
+    return f"{mark}{data}{where}{tables.narrowed(found)}: {people}{flip}{near}"
 
 
 def _of_attributes(found: Mapping[str, Any]) -> Iterator[tuple[str, float, str]]:

@@ -1,6 +1,8 @@
 """Text tables for the terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 
 def align(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -32,3 +34,16 @@ def interval(bounds: tuple[float, float] | None) -> str:
     if bounds is None:
         return "one identity"
     return " - ".join(f"{100 * bound:.1f}" for bound in bounds)
+
+
+def narrowed(found: Mapping[str, Any]) -> str:
+    """What a record says of its pictures beside where they lie, to follow that in a sentence.
+
+    Args:
+      found: the record; "queries" is the folder of the queries, "exclude" the CSV of pictures that
+        were left out, None where there is none.
+    """
+    words = {"queries": ", queries of {}", "exclude": ", less those in {}"}
+    return "".join(
+        text.format(Path(found[key]).name) for key, text in words.items() if found.get(key)
+    )

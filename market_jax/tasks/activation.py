@@ -98,8 +98,7 @@ def run(
     Returns:
       The text for the terminal.
     """
-    if run.predict is None:
-        raise InputError("--task=activation needs a trained run: --workdir instead of --config")
+    inputs.need_network(run, "activation")
     path = Path(output).expanduser() if output else run.evaluation / PAGE
     if path.suffix not in (".html", ".png"):
         raise InputError(f"--output is {output!r}; it must end in .html or .png")

@@ -122,8 +122,7 @@ def run(
     Returns:
       The text for the terminal.
     """
-    if run.predict is None:
-        raise InputError("--task=attributes needs a trained run: --workdir instead of --config")
+    inputs.need_network(run, "attributes")
     if bool(images) != bool(annotations):
         raise InputError("--images and --annotations go together: a folder and its labels")
     what = inputs.Judged(split, images, annotations, skip_bad=skip_bad)

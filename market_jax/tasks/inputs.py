@@ -194,6 +194,20 @@ def as_text(result: Result, *notes: str, first: str = "") -> str:
     return "\n\n".join([*filter(None, [first]), result.title, *shown, *result.notes, *notes])
 
 
+def need_network(run: Run, task: str) -> None:
+    """Refuses what `--config` names instead of a run, for a task that needs a network.
+
+    Args:
+      run: the run.
+      task: the name of the task.
+
+    Raises:
+      InputError: the run has no network.
+    """
+    if run.predict is None:
+        raise InputError(f"--task={task} needs a trained run: --workdir instead of --config")
+
+
 def judge_split(
     run: Run, evaluate: Callable, file: str, *, split: str, flip: bool, metric: str
 ) -> str:
@@ -208,8 +222,9 @@ def judge_split(
       metric: the distance between features, "cosine" or "euclidean".
 
     Raises:
-      InputError: there is no such metric, or as the evaluator.
+      InputError: there is no such metric, the run has no network, or as the evaluator.
     """
+    need_network(run, Path(file).stem)
     choose(metric, dict.fromkeys(("cosine", "euclidean")), "metric")
     dataset = run.dataset()
     caution, known = seen.known_people(run, [dataset.open(split)], split=split)

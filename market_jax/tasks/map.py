@@ -9,7 +9,6 @@ import numpy as np
 
 from market_jax import inference, kinds, seen
 from market_jax.data import columns as columns_
-from market_jax.errors import InputError
 from market_jax.files import write_atomically
 from market_jax.registry import choose
 from market_jax.report import scatter
@@ -133,8 +132,7 @@ def run(
     Returns:
       The text for the terminal.
     """
-    if run.predict is None:
-        raise InputError("--task=map needs a trained run: --workdir instead of --config")
+    inputs.need_network(run, "map")
     choose(method, METHODS, "method")
     count, seed = kinds.check("--count", count, NonNegativeInt), kinds.check("--seed", seed, Seed)
     what = inputs.Judged(split, images, skip_bad=skip_bad)

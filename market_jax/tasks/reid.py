@@ -87,17 +87,19 @@ def make_retrieval(
       InputError: a name or argument does not exist, or a value is of another kind.
     """
     given = {"training": features.training, "metric": registry.LATER}
-    transforms, rerankers, chosen = {}, {}, {}
+    transforms, rerankers, chosen = [], [], {}
     for text in transform:
         spec = registry.read_words(text, chain.TRANSFORMS, "transform")
-        transforms[spec["name"]] = registry.bind(spec, chain.TRANSFORMS, "transform", **given)
+        made = registry.bind(spec, chain.TRANSFORMS, "transform", **given)
+        transforms.append((spec["name"], made))
     for text in rerank:
         spec = registry.read_words(text, chain.RERANKERS, "re-ranker")
         spec, found = tuning.complete(
             spec, chain.RERANKERS, features.training, count=count, metric=metric
         )
-        rerankers[spec["name"]] = registry.bind(spec, chain.RERANKERS, "re-ranker", **given)
-        chosen |= found
+        made = registry.bind(spec, chain.RERANKERS, "re-ranker", **given)
+        rerankers.append((spec["name"], made))
+        chosen |= {f"{key} of {text}" if key in chosen else key: found[key] for key in found}
     return Retrieval(metric, transforms, rerankers), chosen
 
 
@@ -289,18 +291,19 @@ def _judge(
       report: write the page.
     """
     pictures = _open_sides(run, what)
-    warning, known_here = seen.known_people(run, pictures, split="" if what.images else what.split)
     gallery, queries = [*map(read.of, pictures), None][:2]
     if exclude:
         gallery, queries = inputs.exclude(Path(exclude), gallery, queries)
+    sides = [side for side in (gallery, queries) if side is not None]
+    warning, known_here = seen.known_people(run, sides, split="" if what.images else what.split)
     made = evaluator.make_protocols(gallery, queries)
     left_out = {n: why_left_out(n, gallery, queries) for n in NAMES if n not in made}
     about = about | {"transforms": transform, "rerankers": rerank, "left_out": left_out}
-    about |= known_here
+    about |= known_here | {"queries": what.queries, "exclude": exclude}
     count = len(made.get("course", list(made.values())[-1]).gallery["pid"])
     retrieval, chosen = make_retrieval(read, transform, rerank, metric=metric, count=count)
-    if "multi_query" in retrieval.transforms:  # elsewhere the images that it takes are matches
-        made = {name: protocol for name, protocol in made.items() if name == "market"}
+    if "multi_query" in dict(retrieval.transforms):  # elsewhere what it takes are matches
+        made = evaluator.make_protocols(gallery, queries, ("market",))
     retrievals = [Retrieval(metric)] + ([retrieval] if transform or rerank else [])
     ranked = evaluator.rank_all(made, retrievals)
     result = evaluator.summarize(made, ranked, metric, about | chosen)

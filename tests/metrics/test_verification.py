@@ -53,6 +53,20 @@ def test_counts_the_pairs_that_ranking_counts(metric):
         assert verification.roc(pairs)[name] == pytest.approx(value, abs=1e-9)
 
 
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+@pytest.mark.parametrize("sizes", [(0, 2), (2, 0)])
+def test_where_one_side_is_empty_there_are_no_pairs(metric, sizes):
+    query, gallery = (np.ones((size, 4)) for size in sizes)
+    labels = {
+        f"{side}_{key}": np.ones(size, int)
+        for side, size in zip(("query", "gallery"), sizes, strict=True)
+        for key in ("pids", "camids")
+    }
+    pairs = verification.count_pairs(query, gallery, **labels, metric=metric)
+    with pytest.raises(InputError, match="0 pairs of the same person"):
+        verification.calibrate(pairs)
+
+
 def test_pairs_of_both_kinds_are_needed():
     with pytest.raises(InputError, match="0 pairs of the same person"):
         verification.roc(verification.from_distances([], [1.0]))

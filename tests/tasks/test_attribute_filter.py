@@ -4,8 +4,11 @@ import json
 
 import pytest
 
+from market_jax import runs
+from market_jax.errors import InputError
 from market_jax.evaluators import reid
 from market_jax.tasks import attribute_filter
+from tests.conftest import small
 
 
 def test_the_task(trained):
@@ -20,3 +23,9 @@ def test_the_task(trained):
     plain = reid.evaluate(trained.predict, trained.dataset())
     assert rows["0"]["mAP"] == pytest.approx(plain.metrics["market/mAP"])
     assert "12 of 12" in text
+
+
+def test_a_network_is_needed(synthetic, tmp_path):
+    found = runs.without_model(small(synthetic), str(tmp_path))
+    with pytest.raises(InputError, match="--task=attribute_filter needs a trained run"):
+        attribute_filter.run(found)

@@ -12,6 +12,7 @@ from market_jax.data import decoding
 from market_jax.errors import InputError
 from market_jax.evaluators import reid as evaluator
 from market_jax.metrics import ranking
+from market_jax.report import model_card
 from market_jax.retrieval import distances
 from market_jax.tasks import reid
 from tests.conftest import small
@@ -90,6 +91,18 @@ def test_transforms_and_rerankers_stand_beside_plain_ranking(trained):
     result = result_of(trained)
     assert result["rerankers"] == [], "a second evaluation knows nothing of the first one's"
     assert "ranking+multi_query+spatio_temporal" not in result
+
+
+def test_what_is_given_twice_is_applied_twice(trained):
+    """Each uses what came before it, and of each is kept what it has learned."""
+    first, second = "kmeans soft=0.5 seed=0", "kmeans soft=0.5 seed=1"
+    rows = {}
+    for words in ([first], [second], [first, second]):
+        reid.run(trained, rerank=words)
+        result = result_of(trained)
+        rows[tuple(words)] = result["+".join(["ranking"] + ["kmeans"] * len(words))]
+    assert rows[first, second] not in (rows[first,], rows[second,])
+    assert {"images_per_cluster", f"images_per_cluster of {second}"} <= result.keys()
 
 
 def test_what_needs_frames_or_labels_decodes_no_picture(trained, monkeypatch):
@@ -191,8 +204,13 @@ def test_excluded_images_are_gone(synthetic, tmp_path):
     table = tmp_path / "junk.csv"
     kept = rows["name"][rows["pid"] > 0][0]
     table.write_text("name,rejected\n" + "".join(f"{n},1\n" for n in junk) + f"{kept},0\n")
-    reid.run(found, features="pixels", split="test", exclude=str(table))
+    text = reid.run(found, features="pixels", split="test", exclude=str(table))
+    assert text.startswith("split test, less those in junk.csv: ")
     assert result_of(found)["images"] == everything["images"] - len(junk)
+    assert (everything["exclude"], result_of(found)["exclude"]) == (None, str(table))
+    assert "split test, queries of Q, less those in junk.csv: " in model_card.judged(
+        result_of(found) | {"queries": "folder/Q"}
+    )
     market = [r["ranking"]["market"] for r in (everything, result_of(found))]
     assert market[0]["mAP"] == pytest.approx(market[1]["mAP"], abs=1e-9), "junk never counted"
     table.write_text("name\nnobody.jpg\n")
@@ -276,6 +294,12 @@ def test_answers_to_queries_of_any_name(release, tmp_path, monkeypatch):
 
 def test_mistakes_end_in_a_message(release, trained, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
+    one_camera = tmp_path / "one_camera"
+    one_camera.mkdir()
+    for pid, frame in np.ndindex(2, 3):
+        noise = np.random.default_rng(3 * pid + frame).integers(256, size=(32, 16, 3))
+        name = f"{pid + 1:04d}_c1s1_{frame:06d}_00.png"
+        Image.fromarray(noise.astype(np.uint8)).save(one_camera / name)
     cases = [
         (release, {"split": "test", "features": "pixels"}, "--predict=release answers them"),
         (release, {"predict": "release", "features": "pixels", "top_k": 13}, "top_k is 13; .* 12"),
@@ -302,6 +326,11 @@ def test_mistakes_end_in_a_message(release, trained, monkeypatch, tmp_path):
         (trained, {"rerank": ["k_reciprocal metric=cosine"]}, "argument of re-ranker .*'metric'"),
         (trained, {"rerank": ["spatio_temporal training=3"]}, "argument of re-ranker .*'training'"),
         (trained, {"metric": "manhattan"}, "unknown metric 'manhattan'"),
+        (
+            trained,
+            {"images": str(one_camera), "transform": ["multi_query"]},
+            "protocol 'market' is not possible with these images",
+        ),
     ]
     for found, arguments, message in cases:
         with pytest.raises(InputError, match=message):
