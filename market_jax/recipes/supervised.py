@@ -28,14 +28,15 @@ def make_rounds(training: experiment.Training) -> Callable[[TrainState, int], Ro
     ends = [max(round(until * training.plan.total_steps), 1) for until, _ in before]
 
     def make_round(state: TrainState, number: int) -> Round:
-        first = ends[number - 1] if number else 0
+        first = int(state.step)  # where `epochs` has changed, ends are others now
         shuffled = Sampler(sampler.steps, lambda step: sampler.indices(first + step))
         if number >= len(before):
             return Round(training.train, shuffled)
         config = before[number][1]
         apply = build.apply(config, build.model(config.model, config.dtype))
         step = fitting.plain_step(training._replace(config=config, apply=apply))
-        return Round(training.train, shuffled, ends[number] - first, step=fitting.settle(step))
+        steps = max(ends[number] - first, 1)
+        return Round(training.train, shuffled, steps, step=fitting.settle(step))
 
     return make_round
 

@@ -109,7 +109,8 @@ def save(
 ) -> None:
     """Saves the state as the checkpoint of a step; it appears whole or not at all, by a rename.
 
-    Kept are the newest `LATEST`, the best one and the one at which the present round began.
+    Kept are the newest `LATEST`, the best one, and those at which their rounds began: any of them
+    can be gone on from.
 
     Args:
       directory: the folder of the checkpoints, made if it is missing.
@@ -138,7 +139,7 @@ def save(
     except Exception as error:  # Orbax and its writers raise many kinds: a full disk, above all
         if jax.process_index() == 0:
             clean(path.parent)
-        reason = str(error).strip().splitlines()[0][:300]
+        reason = (str(error).strip() or repr(error)).splitlines()[0][:300]
         raise InputError(f"{path}: the checkpoint cannot be written ({reason})") from error
     asyncio.setLevel(python_logging.NOTSET)
     if jax.process_index() == 0:
@@ -164,8 +165,9 @@ def _remove_old(directory: Path) -> None:
     """Removes the checkpoints that are not kept, see `save`."""
     known = steps(directory)
     kept = {*known[-LATEST:], find(directory, "best")}
-    with contextlib.suppress(InputError):  # damaged meanwhile
-        kept.add(_read_json(directory / str(known[-1]))["round_start"])
+    for step in sorted(kept):
+        with contextlib.suppress(InputError):  # damaged meanwhile
+            kept.add(_read_json(directory / str(step))["round_start"])
     for step in known:
         if step not in kept:
             deleted = directory / f"{_DELETED}{step}"

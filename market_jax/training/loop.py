@@ -148,7 +148,8 @@ def run_round(
       progress: how the training stands; changed in place.
       plan: when to evaluate, to log and to stop.
       actions: the functions that the loop calls.
-      steps: the length of the round, counted from `progress.round_start`; None never ends.
+      steps: the length of the round, counted from `progress.round_start`; None never ends. One
+        that has become shorter than what is done of it ends after the next step.
 
     Returns:
       The state after the last step.
@@ -162,10 +163,10 @@ def run_round(
     window = _Window()
 
     def is_last(done: int) -> bool:
-        return done in (end, plan.total_steps)
+        return done >= end or done == plan.total_steps
 
     def evaluate(done: int, state: TrainState) -> TrainState:
-        return _evaluate(done, state, progress, plan, actions, border=done == end)
+        return _evaluate(done, state, progress, plan, actions, border=done >= end)
 
     if progress.pending:
         state = evaluate(int(state.step), state)

@@ -1,5 +1,7 @@
 """Trainings in stages: pictures that grow, a stride that changes, and a restart across a border."""
 
+from typing import NamedTuple
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -60,6 +62,12 @@ def staged(synthetic, **changes):
     return config
 
 
+class At(NamedTuple):
+    """A state of which the step alone is asked."""
+
+    step: int
+
+
 def parameters(workdir):
     """The latest parameters of a run, as arrays."""
     run = runs.restore(workdir, "latest", allow_imports=True)
@@ -77,7 +85,7 @@ def test_stages_follow_one_another_by_their_ends(synthetic):
 
 def test_without_stages_there_is_one_round_that_never_ends(synthetic):
     training = experiment.prepare(staged(synthetic, stages={}), synthetic, None)
-    this = supervised.make_rounds(training)(None, 0)
+    this = supervised.make_rounds(training)(At(0), 0)
     assert this.steps is None
     assert this.step is None
 
@@ -94,7 +102,7 @@ def test_no_picture_comes_twice_where_an_epoch_has_stages(synthetic):
     rounds = supervised.make_rounds(training)
     rows, first = [], 0
     for number in range(3):
-        this = rounds(None, number)
+        this = rounds(At(first), number)
         steps = training.plan.total_steps - first if this.steps is None else this.steps
         rows += [row for step in range(steps) for row in this.sampler.indices(step)]
         first += steps
@@ -121,6 +129,42 @@ def test_a_restart_at_any_step_ends_the_same(synthetic, tmp_path, monkeypatch):
         supervised.fit(config, folder)
         for a, b in zip(whole, parameters(folder), strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "at", "sizes"), [(1, 1 / 3, (16, 24, 32)), (4, 5 / 8, (24, 32))]
+)
+def test_with_other_epochs_the_stages_are_shares_of_these(
+    synthetic, tmp_path, monkeypatch, epochs, at, sizes
+):
+    """Of a shorter training the first stage is over where it was stopped; a longer one has more
+    of the second."""
+    make, seen = fitting._make_stop, []
+    steps = experiment.prepare(staged(synthetic), tmp_path / "run", None).plan.total_steps
+    strike, total = round(at * steps), steps * epochs // 2
+    monkeypatch.setattr(fitting, "_make_stop", lambda asked: lambda step: step == strike)
+    with pytest.raises(scripts.Stopped):
+        supervised.fit(staged(synthetic), tmp_path / "run")
+    monkeypatch.setattr(fitting, "_make_stop", make)
+    plain = fitting.plain_step
+
+    def spy(training, *args):
+        run = plain(training, *args)
+
+        def step(state, batch):
+            seen.append((int(state.step), training.config.data.image_size[0]))
+            return run(state, batch)
+
+        return step
+
+    monkeypatch.setattr(fitting, "plain_step", spy)
+    supervised.fit(staged(synthetic, epochs=epochs), tmp_path / "run")
+    assert [step for step, _ in seen] == list(range(strike, total))
+    # one that is over has a step
+    ends = {16: max(total // 2, strike + 1), 24: max(3 * total // 4, strike + 2), 32: total}
+    assert [size for _, size in seen] == [
+        next(size for size in sizes if step < ends[size]) for step, _ in seen
+    ]
 
 
 @pytest.mark.parametrize(

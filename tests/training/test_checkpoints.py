@@ -64,6 +64,21 @@ def test_the_border_of_the_present_round_stays(tmp_path):
     assert kept_in(tmp_path / "next") == {1, 4, 5}
 
 
+def test_every_checkpoint_that_stays_can_be_gone_on_from(tmp_path):
+    """Of each the beginning of its round is there, not of the last one alone."""
+    save_all(tmp_path, [1, 2, 9, 3, 4, 4, 4], borders=[0, 2, 2, 4, 4, 4, 7])
+    assert kept_in(tmp_path) == {2, 3, 4, 6, 7}, "3 is the best, 6 and 7 are the newest"
+
+
+def test_an_error_without_a_word_is_told_by_its_kind(tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise MemoryError
+
+    monkeypatch.setattr(checkpoints, "_digests", fail)
+    with pytest.raises(InputError, match=r"1: the checkpoint cannot be written \(MemoryError"):
+        save_all(tmp_path, [1])
+
+
 def test_parameters_are_read_alone_and_averaged_ones_first(tmp_path):
     average, bank = {"w": jnp.full(3, 7.0)}, {"bank": jnp.ones((2, 2))}
     save_all(tmp_path, [1.0], ema=average, batch_stats={"mean": jnp.ones(2)}, memory=bank)

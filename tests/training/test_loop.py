@@ -143,6 +143,13 @@ def test_going_on_in_the_middle_of_a_round_makes_it_from_its_border():
     assert [step for step, _ in saved] == [10, 12]
 
 
+def test_a_round_that_has_become_shorter_than_what_is_done_ends():
+    progress = plan_.Progress(4.0, 8, 0)
+    _, progress, saved, _ = run([3, 2, 1], state=State(8), progress=progress, round_steps=3)
+    assert run.rounds == [(0, 0), (9, 1)]
+    assert [(step, kept["round_start"]) for step, kept in saved] == [(9, 9), (10, 9), (12, 12)]
+
+
 def test_the_largest_is_the_best_where_the_mode_says_so():
     select = plan_.Select("val/loss", "max")
     _, progress, *_ = run([1, 3, 2, 2.5], select=select)
