@@ -151,11 +151,12 @@ def find_several():
 
 def find_published():
     """The published network that the flags name."""
-    from market_jax import runs
+    from market_jax import runs, seen
 
     refuse((WORKDIR, CHECKPOINT, CONFIG), "is of a run; --model names a published network")
     run = runs.published(MODEL.value, judged_data(), allow_imports=IMPORTS.value)
-    print(f"published network {run.extra['name']}, trained on {run.trained_on}\n")
+    people = seen.in_words(run.extra["trained_on"])
+    print(f"published network {run.extra['name']}, trained on {people}\n")
     return run
 
 

@@ -45,7 +45,7 @@ def of_record(record: Mapping[str, Any]) -> Calibration | None:
     found = record.get("verification")
     if not found or record["features"] != "model" or record["judged"] == "split train":
         return None
-    if record.get("transductive") or record.get("identities_trained_on"):
+    if any(record.get(key) for key in ("transductive", "related", "identities_trained_on")):
         return None
     rates = {key: value for key, value in found["on_other_identities"].items() if key != "distance"}
     return Calibration(

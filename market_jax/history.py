@@ -93,6 +93,30 @@ def beginnings_of(extra: Mapping[str, Any]) -> list[Beginning]:
     ]
 
 
+def trained_on(extra: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """An entry for each data set whose people a network was trained on, or what it began with.
+
+    Args:
+      extra: the JSON saved with a checkpoint of a run, or the metadata of a published network, see
+        `published.TRAINED_ON`; {} of what is no network.
+
+    Raises:
+      InputError: see `beginnings_of`.
+    """
+    if not extra or "trained_on" in extra:
+        return list(extra.get("trained_on", ()))
+    own = [Division(**division) for division in extra["divisions"]]
+    before = [each for source in beginnings_of(extra) for each in source.divisions]
+    known, entries = {}, []
+    for division in own + before:
+        persons, seen = set(division.pids["train"]), known.setdefault(division.name, set())
+        if not persons <= seen:
+            sides = {side: list(pids) for side, pids in division.pids.items()}
+            entries.append({"name": division.name, "identities": len(persons), "pids": sides})
+        seen |= persons
+    return entries
+
+
 def as_json(beginnings: Sequence[Beginning]) -> list[dict[str, Any]]:
     """What a checkpoint keeps, for `beginnings_of`.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from market_jax import build, registry
+from market_jax import build, history, registry
 from market_jax.errors import InputError
 from market_jax.export import checking, functions, onnx, quantize, saved_model, stablehlo
 from market_jax.inference import Predictor
@@ -191,7 +191,9 @@ def write(
 def _about(run: Run, labels: Sequence[str]) -> dict[str, str]:
     """What an ONNX file says of itself."""
     classes = {label: list(run.extra["labels"][label]) for label in labels}
-    return {"network": run.workdir.name, "labels": json.dumps(classes)}
+    about = {"labels": classes, "trained_on": history.trained_on(run.extra)}
+    about["clustered"] = run.extra.get("clustered", [])
+    return {"network": run.workdir.name} | {key: json.dumps(about[key]) for key in about}
 
 
 def lowest_cosine(a: np.ndarray, b: np.ndarray) -> float:

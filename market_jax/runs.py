@@ -80,12 +80,6 @@ class Run(NamedTuple):
         """Whether it is a published network."""
         return "trained_on" in self.extra
 
-    @property
-    def trained_on(self) -> str:
-        """Whom a published network was trained on, in words."""
-        sides = self.extra["trained_on"]
-        return " and ".join(f"{side['identities']} identities of {side['name']}" for side in sides)
-
     def dataset(self) -> Dataset:
         """The data set that is judged; the run's own is divided as it was in training.
 
@@ -310,6 +304,15 @@ def imagenet_predictor(cache: Path | None = None) -> Predictor:
     return Predictor(module_apply, variables, model=network, cache=cache, key="imagenet")
 
 
+def is_own(source: str) -> bool:
+    """Whether features are of the run's own network.
+
+    Args:
+      source: see `feature_source`.
+    """
+    return all(part in _MODEL for part in source.split("+"))
+
+
 def feature_source(run: Run, source: str) -> tuple[Any, tuple[str, ...]]:
     """The function that computes features, and the names of its outputs.
 
@@ -328,11 +331,10 @@ def feature_source(run: Run, source: str) -> tuple[Any, tuple[str, ...]]:
       InputError: the source is unknown, it needs a model and the run has none, or it is an ONNX
         file that is missing or something else.
     """
-    parts = source.split("+")
-    if all(part in _MODEL for part in parts):
+    if is_own(source):
         if run.predict is None:
             raise InputError("--features=model needs a trained run: --workdir, not --config")
-        return run.predict, tuple(name for part in parts for name in _MODEL[part])
+        return run.predict, tuple(name for part in source.split("+") for name in _MODEL[part])
     if source == "imagenet":
         return imagenet_predictor(run.evaluation), ("embedding",)
     if source.endswith(onnx.SUFFIX):

@@ -1,73 +1,122 @@
 """Whether a network has seen what it is judged on: its people, or its pictures without labels."""
 
-from collections.abc import Sequence
+import bisect
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from market_jax import history, runs
 from market_jax.evaluators import reid
+from market_jax.export import onnx
 from market_jax.runs import Run
 from market_jax.training.transfer import are_related
 from market_jax.typing import Columns
+from market_jax.weights import published
 
 TRANSDUCTIVE = (
     "TRANSDUCTIVE: the network has learned from the judged pictures, without their labels"
 )
 
 
-def known_people(run: Run, sides: Sequence[Columns], *, split: str) -> tuple[str, dict[str, Any]]:
+def known_people(
+    run: Run, sides: Sequence[Columns], *, split: str, source: str = "model"
+) -> tuple[str, dict[str, Any]]:
     """Says whether a network is judged on pictures or people that it was trained on.
 
     Args:
-      run: the run; of whom one was trained on is said of published networks alone.
+      run: the run.
       sides: columns of what is judged.
       split: the split that is judged; "" is a folder of pictures.
+      source: where the features come from, see `runs.feature_source`.
 
     Returns:
-      A sentence, and entries for the record: of a split "data", the name of the data set; where it
-      is so, "transductive"; and of a published network "identities_trained_on".
+      A sentence, "" where there is nothing to say, and entries for the record: of a split "data",
+      the name of the data set; where it is so, "transductive" and "related", the data sets that
+      show the same people under other numbers; of a network "identities_trained_on".
     """
     record: dict[str, Any] = {"data": run.config.data.name} if split else {}
-    first = ""
-    if split and is_transductive(run, reid.split_names(split)):
-        first, record["transductive"] = f"{TRANSDUCTIVE}.", True
-    if not run.is_published:
-        return first, record
+    if not runs.is_own(source):
+        people = _people_of(source)
+        if people is None:
+            return f"CAUTION: {source} does not say whom its network was trained on.", record
+        run = run._replace(extra=people)
+    trained = history.trained_on(run.extra)
     if not split:
         text = (
-            f"The network was trained on {run.trained_on}: what is judged here says nothing about "
-            "new people if the pictures show some of them."
+            f"The network was trained on {in_words(trained)}: what is judged here says nothing "
+            "about new people if the pictures show some of them."
         )
-        return text, record
-    names = {side["name"] for side in run.extra["trained_on"]}
-    if are_related(names - {run.config.data.name}, {run.config.data.name}):
-        text = (
-            f"CAUTION: the network was trained on {run.trained_on}, which shows people of "
+        return text if trained else "", record
+    first = []
+    if is_transductive(run, reid.split_names(split)):
+        record["transductive"] = True
+        first.append(f"{TRANSDUCTIVE}.")
+    if not trained:
+        return " ".join(first), record
+    judged = {part.schema.name for part in run.dataset().parts}
+    others = [
+        entry
+        for entry in trained
+        if any(are_related({entry["name"]}, {name}) for name in judged - {entry["name"]})
+    ]
+    if others:
+        first.append(
+            f"CAUTION: the network was trained on {in_words(others)}, which shows people of "
             f"{run.config.data.name} under other numbers; these figures say nothing about people "
             "who are new to the network."
         )
-        return f"{first} {text}".lstrip(), record
+        return " ".join(first), record | {"related": [entry["name"] for entry in others]}
     shown, known = known_pids(run, sides)
     text = f"{len(known)} of {len(shown)} identities judged here were trained on"
     if known:
         text = f"CAUTION: {text}; these figures say nothing about people who are new to the network"
-    return f"{first} {text}.".lstrip(), record | {"identities_trained_on": len(known)}
+    if known or run.is_published:  # of a run it goes without saying
+        first.append(f"{text}.")
+    return " ".join(first), record | {"identities_trained_on": len(known)}
+
+
+def _people_of(source: str) -> dict[str, Any] | None:
+    """What an ONNX file says of whom its network has seen, as `Run.extra`; {} of no such file."""
+    if not source.endswith(onnx.SUFFIX):
+        return {}
+    path = Path(source).expanduser()
+    people = published.read_people(path, onnx.about(path))
+    return people and people | {"labels": {}}
+
+
+def in_words(trained: Sequence[Mapping[str, Any]]) -> str:
+    """Whom a network was trained on, in words.
+
+    Args:
+      trained: see `history.trained_on`.
+    """
+    return " and ".join(f"{each['identities']} identities of {each['name']}" for each in trained)
 
 
 def known_pids(run: Run, sides: Sequence[Columns]) -> tuple[set[int], set[int]]:
-    """Whom the images of a data set show, and whom of them a published network was trained on.
+    """Whom the images of a data set show, and whom of them a network was trained on.
 
     Args:
-      run: a published network, with the data set that is judged.
+      run: the run, with the data set that is judged.
       sides: columns of images of the data set.
 
     Returns:
       The pids of the known persons, and those of them that were trained on.
     """
     shown = {int(pid) for side in sides for pid in np.unique(side["pid"]) if pid > 0}
-    judged = run.dataset().schema.name
-    known = [entry["pids"]["train"] for entry in run.extra["trained_on"] if entry["name"] == judged]
-    return shown, shown & {pid for pids in known for pid in pids}
+    numbers = {}
+    for entry in history.trained_on(run.extra):
+        numbers.setdefault(entry["name"], set()).update(entry["pids"]["train"])
+    parts = run.dataset().parts
+    offsets = [part.pid_offset for part in parts]
+    whose = {pid: parts[bisect.bisect_left(offsets, pid) - 1] for pid in shown}
+    return shown, {
+        pid
+        for pid, part in whose.items()
+        if pid - part.pid_offset in numbers.get(part.schema.name, ())
+    }
 
 
 def is_transductive(run: Run, splits: Sequence[str]) -> bool:

@@ -175,6 +175,7 @@ def test_the_same_person_is_as_near_as_the_evaluation_said(workdir, synthetic_ra
         {"judged": "split train"},
         {"transductive": True},
         {"identities_trained_on": 2},
+        {"related": ["unitn"]},
         {"verification": None},
     ],
 )

@@ -28,6 +28,22 @@ SIDES = {  # of the training identities, and what a run does with them
 }
 
 
+class Part(NamedTuple):
+    """One of the data sets that are joined, and how its persons and cameras are numbered.
+
+    Attributes:
+      schema: the labels of its images.
+      number: its position among the data sets, from 0.
+      pid_offset: a number that is added to the pids of known persons.
+      camid_offset: a number that is added to known cameras.
+    """
+
+    schema: Schema
+    number: int = 0
+    pid_offset: int = 0
+    camid_offset: int = 0
+
+
 class Dataset(NamedTuple):
     """A data set.
 
@@ -35,11 +51,13 @@ class Dataset(NamedTuple):
       schema: the labels of its images.
       open: function from a split's name to its columns, the same ones at every call.
       divisions: function to who is trained on and who is held out, see `Division`.
+      parts: the data sets that it is made of, in the order of the column "dataset".
     """
 
     schema: Schema
     open: Callable[[str], Columns]
     divisions: Callable[[], "list[Division]"] = list
+    parts: Sequence[Part] = ()
 
 
 class Division(NamedTuple):
@@ -57,22 +75,6 @@ class Division(NamedTuple):
 
 
 Kept = Sequence[Division | None] | None  # divisions that are used again
-
-
-class Part(NamedTuple):
-    """One of several data sets that are joined, and how its persons and cameras are numbered.
-
-    Attributes:
-      schema: the labels of its images.
-      number: its position among the data sets, from 0.
-      pid_offset: a number that is added to the pids of known persons.
-      camid_offset: a number that is added to known cameras.
-    """
-
-    schema: Schema
-    number: int = 0
-    pid_offset: int = 0
-    camid_offset: int = 0
 
 
 def number_apart(directories: Sequence[Path]) -> list[Part]:
@@ -250,4 +252,4 @@ def open_dataset(
         sides = [columns_.open_split(directories[i], split, image_size=image_size) for i in having]
         return joined(sides, [parts[i] for i in having])
 
-    return Dataset(schema, open_split, lambda: divided()[1])
+    return Dataset(schema, open_split, lambda: divided()[1], parts)

@@ -181,6 +181,19 @@ def _running(session) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
     return run
 
 
+def about(path: Path) -> dict[str, str]:
+    """What an ONNX file says of itself, see `write`.
+
+    Args:
+      path: the file.
+
+    Raises:
+      InputError: as for `load`.
+    """
+    session = _session(files.read_bytes(path, _MOST), str(path))
+    return dict(session.get_modelmeta().custom_metadata_map)
+
+
 def embedder(path: Path) -> Callable[[np.ndarray], np.ndarray]:
     """Reads an ONNX file that describes pictures, as `--task=export` writes them.
 

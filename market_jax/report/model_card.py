@@ -79,6 +79,10 @@ TRANSDUCTIVE = """
 TRANSDUCTIVE: the network has learned from the judged pictures, without their labels; such a figure
 does not say how good it is on other pictures.
 """
+CAUTION = """
+CAUTION: the network was trained on people who are judged there; such a figure says nothing about
+people who are new to it.
+"""
 CAMERAS = """
 They are of pictures whose cameras it was told. `embed` gives a picture the mean of all cameras.
 """
@@ -110,6 +114,7 @@ def model_card(
     remarks = [
         OTHERS.format(identities=others) if others else "",
         TRANSDUCTIVE if any(found.get("transductive") for found in evaluations) else "",
+        CAUTION if any("CAUTION" in judged(found) for found in evaluations) else "",
         CAMERAS if cameras else "",
     ]
     return CARD.format(
@@ -217,6 +222,7 @@ def judged(found: Mapping[str, Any]) -> str:
     near = f", with {near} neighbours" if near else ""
     people = f"{found['images']} images of {found['identities']} people"
     mark = "TRANSDUCTIVE, " if found.get("transductive") else ""
+    mark += "CAUTION, " if found.get("related") or found.get("identities_trained_on") else ""
     return f"{mark}{data}{where}{tables.narrowed(found)}: {people}{flip}{near}"
 
 

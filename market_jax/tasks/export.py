@@ -232,19 +232,6 @@ def _recipes(extra: dict[str, Any]) -> list[dict[str, Any]]:
     return [each | {"model.pretrained": _BEGUN} for each in flat[:-1]] + flat[-1:]
 
 
-def _trained_on(run: Run) -> list[dict[str, Any]]:
-    """An entry for each data set whose people a run was trained on, or what it began with."""
-    before = history.beginnings_of(run.extra)
-    known, entries = {}, []
-    for division in [*run.divisions, *(each for source in before for each in source.divisions)]:
-        persons, seen = set(division.pids["train"]), known.setdefault(division.name, set())
-        if not persons <= seen:
-            sides = {side: list(pids) for side, pids in division.pids.items()}
-            entries.append({"name": division.name, "identities": len(persons), "pids": sides})
-        seen |= persons
-    return entries
-
-
 def _about(run: Run, name: str, config: dict[str, Any], judged: Run) -> dict[str, Any]:
     """The file's metadata, see `published.FIELDS`; `judged` is the run whose figures it has."""
     alone = not names(run.predict.model)  # else it is not judged as programs use it
@@ -254,7 +241,7 @@ def _about(run: Run, name: str, config: dict[str, Any], judged: Run) -> dict[str
         "config": config,
         "labels": run.extra["labels"],
         "label_counts": run.extra["label_counts"],
-        "trained_on": _trained_on(run),
+        "trained_on": history.trained_on(run.extra),
         "clustered": run.extra.get("clustered", []),
         "same_person": next((found._asdict() for found in calibrated if found), {}),
         "commit": _commit(),

@@ -295,7 +295,8 @@ def _judge(
     if exclude:
         gallery, queries = inputs.exclude(Path(exclude), gallery, queries)
     sides = [side for side in (gallery, queries) if side is not None]
-    warning, known_here = seen.known_people(run, sides, split="" if what.images else what.split)
+    split = "" if what.images else what.split
+    warning, known_here = seen.known_people(run, sides, split=split, source=about["features"])
     made = evaluator.make_protocols(gallery, queries)
     left_out = {n: why_left_out(n, gallery, queries) for n in NAMES if n not in made}
     about = about | {"transforms": transform, "rerankers": rerank, "left_out": left_out}

@@ -151,12 +151,40 @@ def _check_about(path: Path, text: str) -> dict[str, Any]:
             f"{path}: has format {said}; this version of market_jax reads {FORMAT}. Take the file "
             "that belongs to it, or export the network again"
         )
-    about = _check_fields(f"{path}: the metadata", found, FIELDS)
+    return _check_people(path, _check_fields(f"{path}: the metadata", found, FIELDS))
+
+
+def _check_people(path: Path, about: dict[str, Any]) -> dict[str, Any]:
+    """The metadata, whose entries of "trained_on" are held against `TRAINED_ON`."""
     for entry in about["trained_on"]:
         fields = _check_fields(f"{path}: trained_on", entry, TRAINED_ON)
         choose("train", fields["pids"], f"side in {path}: trained_on.pids")
         entry.update(fields)
     return about
+
+
+def read_people(path: Path, texts: Mapping[str, str]) -> dict[str, Any] | None:
+    """Of the metadata, whose values are JSON, what says whom a network has seen.
+
+    Args:
+      path: the file that has them, for messages.
+      texts: name -> JSON.
+
+    Returns:
+      "trained_on" and "clustered", see `FIELDS`; None where the file does not say it.
+
+    Raises:
+      InputError: they are something else.
+    """
+    names = ("trained_on", "clustered")
+    if not all(name in texts for name in names):
+        return None
+    try:
+        found = {name: json.loads(texts[name]) for name in names}
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: its metadata is no JSON ({error})") from None
+    fields = {name: FIELDS[name] for name in names}
+    return _check_people(path, _check_fields(f"{path}: the metadata", found, fields))
 
 
 def _check_fields(what: str, found: Mapping[str, Any], fields: Mapping) -> dict[str, Any]:

@@ -173,13 +173,13 @@ def test_a_twin_may_begin_with_a_twin_and_have_another_memory(twins):
 
 def test_whom_the_network_has_seen_before_it_was_this_run_is_named(twins):
     run, *_ = twins
-    entries = export._trained_on(run)
+    entries = history.trained_on(run.extra)
     assert [(entry["name"], entry["pids"]["train"]) for entry in entries] == [
         ("synthetic", [1, 2]),
         ("shop", [5, 6]),
     ]
-    run.divisions[:] = [run.divisions[0]._replace(name="shop", pids={"train": [5, 6, 7]})]
-    assert [entry["identities"] for entry in export._trained_on(run)] == [3]
+    run.extra["divisions"][0] |= {"name": "shop", "pids": {"train": [5, 6, 7]}}
+    assert [entry["identities"] for entry in history.trained_on(run.extra)] == [3]
 
 
 def test_float16_gives_way_where_it_changes_features(trained, tmp_path, monkeypatch):

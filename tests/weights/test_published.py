@@ -130,14 +130,15 @@ def test_the_course_release_shows_the_people_of_market1501_under_other_numbers(t
     sides = [{"pid": np.array([-1, 0, 2, 2, 9])}]
 
     class Judged:
-        is_published, trained_on = True, "2 identities of unitn"
+        is_published = True
 
         def __init__(self, name):
             self.extra, self.name = extra, name
             self.config = ConfigDict({"data": {"name": name}})
 
         def dataset(self):
-            return build.datasets.Dataset(build.datasets.Schema(self.name, {}), None)
+            schema = build.datasets.Schema(self.name, {})
+            return build.datasets.Dataset(schema, None, parts=[build.datasets.Part(schema)])
 
     assert seen.known_pids(Judged("unitn"), sides) == ({2, 9}, {2})
     assert seen.known_pids(Judged("synthetic"), sides) == ({2, 9}, set())
