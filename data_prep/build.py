@@ -2,7 +2,9 @@
 
 import contextlib
 import hashlib
+import inspect
 import io
+import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -85,7 +87,10 @@ def prepare(
             raise InputError(f"{source_dir}: there is no such folder")
         report = Report(skip_bad=skip_bad)
         source = Source(source_dir, report, progress_bar)
-        records, labels = cls.read(source), cls.labels(source)
+        labels = cls.labels(source)
+        for name in labels:
+            builders.check_label(name, f"{dataset}: label")
+        records = cls.read(source)
         for split, rows in records.items():
             if not rows:
                 raise InputError(f"{source_dir}: no picture of the split {split!r} could be used")
@@ -193,7 +198,8 @@ def prepare_once(dataset: str, source_dir: Path, cache_dir: Path) -> Path:
     Args:
       dataset: the name of the data set, see `prepare`.
       source_dir: the raw folder.
-      cache_dir: the data set is written to `cache_dir/<dataset>-<fingerprint of the raw folder>`.
+      cache_dir: the data set is written to `cache_dir/<dataset>-<digest>`, of the raw folder and
+        of how the builder reads it.
 
     Returns:
       The folder of the prepared data set.
@@ -201,12 +207,19 @@ def prepare_once(dataset: str, source_dir: Path, cache_dir: Path) -> Path:
     Raises:
       InputError: as for `prepare`.
     """
-    inputs = registry.find(dataset, BUILDERS, "data set").INPUTS
+    cls = registry.find(dataset, BUILDERS, "data set")
     name = dataset.replace(":", ".")  # of a builder outside
-    output_dir = Path(cache_dir) / f"{name}-{fingerprint(Path(source_dir), inputs)}"
+    state = f"{fingerprint(Path(source_dir), cls.INPUTS)} {_code_of(cls)}"
+    output_dir = Path(cache_dir) / f"{name}-{hashlib.sha256(state.encode()).hexdigest()[:12]}"
     with locked(Path(cache_dir) / f".{name}.lock"):  # of two first starts, one prepares
         found = prepared.find(output_dir)
         return found or prepare(dataset, source_dir, output_dir).directory
+
+
+def _code_of(cls: type[PersonCrops]) -> str:
+    """What a builder makes of a folder: its version and labels, and one from outside its file."""
+    own = [] if cls in BUILDERS.values() else [Path(inspect.getfile(cls)).read_text()]
+    return json.dumps([str(cls.VERSION), dict(cls.LABELS), *own])
 
 
 def find_or_prepare(name: str, directory: str, cache_dir: Path = Path("data")) -> Path:

@@ -18,8 +18,26 @@ Records = dict[str, list[dict]]  # split -> records
 # what batches and networks have by these names, beside the labels
 _TAKEN = (
     *("image", "mask", "identity", "dataset", "digest", "feature", "embedding", "predictions"),
-    *("map", "target", "reconstruction", "mean", "logvar"),
+    *("map", "target", "reconstruction", "mean", "logvar", "camera", "slot"),
 )
+
+
+def check_label(name: str, what: str) -> None:
+    """Refuses a name that no label can have.
+
+    Args:
+      name: of the label.
+      what: where it stands, for the message.
+
+    Raises:
+      InputError: it is no plain name, or batches and networks have something else by it.
+    """
+    taken = (*_TAKEN, "name", *folders.METADATA)
+    if not re.fullmatch(r"[A-Za-z]\w*", name) or name in taken:
+        raise InputError(
+            f"{what} {name!r} is no name for a label: letters, digits and _, and not "
+            f"{', '.join(taken)}"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -284,11 +302,7 @@ class Table(PersonCrops, skip_registration=True):
                 if name not in ("name", "pid", "camid", "split", *folders.METADATA):
                     columns.setdefault(name, set()).add(value.strip())
         for name, classes in columns.items():
-            if not re.fullmatch(r"[A-Za-z]\w*", name) or name in _TAKEN:
-                raise InputError(
-                    f"{source.directory / cls.FILE}: column {name!r} is no name for a label: "
-                    f"letters, digits and _, and not {', '.join(_TAKEN)}"
-                )
+            check_label(name, f"{source.directory / cls.FILE}: column")
             if not 2 <= len(classes - {""}) <= 1000:
                 raise InputError(
                     f"{source.directory / cls.FILE}: label {name!r} has {len(classes - {''})} "

@@ -176,12 +176,13 @@ def restore(
         model, template = make_template(config)
         template = devices.replicated(devices.make_mesh(), template)
         variables = checkpoints.read_variables(directory, step, template)
-    key = [step, extra["progress"], extra["config"]]
+    written = (directory / str(step) / checkpoints.DIGESTS).read_text()
+    key = [step, written, extra["config"]]
     other = bool(data.name) and data.name != config.data.name
     predict = _predictor(config, model, variables, workdir if cache else None, key, other)
     divisions = _divisions(extra, data.name if other else "")
     config.data.name = data.name or config.data.name
-    config.data.dir = data.dir or config.data.dir
+    config.data.dir = data.dir or ("" if other else config.data.dir)  # another set's is not there
     return Run(workdir, step, config, predict, extra, divisions)
 
 

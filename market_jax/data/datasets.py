@@ -112,7 +112,8 @@ def concatenate(sides: Sequence[Columns], parts: Sequence[Part]) -> Columns:
       Columns of all images. Names begin with the data set's name: "unitn/0002_c1_016620005.jpg".
 
     Raises:
-      InputError: two data sets have a label of the same name with other classes.
+      InputError: two data sets have a label of the same name with other classes, or their persons
+        have numbers that are too large together.
     """
     joined = {"image": images.join([side["image"] for side in sides])}
     pairs = list(zip(sides, parts, strict=True))
@@ -126,12 +127,18 @@ def concatenate(sides: Sequence[Columns], parts: Sequence[Part]) -> Columns:
     def stack(values) -> np.ndarray:
         return np.concatenate(values).astype(np.int32)
 
-    joined["pid"] = stack(
-        [np.where(s["pid"] > 0, s["pid"] + part.pid_offset, s["pid"]) for s, part in pairs]
-    )
-    joined["camid"] = stack(
-        [np.where(s["camid"] >= 0, s["camid"] + part.camid_offset, -1) for s, part in pairs]
-    )
+    def move(key: str, least: int, offset: Callable[[Part], int]) -> np.ndarray:
+        rows = [(s[key].astype(np.int64), offset(part), part.schema.name) for s, part in pairs]
+        for numbers, more, name in rows:
+            if numbers.max(initial=0) + more > np.iinfo(np.int32).max:
+                raise InputError(
+                    f"{name}: {key} {numbers.max()} is too large beside the other data sets, whose "
+                    f"numbers go up to {more}: together they must be below 2**31"
+                )
+        return stack([np.where(found >= least, found + more, found) for found, more, _ in rows])
+
+    joined["pid"] = move("pid", 1, lambda part: part.pid_offset)
+    joined["camid"] = move("camid", 0, lambda part: part.camid_offset)
     for key in ("sequence", "frame"):
         joined[key] = stack([side[key] for side in sides])
     for key in merge([part.schema for part in parts]).labels:

@@ -80,13 +80,7 @@ class Adding:
     def _write(self, by_id: Mapping[str, Record]) -> tuple[int, int, int, int]:
         """Adds some pictures: how many were described, known, moved, updated."""
         known = self._known(list(by_id))
-        new = {key: record for key, record in by_id.items() if key not in known}
-        for key, record in list(new.items()):
-            try:
-                decoding.read(record["path"])
-            except InputError as error:
-                self.report.bad(str(error))
-                del new[key]
+        new, stop = self._readable({k: record for k, record in by_id.items() if k not in known})
         if new:
             found = self.model.describe([r["path"] for r in new.values()], flip=self.flip)
             if self.store is not None:
@@ -98,10 +92,26 @@ class Adding:
         for key, fields in changes.items():
             if "path" in fields:
                 self._at.get(known[key]["path"], set()).discard(key)
+        if stop is not None:
+            raise stop
         self._done |= known.keys() | new.keys()
         moved = sum("path" in fields for fields in changes.values())
         updated = sum(bool(fields.keys() & records.UNKNOWN) for fields in changes.values())
         return len(new), len(known), moved, updated
+
+    def _readable(self, new: Mapping[str, Record]) -> tuple[dict[str, Record], InputError | None]:
+        """Those that can be read; where one that cannot stops it, those before, and the error."""
+        found = {}
+        for key, record in new.items():
+            try:
+                decoding.read(record["path"])
+                found[key] = record
+            except InputError as error:
+                try:
+                    self.report.bad(str(error))
+                except InputError as stop:
+                    return found, stop
+        return found, None
 
     def _known(self, ids: list[str]) -> dict[str, dict[str, Any]]:
         """Id -> row of those that are there; processes that do not write get empty rows."""

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from market_jax import seen
+from market_jax.data.attributes import CLASSES
+from market_jax.data.schema import Schema, merge
 from market_jax.errors import InputError
 from market_jax.evaluators import attributes as evaluator
 from market_jax.evaluators.result import Result
@@ -91,6 +93,8 @@ def _open(run: Run, what: inputs.Judged) -> Columns:
     if not what.images:
         return run.dataset().open(what.split)
     size, labels = run.config.data.image_size, Path(what.annotations)
+    shared = {name: CLASSES[name] for name in CLASSES if name in run.schema.labels}
+    merge([run.schema._replace(name=f"the run {run.workdir}"), Schema(what.annotations, shared)])
     return inputs.read_folder(Path(what.images), size, annotations=labels, skip_bad=what.skip_bad)
 
 

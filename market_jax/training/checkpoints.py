@@ -28,7 +28,8 @@ from market_jax.typing import PyTree
 LATEST = 2  # checkpoints that are kept beside the best one: where one is damaged, the other is not
 _SPARE = 1 << 20  # bytes for what is written beside the arrays
 _DELETED = ".deleted-"  # how the names of folders begin that are being deleted
-_EXTRA, _DIGESTS = "extra", "digests.json"
+_EXTRA = "extra"
+DIGESTS = "digests.json"  # file of a checkpoint -> its digest; others for other parameters
 
 
 def _items(state: TrainState) -> dict[str, PyTree]:
@@ -52,7 +53,7 @@ def paths_of(tree: PyTree) -> dict[str, Any]:
 
 def _digests(path: Path, items: Iterable[str]) -> dict[str, str]:
     """File -> digest, for all files of some items of a checkpoint and those beside the items."""
-    found = [p for p in sorted(path.iterdir()) if p.is_file() and p.name != _DIGESTS]
+    found = [p for p in sorted(path.iterdir()) if p.is_file() and p.name != DIGESTS]
     found += [p for item in items for p in sorted((path / item).rglob("*")) if p.is_file()]
     return {
         p.relative_to(path).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in found
@@ -62,7 +63,7 @@ def _digests(path: Path, items: Iterable[str]) -> dict[str, str]:
 def _check_digests(path: Path, items: Iterable[str]) -> None:
     """Raises an `InputError` unless the files of some items are what was written."""
     try:
-        said = files.read_json(path / _DIGESTS)
+        said = files.read_json(path / DIGESTS)
         now = _digests(path, items)
     except (InputError, OSError) as error:
         raise InputError(f"{path}: the checkpoint is damaged ({error})") from None
@@ -72,7 +73,7 @@ def _check_digests(path: Path, items: Iterable[str]) -> None:
         if then.get(file) != now.get(file):
             raise InputError(f"{path}: the checkpoint is damaged ({file} is not what was written)")
     if not then:
-        raise InputError(f"{path}: the checkpoint is damaged ({_DIGESTS} names no file)")
+        raise InputError(f"{path}: the checkpoint is damaged ({DIGESTS} names no file)")
 
 
 def clean(directory: Path) -> None:
@@ -95,7 +96,7 @@ def steps(directory: Path) -> list[int]:
     """
     found = Path(directory).iterdir() if Path(directory).is_dir() else ()
     named = [path for path in found if path.name.isascii() and path.name.isdigit()]
-    return sorted(int(path.name) for path in named if (path / _DIGESTS).exists())
+    return sorted(int(path.name) for path in named if (path / DIGESTS).exists())
 
 
 def save(
@@ -135,7 +136,7 @@ def save(
             orbax.save(path, args=ocp.args.Composite(**args), force=path.exists())
         if jax.process_index() == 0:
             text = json.dumps(_digests(path, args), indent=1)
-            files.write_atomically(path / _DIGESTS, text + "\n")
+            files.write_atomically(path / DIGESTS, text + "\n")
     except Exception as error:  # Orbax and its writers raise many kinds: a full disk, above all
         if jax.process_index() == 0:
             clean(path.parent)

@@ -94,23 +94,28 @@ def test_numbers_are_the_same_in_every_split(synthetic, other):
     assert set(queries["pid"][known]) <= set(gallery["pid"][gallery["dataset"] == 1])
 
 
-def test_a_camera_numbered_0_is_apart_from_those_of_other_data_sets():
-    def side(camids):
-        count = len(camids)
-        zeros = dict.fromkeys(("sequence", "frame"), np.zeros(count, np.int32))
-        pids = np.arange(1, count + 1, dtype=np.int32)
-        columns = {"image": np.zeros((count, 2, 2, 3), np.uint8), "name": np.array(["a"] * count)}
-        return (
-            columns
-            | zeros
-            | {
-                "pid": pids,
-                "camid": np.array(camids, np.int32),
-                "digest": np.array(["d"] * count),
-            }
-        )
+def side(camids, first=1):
+    """Columns of as many pictures, each of another person."""
+    count = len(camids)
+    columns = {"image": np.zeros((count, 2, 2, 3), np.uint8), "name": np.array(["a"] * count)}
+    columns |= dict.fromkeys(("sequence", "frame"), np.zeros(count, np.int32))
+    numbers = {"pid": np.arange(first, first + count), "camid": np.array(camids)}
+    columns |= {key: value.astype(np.int32) for key, value in numbers.items()}
+    return columns | {"digest": np.array(["d"] * count)}
 
+
+def test_a_camera_numbered_0_is_apart_from_those_of_other_data_sets():
     parts = [datasets.Part(Schema("a", {})), datasets.Part(Schema("b", {}), 1, 3, 7)]
     joined = datasets.concatenate([side([1, 6, -1]), side([0, 1, -1])], parts)
     assert joined["camid"].tolist() == [1, 6, -1, 7, 8, -1]
     assert joined["pid"].tolist() == [1, 2, 3, 4, 5, 6]
+
+
+def test_numbers_that_do_not_fit_together_are_told():
+    """They would come out below 0, where nobody is known."""
+    parts = [datasets.Part(Schema("a", {})), datasets.Part(Schema("b", {}), 1, 1_700_000_000, 1)]
+    sides = [side([1], first=1_700_000_000), side([1, 2], first=447_483_646)]
+    assert datasets.concatenate(sides, parts)["pid"].tolist()[1:] == [2**31 - 2, 2**31 - 1]
+    sides[1]["pid"] += 1
+    with pytest.raises(InputError, match=r"b: pid 447483648 is too large beside the other data"):
+        datasets.concatenate(sides, parts)

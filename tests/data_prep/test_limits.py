@@ -19,10 +19,20 @@ def table(root, label):
     return root
 
 
-@pytest.mark.parametrize("label", ["mask", "dataset", "identity", "image", "embedding", "digest"])
+@pytest.mark.parametrize(
+    "label",
+    ["mask", "dataset", "identity", "image", "embedding", "digest", "camera", "slot"],
+)
 def test_a_label_does_not_take_a_name_that_is_taken(tmp_path, label):
     with pytest.raises(InputError, match=rf"images\.csv: column '{label}' is no name for a label"):
         data_prep.prepare("table", table(tmp_path / "raw", label), tmp_path / "out")
+
+
+@pytest.mark.parametrize("label", ["mask", "camera", "camid", "name", "a b"])
+def test_a_builder_s_label_has_a_name_of_its_own(unitn, tmp_path, monkeypatch, label):
+    monkeypatch.setattr(build.builders.Unitn, "LABELS", {label: ("no", "yes")})
+    with pytest.raises(InputError, match=rf"unitn: label '{label}' is no name for a label"):
+        data_prep.prepare("unitn", unitn, tmp_path / "out")
 
 
 @pytest.mark.parametrize("label", ["", "_x", "a b", "1a", "a/b", "a.b", "__class__"])

@@ -1,4 +1,5 @@
 import hashlib
+import importlib
 import os
 import shutil
 import subprocess
@@ -6,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 
 import data_prep
 from data_prep import build, summary
@@ -174,6 +176,24 @@ def test_prepare_once_finds_its_work_again(unitn, tmp_path, monkeypatch):
     path = unitn / "annotations_train.csv"
     path.write_text(path.read_text().replace("7,4,", "7,3,"))  # of the same size
     assert data_prep.prepare_once("unitn", unitn, tmp_path / "cache") not in (first, second)
+
+
+def test_a_builder_that_has_changed_prepares_anew(unitn, tmp_path, monkeypatch):
+    """One's own by its file, all by their version and labels."""
+    monkeypatch.syspath_prepend(tmp_path)
+    found = []
+    for note in ("1", "1", "22"):
+        text = f'from data_prep.builders import Unitn\n\n\nclass Shop(Unitn):\n    """{note}"""\n'
+        (tmp_path / "my_shop.py").write_text(
+            text.replace("Unitn)", "Unitn, skip_registration=True)")
+        )
+        if "my_shop" in sys.modules:
+            importlib.reload(sys.modules["my_shop"])
+        found.append(data_prep.prepare_once("my_shop:Shop", unitn, tmp_path / "cache"))
+    assert found[0] == found[1] != found[2]
+    first = data_prep.prepare_once("unitn", unitn, tmp_path / "cache")
+    monkeypatch.setattr(build.builders.Unitn, "VERSION", tfds.core.Version("2.0.0"))
+    assert data_prep.prepare_once("unitn", unitn, tmp_path / "cache") != first
 
 
 def test_unknown_dataset_and_missing_source(tmp_path):

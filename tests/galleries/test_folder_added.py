@@ -178,9 +178,13 @@ def test_a_column_that_is_not_known_is_refused(tmp_path, network):
 
 
 def test_a_bad_picture_stops_it_or_is_left_out(tmp_path, network, crops, place):
-    (crops / "0500_c1s1_000500_00.png").write_bytes(b"no picture")
+    """Those before it are kept."""
+    before = sorted(crops.iterdir())[:20]
+    bad = before[-1].with_name(before[-1].stem + "_.png")  # directly after it
+    bad.write_bytes(b"no picture")
     with Gallery(place, network, create=True) as gallery:
-        with pytest.raises(InputError, match=r"0500_c1s1_000500_00\.png: the picture"):
+        with pytest.raises(InputError, match=rf"{bad.name}: the picture"):
             gallery.add(crops)
+        assert {hit.path for hit in gallery.all()} == set(map(str, before))
         added = gallery.add(crops, skip_bad=True)
-        assert (added.described, len(added.skipped)) == (30, 1)
+        assert (added.described, added.known, len(added.skipped)) == (10, 20, 1)

@@ -96,6 +96,13 @@ def test_neighbours_are_of_the_embedding(trained):
     ), "the result says how it was averaged"
 
 
+def test_annotations_with_other_classes_are_refused(trained, tmp_path):
+    """The numbers of the one would be compared with those of the other."""
+    turned = trained._replace(extra=trained.extra | {"labels": {"gender": ["female", "male"]}})
+    with pytest.raises(InputError, match=r"label 'gender' has the classes female, male in the run"):
+        attributes.run(turned, images=str(tmp_path), annotations="a.csv")
+
+
 def test_an_overlay_is_brightest_where_the_mask_is():
     picture = np.full((8, 4, 3), 100, np.uint8)
     mask = np.zeros((4, 2))

@@ -58,12 +58,14 @@ def test_features_are_extracted_once(trained, monkeypatch):
         assert set(kept.files) == {"key", "digest", "embedding"}
     first = result_of(trained)
 
-    def again(step):
+    written = (trained.workdir / "checkpoints" / str(trained.step) / "digests.json").read_text()
+
+    def again(step, text=written):
         predict = inference.Predictor(
             trained.predict.apply,
             trained.predict.variables,
             cache=trained.evaluation,
-            key=[step, trained.extra["progress"], trained.extra["config"]],
+            key=[step, text, trained.extra["config"]],
         )
         return trained._replace(predict=predict)
 
@@ -74,8 +76,16 @@ def test_features_are_extracted_once(trained, monkeypatch):
     assert result_of(trained) == first
     with pytest.raises(TypeError):  # another step's features are not these
         reid.run(again(trained.step + 1))
+    with pytest.raises(TypeError):  # nor those of another training in the same folder
+        reid.run(again(trained.step, "{}"))
     with pytest.raises(TypeError):  # neither are the mirror images'
         reid.run(again(trained.step), flip=True)
+
+
+def test_another_data_set_does_not_lie_in_the_folder_of_the_run_s_own(workdir):
+    own = runs.restore(workdir).config.data
+    assert runs.restore(workdir, data=runs.Data("unitn")).config.data.dir == ""
+    assert runs.restore(workdir, data=runs.Data(own.name)).config.data.dir == own.dir != ""
 
 
 def test_transforms_and_rerankers_stand_beside_plain_ranking(trained):
