@@ -11,7 +11,8 @@ and then half a cosine, 130 epochs; the features side by side, each of length 1.
 
 It differs in the backbone (OSNet there: `configs/lightmbn.py:osnet,dense=False`), whose last stage
 alone is copied here, in 16 persons of 4 pictures instead of 6 of 8, in 256x128 instead of 384x128,
-and in padding and cropping instead of enlarging by a twentieth.
+and in padding and cropping instead of enlarging by a twentieth; in training the BatchNorm that both
+halves of the channels share sees them together, and there one after the other.
 """
 
 from ml_collections import ConfigDict

@@ -100,8 +100,10 @@ class Model:
     """A trained network.
 
     Pictures are a folder, a path, an array uint8 [H, W, 3] or [M, H, W, 3], or any number of paths
-    or arrays of any sizes, in a list or as they come from a generator. They are computed in batches
-    of 64, 8, 4 or one, so that a program that calls often compiles four times at the most.
+    or arrays of any sizes, in a list or as they come from a generator. The channels of an array are
+    red, green and blue, which OpenCV has the other way round: `crop[..., ::-1]`. They are computed
+    in batches of 64, 8, 4 or one, so that a program that calls often compiles four times at the
+    most.
 
     Args:
       run: what `market_jax.runs.restore` or `market_jax.runs.published` has read.
@@ -289,7 +291,7 @@ def _as_array(picture: Picture, name: str) -> np.ndarray:
         raise InputError(f"{name} is a {type(picture).__name__}; it must be a path or an array")
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
         raise InputError(
-            f"{name} is {picture.dtype} {picture.shape}; it must be uint8 [height, width, 3]"
+            f"{name} is {picture.dtype} {picture.shape}; it must be uint8 [height, width, 3], RGB"
         )
     if not picture.size:
         raise InputError(f"{name} is {picture.shape}: it has no pixel")

@@ -157,6 +157,13 @@ def check(config: ConfigDict) -> None:
       InputError: a name, a kind, a value or a shape is wrong; the message names it.
     """
     limits.check(config.to_dict())
+    weighted = any(spec.get("uncertainty") for spec in config.losses.values())
+    if config.model.get("uncertainty") and not weighted:
+        raise InputError(
+            "model.uncertainty is True, but no loss takes a learned weight (its field "
+            "'uncertainty'), so that nothing would be learned: "
+            "--config=configs/source_b.py:uncertain sets both"
+        )
     filled = settings.count(config, settings.COUNTED)
     model = build.model(filled.model, filled.dtype)
     objective = build.objective(config)

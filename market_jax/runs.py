@@ -8,7 +8,7 @@ import jax
 from absl import logging
 from ml_collections import ConfigDict
 
-from market_jax import build, devices, kinds, limits, settings
+from market_jax import build, devices, experiment, kinds, limits, settings
 from market_jax.data import descriptors
 from market_jax.data.datasets import Dataset, Division
 from market_jax.data.schema import Schema, merge
@@ -275,6 +275,7 @@ def _rebuild(network: zoo.Network) -> tuple[ConfigDict, Any, PyTree]:
         kinds.check("batch_size", config.batch_size, PositiveInt)
         kinds.check("data.name", config.data.name, str)
         config.convolution = "auto"
+        experiment.check_classes(config, network.about["labels"])
         return config, *make_template(config)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         reason = (str(error).strip() or repr(error)).splitlines()[0]

@@ -98,11 +98,14 @@ def run(
         inputs.refuse(f"with --to={to}", dtype=dtype, figures=figures, naming=naming)
         people = draw_people(DRAWN, run.config.data.image_size)
         _check_parts(run, people)
+        if not int8:
+            _refuse_data(run)
         how = {"attributes": attributes, "flip": flip, "int8": int8}
         return programs.export(run, output, to, people, **how)
     inputs.refuse("with --to=safetensors", attributes=attributes, flip=flip, int8=int8)
     if naming is not None:
         inputs.refuse("with --naming", dtype=dtype, figures=figures)
+        _refuse_data(run)
         return _save(run, output, naming)
     return _publish(run, output, dtype, figures)
 
@@ -157,15 +160,20 @@ def _check_run(run: Run, people: Columns) -> None:
     """Refuses what cannot or must not be published."""
     if run.predict is None or run.is_published:
         raise InputError("--task=export needs a trained run: --workdir")
-    kept = run.divisions or []
-    if None in kept or len(kept) < len(run.extra["divisions"]):  # not the run's own data
-        raise InputError("--data_name does nothing with --task=export, which judges nothing")
+    _refuse_data(run)
     for key, name in settings.outside_names(run.extra["config"]).items():
         raise InputError(
             f"{run.workdir}: {key} is {name!r}, code outside market_jax, without which the file "
             "could not be used"
         )
     _check_parts(run, people)
+
+
+def _refuse_data(run: Run) -> None:
+    """Refuses flags that name a data set, where none is looked at."""
+    own = {"name": "", "dir": ""} if run.is_published else run.extra["config"]["data"]
+    given = {f"data_{key}": run.config.data[key] != own[key] for key in ("name", "dir")}
+    inputs.refuse("with --task=export, which judges nothing", **given)
 
 
 def _check_parts(run: Run, people: Columns) -> None:

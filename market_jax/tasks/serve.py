@@ -49,7 +49,7 @@ def run(
     if not 1 <= port <= 65535:
         raise InputError(f"--port is {port}; it must be 1 to 65535")
     if not gallery:
-        inputs.refuse("without --gallery", images=images)
+        inputs.refuse("without --gallery", images=images, flip=flip)
     model = model_of(run)
     opened = Gallery(gallery, model, flip=flip) if gallery else None
     try:

@@ -21,7 +21,7 @@ from market_jax import kinds
 from market_jax.errors import InputError
 from market_jax.files import read_bytes, write_atomically
 from market_jax.registry import choose
-from market_jax.typing import PyTree
+from market_jax.typing import Fraction, NonNegative, PyTree
 from market_jax.weights import files, hub
 
 PACKAGE = "market_jax_weights"
@@ -36,13 +36,17 @@ FIELDS = {  # of the metadata
     "label_counts": dict[str, tuple[int, ...]],  # label -> training images of each class
     "trained_on": tuple[dict[str, Any], ...],  # an entry for each data set
     "clustered": tuple[tuple[str, ...], ...],  # (data sets, split) learned from without labels
-    "same_person": dict[str, Any],  # see calibration.py; {} where nothing has calibrated it
+    "same_person": dict[str, Any],  # see `SAME_PERSON`; {} where nothing has calibrated it
     "commit": str,  # of market_jax that wrote the file
 }
 TRAINED_ON = {  # of an entry of "trained_on"
     "name": str,  # of the data set
     "identities": int,  # that were trained on
     "pids": dict[str, tuple[int, ...]],  # side of the division -> its pids; "train" is one
+}
+SAME_PERSON = {  # of "same_person", see calibration.py
+    **{"threshold": NonNegative, "precision": Fraction, "recall": Fraction},
+    **{"false_positive_rate": Fraction, "metric": str, "flip": bool, "judged": str},
 }
 _ENTRY = "market_jax"
 
@@ -151,7 +155,11 @@ def _check_about(path: Path, text: str) -> dict[str, Any]:
             f"{path}: has format {said}; this version of market_jax reads {FORMAT}. Take the file "
             "that belongs to it, or export the network again"
         )
-    return _check_people(path, _check_fields(f"{path}: the metadata", found, FIELDS))
+    about = _check_fields(f"{path}: the metadata", found, FIELDS)
+    same = about["same_person"]
+    if same:
+        about["same_person"] = _check_fields(f"{path}: same_person", same, SAME_PERSON)
+    return _check_people(path, about)
 
 
 def _check_people(path: Path, about: dict[str, Any]) -> dict[str, Any]:

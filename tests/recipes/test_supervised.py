@@ -10,8 +10,8 @@ import optax
 import pytest
 
 import data_prep
-from configs import attributes_cnn
-from market_jax import build, registry, runs, settings, tasks
+from configs import attributes_cnn, source_b
+from market_jax import build, experiment, registry, runs, settings, tasks
 from market_jax.data import attributes, columns, prepared
 from market_jax.errors import InputError
 from market_jax.recipes import supervised
@@ -203,6 +203,15 @@ def test_a_loss_without_what_it_reads_is_refused(synthetic, tmp_path):
     del config.losses.hat.logits
     with pytest.raises(InputError, match=r"\(losses.hat\): missing a required argument: 'logits'"):
         supervised.fit(config, tmp_path / "run")
+
+
+def test_learned_weights_that_no_loss_takes_are_refused():
+    config = source_b.get_config("uncertain")
+    experiment.check(config)
+    for loss in config.losses.values():
+        del loss.uncertainty
+    with pytest.raises(InputError, match=r"model\.uncertainty is True, but no loss takes a"):
+        experiment.check(config)
 
 
 def test_a_loss_that_is_not_finite_names_its_batch(synthetic, tmp_path):

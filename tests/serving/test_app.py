@@ -297,6 +297,7 @@ def test_the_program_serves_this_machine_alone_until_it_is_stopped(workdir, synt
         ({"port": 0}, "--port is 0; it must be 1 to 65535"),
         ({"gallery": "/none"}, "no gallery"),
         ({"images": "crops"}, "--images does nothing without --gallery"),
+        ({"flip": True}, "--flip does nothing without --gallery"),
     ],
 )
 def test_the_task_refuses_what_it_cannot_serve(settings, message, monkeypatch):

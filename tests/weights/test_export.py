@@ -212,9 +212,13 @@ def test_flags_of_the_export(trained, tmp_path, monkeypatch, flags, message):
 
 def test_what_is_never_exported(trained, file, tmp_path):
     output = str(tmp_path / "x.safetensors")
+    elsewhere, moved = (trained.config.copy_and_resolve_references() for _ in range(2))
+    elsewhere.data.name, moved.data.dir = "unitn", "/mnt"  # as --data_name and --data_dir leave it
+    with pytest.raises(InputError, match="--data_dir does nothing with --task=export, which judg"):
+        export.run(trained._replace(config=moved), output=str(tmp_path / "x.onnx"), to="onnx")
     for run, message in (
         (runs.published(file, cache=False), "needs a trained run"),
-        (trained._replace(divisions=None), "--data_name does nothing"),
+        (trained._replace(divisions=None, config=elsewhere), "--data_name does nothing"),
         (trained._replace(predict=None), "needs a trained run"),
     ):
         with pytest.raises(InputError, match=message):

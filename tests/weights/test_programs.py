@@ -71,11 +71,12 @@ def test_an_onnx_file_is_judged_as_the_run_is(trained, tmp_path):
 
 
 def test_eight_bits_are_a_quarter_of_the_file(trained, tmp_path, synthetic):
-    trained.config.data.dir = str(synthetic)
-    run = trained._replace(divisions=None)
+    config = trained.config.copy_and_resolve_references()
+    config.data.dir = str(synthetic)
+    run = trained._replace(divisions=None, config=config)
     text = export.run(run, output=str(tmp_path / "small.onnx"), to="onnx", int8=True)
     assert "lowest cosine to the run's embeddings of drawn people" in text
-    export.run(run, output=str(tmp_path / "large.onnx"), to="onnx")
+    export.run(trained, output=str(tmp_path / "large.onnx"), to="onnx")
     sizes = [(tmp_path / name).stat().st_size for name in ("small.onnx", "large.onnx")]
     assert sizes[0] < 0.35 * sizes[1]
 

@@ -165,6 +165,8 @@ def change(path, changed, tensors=None, about=None, entry="market_jax"):
 
 
 KERNEL = "params/head_identity/kernel"
+RATES = {"threshold": 0.4, "precision": 0.9, "recall": 0.5, "false_positive_rate": 0.01}
+RATES |= {"metric": "cosine", "flip": False, "judged": "split val"}
 
 
 @pytest.mark.parametrize(
@@ -176,6 +178,10 @@ KERNEL = "params/head_identity/kernel"
         ({"about": {"labels": None}}, "the metadata has no 'labels'"),
         ({"about": {"labels": {"hat": 3}}}, "the metadata: labels.hat is 3; it must be a list"),
         ({"about": {"trained_on": [{}]}}, "trained_on has no 'name'"),
+        ({"about": {"labels": {"gender": [*"abc"]}}}, "gender is 2; the data set has 3 classes"),
+        ({"about": {"same_person": {"threshold": 0.4}}}, "same_person has no 'precision'"),
+        ({"about": {"same_person": RATES | {"threshold": float("nan")}}}, "threshold is nan; it"),
+        ({"about": {"same_person": RATES | {"flip": 2}}}, "same_person: flip is 2; it must be"),
         ({"about": {"config": {}}}, "no network follows from its config"),
         ({"about": {"config": {"data": 3}}}, "no network follows from its config"),
         ({"tensors": {KERNEL: None}}, f"has no tensor {KERNEL}, which the network"),
