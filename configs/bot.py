@@ -15,8 +15,8 @@ release.
 It differs from the paper in that weight decay leaves biases and BatchNorms alone, in that the crop
 repeats the border, in that what is erased is as often wide as tall and cut to fit (theirs is drawn
 again, and is mostly tall), in that centers move as in Wen et al. (2016): a step is divided by a
-person's pictures in the batch, not by the batch, and centers begin at 0; and in that half of the
-squared distance to them counts, as in the paper's formula (all of it in the authors' program).
+person's pictures in the batch, not by the batch, and centers begin at 0. From the authors' program
+it differs in that half of the squared distance to them counts, as in the paper's formula.
 """
 
 from ml_collections import ConfigDict

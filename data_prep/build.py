@@ -198,8 +198,8 @@ def prepare_once(dataset: str, source_dir: Path, cache_dir: Path) -> Path:
     Args:
       dataset: the name of the data set, see `prepare`.
       source_dir: the raw folder.
-      cache_dir: the data set is written to `cache_dir/<dataset>-<digest>`, of the raw folder and
-        of how the builder reads it.
+      cache_dir: the data set is written to `cache_dir/<dataset>-<digest>`, of the raw folder, of
+        the builder's version and labels, and of the file of one from outside.
 
     Returns:
       The folder of the prepared data set.
@@ -217,9 +217,11 @@ def prepare_once(dataset: str, source_dir: Path, cache_dir: Path) -> Path:
 
 
 def _code_of(cls: type[PersonCrops]) -> str:
-    """What a builder makes of a folder: its version and labels, and one from outside its file."""
-    own = [] if cls in BUILDERS.values() else [Path(inspect.getfile(cls)).read_text()]
-    return json.dumps([str(cls.VERSION), dict(cls.LABELS), *own])
+    """A builder's version and labels, and of one from outside the text of its classes' files."""
+    classes = cls.__mro__[: cls.__mro__.index(PersonCrops)]
+    outside = [each for each in classes if not each.__module__.startswith("data_prep.")]
+    texts = [Path(inspect.getfile(each)).read_text() for each in outside]
+    return json.dumps([str(cls.VERSION), dict(cls.LABELS), *texts])
 
 
 def find_or_prepare(name: str, directory: str, cache_dir: Path = Path("data")) -> Path:

@@ -103,18 +103,47 @@ def trained_on(extra: Mapping[str, Any]) -> list[dict[str, Any]]:
     Raises:
       InputError: see `beginnings_of`.
     """
-    if not extra or "trained_on" in extra:
-        return list(extra.get("trained_on", ()))
-    own = [Division(**division) for division in extra["divisions"]]
-    before = [each for source in beginnings_of(extra) for each in source.divisions]
+    if "trained_on" in extra:
+        return list(extra["trained_on"])
     known, entries = {}, []
-    for division in own + before:
+    for division in learned(extra):
         persons, seen = set(division.pids["train"]), known.setdefault(division.name, set())
         if not persons <= seen:
             sides = {side: list(pids) for side, pids in division.pids.items()}
             entries.append({"name": division.name, "identities": len(persons), "pids": sides})
         seen |= persons
     return entries
+
+
+def learned(extra: Mapping[str, Any]) -> list[Division]:
+    """The divisions whose side "train" a network has learned from, and what it began with.
+
+    Args:
+      extra: see `trained_on`.
+
+    Raises:
+      InputError: see `beginnings_of`.
+    """
+    if not extra:
+        return []
+    if "trained_on" in extra:
+        return [Division(entry["name"], entry["pids"], {}) for entry in extra["trained_on"]]
+    own = Beginning(extra["config"], [Division(**division) for division in extra["divisions"]])
+    return [
+        division
+        for config, divisions in (own, *beginnings_of(extra))
+        for division in divisions
+        if _learns_from(config, division.name)
+    ]
+
+
+def _learns_from(config: Mapping[str, Any], name: str) -> bool:
+    """Whether a training sees pictures of "train" of a data set; one without labels may not."""
+    unlabelled = config.get("unlabelled")
+    if not unlabelled or unlabelled["batch_size"] < config["batch_size"]:
+        return True
+    split, _, chosen = unlabelled["pictures"].partition("/")
+    return split == "train" and chosen in ("", name)
 
 
 def as_json(beginnings: Sequence[Beginning]) -> list[dict[str, Any]]:
@@ -137,7 +166,7 @@ def _read_beginning(config: ConfigDict) -> Saved | None:
     if source.which:
         return read(source.path)
     about = published.read(source.path).about
-    divisions = [Division(entry["name"], entry["pids"], {}) for entry in about["trained_on"]]
+    divisions = learned(about)
     schema = Schema(f"the network {source.path}", about["labels"])
     clustered = [tuple(pair) for pair in about["clustered"]]
     return Saved(about["config"], schema, divisions, clustered, [])

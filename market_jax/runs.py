@@ -36,7 +36,7 @@ class Data(NamedTuple):
 
     Attributes:
       name: as `data.name` of a config.
-      dir: as `data.dir` of a config.
+      dir: as `data.dir` of a config; the run's own folder is that of its own data set alone.
     """
 
     name: str = ""

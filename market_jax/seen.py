@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from market_jax import history, runs
+from market_jax import build, history, runs
+from market_jax.data.datasets import Division, Part
 from market_jax.evaluators import reid
 from market_jax.export import onnx
 from market_jax.runs import Run
-from market_jax.training.transfer import are_related
+from market_jax.training import transfer
 from market_jax.typing import Columns
 from market_jax.weights import published
 
@@ -34,13 +35,15 @@ def known_people(
     Returns:
       A sentence, "" where there is nothing to say, and entries for the record: of a split "data",
       the name of the data set; where it is so, "transductive" and "related", the data sets that
-      show the same people under other numbers; of a network "identities_trained_on".
+      show the same people under other numbers; of a network "identities_trained_on", None where
+      that is not known.
     """
     record: dict[str, Any] = {"data": run.config.data.name} if split else {}
     if not runs.is_own(source):
         people = _people_of(source)
         if people is None:
-            return f"CAUTION: {source} does not say whom its network was trained on.", record
+            text = f"CAUTION: {source} does not say whom its network was trained on."
+            return text, record | {"identities_trained_on": None}
         run = run._replace(extra=people)
     trained = history.trained_on(run.extra)
     if not split:
@@ -55,11 +58,12 @@ def known_people(
         first.append(f"{TRANSDUCTIVE}.")
     if not trained:
         return " ".join(first), record
-    judged = {part.schema.name for part in run.dataset().parts}
+    parts = run.dataset().parts
+    judged = {part.schema.name for part in parts}
     others = [
         entry
         for entry in trained
-        if any(are_related({entry["name"]}, {name}) for name in judged - {entry["name"]})
+        if any(transfer.are_related({entry["name"]}, {name}) for name in judged - {entry["name"]})
     ]
     if others:
         first.append(
@@ -68,7 +72,7 @@ def known_people(
             "who are new to the network."
         )
         return " ".join(first), record | {"related": [entry["name"] for entry in others]}
-    shown, known = known_pids(run, sides)
+    shown, known = known_pids(run, sides, parts)
     text = f"{len(known)} of {len(shown)} identities judged here were trained on"
     if known:
         text = f"CAUTION: {text}; these figures say nothing about people who are new to the network"
@@ -92,31 +96,47 @@ def in_words(trained: Sequence[Mapping[str, Any]]) -> str:
     Args:
       trained: see `history.trained_on`.
     """
-    return " and ".join(f"{each['identities']} identities of {each['name']}" for each in trained)
+    words = [f"{each['identities']} identities of {each['name']}" for each in trained]
+    return " and ".join(words) or "nobody"
 
 
-def known_pids(run: Run, sides: Sequence[Columns]) -> tuple[set[int], set[int]]:
+def known_pids(
+    run: Run, sides: Sequence[Columns], parts: Sequence[Part]
+) -> tuple[set[int], set[int]]:
     """Whom the images of a data set show, and whom of them a network was trained on.
+
+    As in `transfer.check_held_out`, the same numbers are other people where all pictures and labels
+    that a run has noted are others now.
 
     Args:
       run: the run, with the data set that is judged.
       sides: columns of images of the data set.
+      parts: the data sets that it is made of.
 
     Returns:
       The pids of the known persons, and those of them that were trained on.
     """
     shown = {int(pid) for side in sides for pid in np.unique(side["pid"]) if pid > 0}
-    numbers = {}
-    for entry in history.trained_on(run.extra):
-        numbers.setdefault(entry["name"], set()).update(entry["pids"]["train"])
-    parts = run.dataset().parts
-    offsets = [part.pid_offset for part in parts]
+    offsets, known = [part.pid_offset for part in parts], set()
     whose = {pid: parts[bisect.bisect_left(offsets, pid) - 1] for pid in shown}
-    return shown, {
-        pid
-        for pid, part in whose.items()
-        if pid - part.pid_offset in numbers.get(part.schema.name, ())
-    }
+    for division in history.learned(run.extra):
+        numbers = set(division.pids["train"])
+        found = {
+            pid
+            for pid, part in whose.items()
+            if part.schema.name == division.name and pid - part.pid_offset in numbers
+        }
+        if found and not _are_others(run, division):
+            known |= found
+    return shown, known
+
+
+def _are_others(run: Run, division: Division) -> bool:
+    """Whether the data set that is judged shows other people under the numbers of a division."""
+    return bool(division.digests) and any(
+        own.name == division.name and transfer.are_others(division, rows)
+        for own, rows in transfer.divided(build.dataset(run.config))
+    )
 
 
 def is_transductive(run: Run, splits: Sequence[str]) -> bool:
@@ -131,6 +151,6 @@ def is_transductive(run: Run, splits: Sequence[str]) -> bool:
     judged = set(run.config.data.name.split(","))
     for names, split in run.extra.get("clustered", ()):
         learned = set(names.split(","))
-        if (learned & judged and split in splits) or are_related(learned - judged, judged):
+        if (learned & judged and split in splits) or transfer.are_related(learned - judged, judged):
             return True
     return False

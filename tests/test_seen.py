@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from market_jax import runs, seen
-from market_jax.data.datasets import Dataset, Part
+from market_jax import history, runs, seen
+from market_jax.data.datasets import Dataset, Division, Part
 from market_jax.data.schema import Schema
 from market_jax.errors import InputError
 from market_jax.tasks import export, reid
@@ -67,7 +67,32 @@ def test_the_same_people_under_other_numbers(data, related):
 def test_of_several_data_sets_each_has_numbers_of_its_own():
     rows = [{"pid": np.array([2, 102, 105, 9])}]
     run = judged("unitn,synthetic", ("unitn", [5, 9]), ("synthetic", [2, 9]))
-    assert seen.known_pids(run, rows) == ({2, 9, 102, 105}, {9, 102})
+    assert seen.known_pids(run, rows, run.dataset().parts) == ({2, 9, 102, 105}, {9, 102})
+
+
+@pytest.mark.parametrize(("digest", "known"), [("now", {2}), ("then", set()), (None, {2})])
+def test_other_pictures_under_the_same_numbers_are_other_people(monkeypatch, digest, known):
+    run = judged("table", ("table", [2, 3]))
+    run.extra["divisions"][0]["digests"] = {"train": digest} if digest else {}
+    monkeypatch.setattr(seen.build, "dataset", lambda config: run.dataset())
+    monkeypatch.setattr(seen.transfer.columns_, "fingerprint", lambda rows: "now")
+    row = {"pid": np.array([2, 3]), "digest": np.array(["a", "b"])}
+    division = Division("table", {}, {})
+    monkeypatch.setattr(seen.transfer, "divided", lambda dataset: [(division, row)])
+    assert seen.known_pids(run, SIDES, run.dataset().parts)[1] == known
+
+
+@pytest.mark.parametrize(
+    ("pictures", "names"),
+    [("test", []), ("train/unitn", ["unitn"]), ("train", ["unitn", "synthetic"])],
+)
+def test_a_training_without_labels_has_seen_what_it_clustered_alone(pictures, names):
+    run = judged("unitn", ("unitn", [2]), ("synthetic", [2]))
+    run.extra["config"]["unlabelled"] = {"pictures": pictures, "batch_size": 8}
+    run.extra["config"]["batch_size"] = 8
+    assert [entry["name"] for entry in history.trained_on(run.extra)] == names
+    run.extra["config"]["batch_size"] = 16
+    assert len(history.trained_on(run.extra)) == 2
 
 
 def test_what_an_onnx_file_has_seen(tmp_path, synthetic):
@@ -91,4 +116,4 @@ def test_what_an_onnx_file_has_seen(tmp_path, synthetic):
         patch.setattr(seen.onnx, "about", lambda path: {"network": "of another program"})
         text, record = seen.known_people(baseline, SIDES, split="train", source=str(path))
         assert text.endswith("x.onnx does not say whom its network was trained on.")
-        assert record == {"data": "synthetic"}
+        assert record == {"data": "synthetic", "identities_trained_on": None}

@@ -124,7 +124,7 @@ def model_card(
         network=_network(config["model"]),
         height=height,
         width=width,
-        trained="; ".join(map(_trained_on, about["trained_on"])),
+        trained="; ".join(map(_trained_on, about["trained_on"])) or "nobody",
         clustered="; ".join(f"{names}, split {split}" for names, split in about["clustered"])
         or "nothing",
         commit=about["commit"],

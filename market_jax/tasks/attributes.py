@@ -93,8 +93,6 @@ def _open(run: Run, what: inputs.Judged) -> Columns:
     if not what.images:
         return run.dataset().open(what.split)
     size, labels = run.config.data.image_size, Path(what.annotations)
-    shared = {name: CLASSES[name] for name in CLASSES if name in run.schema.labels}
-    merge([run.schema._replace(name=f"the run {run.workdir}"), Schema(what.annotations, shared)])
     return inputs.read_folder(Path(what.images), size, annotations=labels, skip_bad=what.skip_bad)
 
 
@@ -139,6 +137,9 @@ def run(
     columns, classes = _open(run, what), run.schema.labels
     known = [name for name in classes if name in columns]
     labels = evaluator.outputs_to_judge(run.predict, columns, known)
+    if annotations:
+        own = Schema(f"the run {run.workdir}", {name: classes[name] for name in labels})
+        merge([own, Schema(annotations, {n: CLASSES[n] for n in CLASSES if n in labels})])
     predicted, masks = evaluator.classify(
         run.predict, columns, labels, flip=flip, neighbours=neighbours, masks=report
     )

@@ -183,13 +183,26 @@ def run(
         _check_alike(seeds[0][0], each, split)
     table, record = _differences(_names(seeds), [_mean(row) for row in seeds])
     pids = seeds[0][0].pids
-    cautions = [each.about["caution"] for each in seeds[0] if "caution" in each.about]
+    cautions = [_cautions(row) for row in seeds]
+    for entry, said in zip(record, cautions, strict=True):
+        entry |= {"cautions": said} if said else {}
     marked = {"transductive": True} if any(map(_is_marked, seeds[0])) else {}
     entries = dict(seeds[0][0].about) | marked | {unit: len(pids), "runs": record}
     title = f"split {split}, {what}: {len(pids)} {unit} of {len(np.unique(pids))} identities"
     result = Result(title=f"{title}; percent", tables=(table,), record=entries)
-    first = " ".join(dict.fromkeys(cautions))  # seeds mostly say the same
+    others = [
+        f"{entry['run']}: {each}"
+        for entry, said in zip(record[1:], cautions[1:], strict=True)
+        for each in said
+        if each not in cautions[0]
+    ]
+    first = "\n".join(filter(None, [" ".join(cautions[0]), *others]))
     return inputs.as_text(result, *_keep(members, result), first=first)
+
+
+def _cautions(row: Sequence[Scores]) -> list[str]:
+    """What is said of whom the networks of a row have seen; seeds mostly say the same."""
+    return list(dict.fromkeys(e.about["caution"] for e in row if "caution" in e.about))
 
 
 def _scores_of(member: Run | Scores, about: Mapping[str, Any]) -> Scores:
@@ -242,7 +255,9 @@ def _names(rows: Sequence[Sequence[Scores]]) -> list[str]:
 
     def named(each: Scores) -> str:
         name = str(each.path) if names.count(each.run) > 1 else each.run
-        return name + (" (transductive)" if _is_marked(each) else "")
+        knows = each.about.get("related") or each.about.get("identities_trained_on")
+        name += " (transductive)" if _is_marked(each) else ""
+        return name + (" (trained on them)" if knows else "")
 
     return [" + ".join(map(named, row)) for row in rows]
 

@@ -172,7 +172,7 @@ def _check_run(run: Run, people: Columns) -> None:
 def _refuse_data(run: Run) -> None:
     """Refuses flags that name a data set, where none is looked at."""
     own = {"name": "", "dir": ""} if run.is_published else run.extra["config"]["data"]
-    given = {f"data_{key}": run.config.data[key] != own[key] for key in ("name", "dir")}
+    given = {f"data_{key}": run.config.data[key] != own[key] for key in ("dir", "name")}
     inputs.refuse("with --task=export, which judges nothing", **given)
 
 

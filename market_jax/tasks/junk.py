@@ -9,7 +9,6 @@ import numpy as np
 
 from market_jax import seen
 from market_jax.data import columns as columns_
-from market_jax.errors import InputError
 from market_jax.evaluators import junk as evaluator
 from market_jax.files import write_atomically
 from market_jax.recipes import cluster_contrast
@@ -128,8 +127,7 @@ def run(
     Returns:
       The text for the terminal.
     """
-    if run.predict is None:
-        raise InputError("--task=junk needs a trained run: --workdir instead of --config")
+    inputs.need_network(run, "junk")
     what = inputs.Judged(split, images, skip_bad=skip_bad, usual="test")
     what.check()
     if images:

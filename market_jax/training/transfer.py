@@ -137,7 +137,7 @@ def check_held_out(name: str, known: Sequence[Division], dataset: Dataset) -> No
         same people under other numbers.
     """
     for other in known:
-        for own, rows in _divided(dataset):
+        for own, rows in divided(dataset):
             held = {pid for side, pids in own.pids.items() if side != "train" for pid in pids}
             if held and other.name != own.name and are_related({other.name}, {own.name}):
                 raise InputError(
@@ -147,7 +147,7 @@ def check_held_out(name: str, known: Sequence[Division], dataset: Dataset) -> No
                     "data.holdout_fraction 0), or begin with another network"
                 )
             both = held & set(other.pids["train"]) if other.name == own.name else set()
-            if both and _are_others(other, rows):
+            if both and are_others(other, rows):
                 text = "%s was trained on other pictures of %s; its people are taken for others"
                 logging.warning(text, name, own.name)
             elif both:
@@ -159,22 +159,29 @@ def check_held_out(name: str, known: Sequence[Division], dataset: Dataset) -> No
                 )
 
 
-def _divided(dataset: Dataset) -> Iterator[tuple[Division, Columns]]:
-    """Each data set's division, and the persons and digests of its pictures as they are there."""
+def divided(dataset: Dataset) -> Iterator[tuple[Division, Columns]]:
+    """Each data set's division, and the persons and digests of its pictures as they are there.
+
+    Args:
+      dataset: one data set, or several that are joined.
+    """
     sides = [dataset.open(side) for side in SIDES]
     rows = {key: np.concatenate([side[key] for side in sides]) for key in ("pid", "digest")}
     nothing = np.zeros(len(rows["pid"]), int)
     several = "dataset" in sides[0]
     numbers = np.concatenate([side["dataset"] for side in sides]) if several else nothing
-    for number, division in enumerate(dataset.divisions()):
-        own = columns_.select(rows, numbers == number)
-        pids = np.sort([pid for side in division.pids.values() for pid in side])
-        # of several data sets the persons are numbered apart, in the same order
-        yield division, own | {"pid": pids[np.unique(own["pid"], return_inverse=True)[1]]}
+    for part, division in zip(dataset.parts, dataset.divisions(), strict=True):
+        own = columns_.select(rows, numbers == part.number)
+        yield division, own | {"pid": own["pid"] - part.pid_offset}
 
 
-def _are_others(known: Division, rows: Columns) -> bool:
-    """Whether on no side of a division the pictures and labels are those that it has noted."""
+def are_others(known: Division, rows: Columns) -> bool:
+    """Whether on no side of a division the pictures and labels are those that it has noted.
+
+    Args:
+      known: the division, which a run has kept; one without digests has noted nothing.
+      rows: of the data set of that name, see `divided`.
+    """
     noted = [side for side in known.digests if known.pids[side]]
     return bool(noted) and not any(
         columns_.fingerprint(columns_.select(rows, np.isin(rows["pid"], known.pids[side])))

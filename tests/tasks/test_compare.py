@@ -206,6 +206,21 @@ def test_scores_keep_the_mark_of_transductive_figures(trained, monkeypatch):
         compare.run([[plain], [kept(trained, "reid-val-market", caution=3)]])
 
 
+def test_it_is_said_of_every_row_whom_its_networks_know(trained):
+    compare.run([[trained], [trained]])
+    known = {"caution": "CAUTION: it knows them.", "identities_trained_on": 3}
+    marked = kept(trained, "reid-val-market", **known)
+    text = compare.run([[trained], [marked]])
+    assert f"{marked.path} (trained on them): CAUTION: it knows them." == text.splitlines()[0]
+    (first, _), (own, others) = record_of(trained)
+    assert "trained on them" not in first
+    assert "cautions" not in own
+    assert others["cautions"] == [known["caution"]]
+    text = compare.run([[marked], [trained]])
+    assert text.startswith("CAUTION: it knows them.\n\n")
+    assert text.count("(trained on them)") == 1
+
+
 def test_runs_that_hold_out_others_are_not_compared(trained, synthetic, tmp_path):
     config = small(synthetic, epochs=1, **{"data.split_seed": 3})
     supervised.fit(config, tmp_path / "third")
