@@ -12,8 +12,8 @@ one rate. Beside a ResNet of its size: `configs/source_b.py:heads,resnet,depth=5
 `--config.model.pretrained="" --config.optimizer.lr_multipliers="()"`. Blocks activate after their
 sum, as ResNet's first version; the authors' do before their convolutions.
 
-On the course release 20 epochs take 3.3 hours of a core with AVX-512 and end at 81.1 % of the 12
-attributes (multi-class) on new identities.
+On the course release 20 epochs (--config.epochs=20 --config.patience=0) take 3.3 hours of a core
+with AVX-512 and end at 81.1 % of the 12 attributes (multi-class) on new identities.
 """
 
 from ml_collections import ConfigDict

@@ -100,8 +100,8 @@ def make_protocols(
     missing = [name for name in names if name not in made]
     if missing:
         raise InputError(
-            f"protocol {missing[0]!r} is not possible with these images; "
-            f"possible: {', '.join(made)}"
+            f"protocol {missing[0]!r} is not possible with these images "
+            f"({protocols.why_left_out(missing[0], gallery, queries)}); possible: {', '.join(made)}"
         )
     return {name: made[name] for name in (names or made)}
 
@@ -323,3 +323,23 @@ def evaluate(
     made = make_protocols(gallery, queries, protocols)
     about = {"judged": f"split {split}", "features": "+".join(outputs), "flip": flip}
     return summarize(made, rank_all(made, [Retrieval(metric)]), metric, about)
+
+
+def check(
+    dataset: Dataset, *, split: str = "val", protocols: tuple[str, ...] = ("market",), **_
+) -> None:
+    """Refuses what `evaluate` would refuse, before a training begins.
+
+    Args:
+      dataset: the data set.
+      split: as for `evaluate`.
+      protocols: as for `evaluate`.
+
+    Raises:
+      InputError: as for `evaluate`.
+    """
+    sides = [*map(dataset.open, split_names(split)), None]
+    make_protocols(*sides[:2], protocols)
+
+
+evaluate.check = check  # for `held_out.HeldOut`
