@@ -108,12 +108,7 @@ def start() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     jax.config.update("jax_cpu_enable_async_dispatch", False)
-    several = (
-        "JAX_COORDINATOR_ADDRESS" in os.environ
-        or (_of_srun() and (_integer("SLURM_NTASKS") or 1) > 1)
-        or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
-    )
-    if several and not jax.distributed.is_initialized():
+    if _of_several() and not jax.distributed.is_initialized():
         count, number = _integer("JAX_NUM_PROCESSES"), _integer("JAX_PROCESS_ID")
         try:
             jax.distributed.initialize(num_processes=count, process_id=number)
@@ -122,6 +117,16 @@ def start() -> None:
                 f"the processes of this training do not find each other ({error}); see "
                 "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID"
             ) from None
+
+
+def _of_several() -> bool:
+    """Whether this process is one of several, by the environment; who the others are JAX finds."""
+    return (
+        "JAX_COORDINATOR_ADDRESS" in os.environ
+        or (_integer("JAX_NUM_PROCESSES") or 1) > 1
+        or (_of_srun() and (_integer("SLURM_NTASKS") or 1) > 1)
+        or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
+    )
 
 
 def _of_srun() -> bool:

@@ -50,9 +50,9 @@ class HeldOut:
         self._order = build.validation_sampler(config, self._val)
         self._evaluators = build.evaluators_of(config)
         for evaluate in self._evaluators.values():
-            refuse = getattr(evaluate.func, "check", None)
-            if refuse:  # it can say now what it would say after the first epoch
-                refuse(training.dataset, **evaluate.keywords)
+            check = getattr(getattr(evaluate, "func", None), "check", None)
+            if check:  # it can say now what it would say after the first epoch
+                check(training.dataset, **evaluate.keywords)
         self._predictor = Predictor(
             training.apply, None, model=training.model, batch_size=config.batch_size
         )

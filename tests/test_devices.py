@@ -30,6 +30,29 @@ def test_compiler_options_are_for_cpus_and_tested_versions_alone():
     assert devices.quick_compiler_options("gpu") == devices.quick_compiler_options("tpu") == {}
 
 
+SRUN = dict.fromkeys(("SLURM_JOB_ID", "SLURM_PROCID", "SLURM_STEP_NODELIST"), "0")
+
+
+@pytest.mark.parametrize(
+    ("variables", "several"),
+    [
+        ({}, False),
+        ({"JAX_NUM_PROCESSES": "1"}, False),
+        ({"JAX_NUM_PROCESSES": "4"}, True),
+        ({"JAX_COORDINATOR_ADDRESS": "host:1234"}, True),
+        ({"SLURM_NTASKS": "2"}, False),
+        (SRUN | {"SLURM_NTASKS": "2"}, True),
+        (SRUN | {"SLURM_NTASKS": "1"}, False),
+        ({"TPU_WORKER_HOSTNAMES": "a"}, False),
+        ({"TPU_WORKER_HOSTNAMES": "a,b"}, True),
+    ],
+)
+def test_several_processes_are_known_by_the_environment(monkeypatch, variables, several):
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "SLURM_", "TPU_"))}
+    monkeypatch.setattr(os, "environ", clean | variables)
+    assert devices._of_several() is several
+
+
 FAULTS = """
 import resource, sys
 import numpy as np

@@ -1,5 +1,6 @@
 """When the pictures of a training are drawn."""
 
+import functools
 import types
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from market_jax import held_out
+from market_jax.errors import InputError
 from market_jax.evaluators.result import Result
 from market_jax.training.plan import Plan
 
@@ -20,6 +22,24 @@ RESULTS = {
 
 def state(step):
     return types.SimpleNamespace(step=step, averaged_variables={})
+
+
+def refusing(predict, dataset, *, split="val"):
+    """An evaluator that knows before the training that it can judge nothing."""
+
+
+def refuse(dataset, *, split):
+    raise InputError(f"nothing in {split} of {dataset}")
+
+
+refusing.check = refuse
+
+
+def test_what_cannot_be_judged_is_told_before_the_first_step(watch, monkeypatch):
+    evaluators = {"refusing": functools.partial(refusing, split="test")}
+    monkeypatch.setattr(held_out.build, "evaluators_of", lambda _: evaluators)
+    with pytest.raises(InputError, match="nothing in test of None"):
+        watch(1)
 
 
 @pytest.fixture

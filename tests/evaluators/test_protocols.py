@@ -2,8 +2,10 @@ import numpy as np
 import pytest
 
 from market_jax.data import descriptors
+from market_jax.data.datasets import Dataset
+from market_jax.data.schema import Schema
 from market_jax.errors import InputError
-from market_jax.evaluators import protocols
+from market_jax.evaluators import protocols, reid
 
 
 def rows(pid, camid):
@@ -90,3 +92,14 @@ def test_descriptors_of_any_size(name, size):
     assert found.shape[0] == 3
     assert found.dtype == np.float32
     assert np.isfinite(found).all()
+
+
+def test_a_training_is_told_at_once_what_cannot_be_judged():
+    """By what its evaluator would say after the first epoch."""
+    many = rows(np.repeat([3, 4, 5], 10), np.full(30, -1))
+    dataset = Dataset(Schema("made", {}), lambda split: many)
+    reid.check(dataset, protocols=("course",), metric="euclidean")
+    message = r"'market' is not possible .* \(the camera of 30 images is not known\); possible: c"
+    with pytest.raises(InputError, match=message):
+        reid.check(dataset)
+    assert reid.evaluate.check is reid.check
