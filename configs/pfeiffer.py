@@ -27,8 +27,8 @@ whose attributes are the same twelve, but drawn from other frequencies.
 By configs/comparison.py, all of it from the course release, 1.7 hours on one core without AVX-512:
 85.0 rank 1 and 74.2 mAP, and 85.6 % of the 12 attributes (multi-class). At that file's rate
 `joined` with drawn people fails, 1.3 mAP: its triplets collapse. At 3e-4 it has 82.8 % of the
-attributes, and 23.6 mAP of real people, whose persons it has not learned (`separate` 82.8, and
-13.7); 1.3 to 1.6 hours with AVX-512.
+attributes, and 23.6 mAP of real people, whose persons it has not learned (`separate` 82.8 and 13.7,
+`uncertain` 82.9 and 23.1); 1.3 to 1.6 hours with AVX-512.
 """
 
 from ml_collections import ConfigDict
