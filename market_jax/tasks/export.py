@@ -172,7 +172,8 @@ def _check_run(run: Run, people: Columns) -> None:
 def _refuse_data(run: Run) -> None:
     """Refuses flags that name a data set, where none is looked at."""
     own = {"name": "", "dir": ""} if run.is_published else run.extra["config"]["data"]
-    given = {f"data_{key}": run.config.data[key] != own[key] for key in ("dir", "name")}
+    keys = ("dir", "name") if run.is_published else ("name", "dir")  # the folder alone names it
+    given = {f"data_{key}": run.config.data[key] != own[key] for key in keys}
     inputs.refuse("with --task=export, which judges nothing", **given)
 
 

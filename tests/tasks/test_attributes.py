@@ -96,11 +96,20 @@ def test_neighbours_are_of_the_embedding(trained):
     ), "the result says how it was averaged"
 
 
-def test_annotations_with_other_classes_are_refused(trained, tmp_path):
+def test_annotations_with_other_classes_are_refused(trained, monkeypatch):
     """The numbers of the one would be compared with those of the other."""
-    turned = trained._replace(extra=trained.extra | {"labels": {"gender": ["female", "male"]}})
+    rows, files = trained.dataset().open("val"), {"images": "crops", "annotations": "a.csv"}
+    monkeypatch.setattr(attributes, "_open", lambda *_: rows)
+    labels = trained.extra["labels"]
+    turned = {"gender": labels["gender"][::-1]}
+    run = trained._replace(extra=trained.extra | {"labels": labels | turned})
     with pytest.raises(InputError, match=r"label 'gender' has the classes female, male in the run"):
-        attributes.run(turned, images=str(tmp_path), annotations="a.csv")
+        attributes.run(run, **files)
+    found = evaluator.outputs_to_judge
+    monkeypatch.setattr(
+        evaluator, "outputs_to_judge", lambda *a: [n for n in found(*a) if n != "gender"]
+    )
+    assert "gender" not in attributes.run(run, **files), "what is not judged may differ"
 
 
 def test_an_overlay_is_brightest_where_the_mask_is():
