@@ -60,7 +60,7 @@ def _choose(run: Run, what: inputs.Judged, count: int) -> Columns:
         folder, size = Path(what.images), run.config.data.image_size
         columns = inputs.read_folder(folder, size, named=False, skip_bad=what.skip_bad)
     else:
-        columns = run.dataset().open(what.split)
+        columns = inputs.data_of(run).open(what.split)
     last = len(columns["name"]) - 1
     rows = np.unique(np.linspace(0, last, min(count, last + 1)).round().astype(int))
     return columns_.in_memory(columns_.select(columns, rows))

@@ -73,7 +73,7 @@ def write_predictions(
     """
     if source in inputs.SPLITS:
         inputs.refuse("with a split: it is of a folder", skip_bad=skip_bad)
-        columns = run.dataset().open(source)
+        columns = inputs.data_of(run).open(source)
     else:
         size = run.config.data.image_size
         columns = inputs.read_folder(Path(source), size, named=False, skip_bad=skip_bad)
@@ -91,7 +91,7 @@ def _open(run: Run, what: inputs.Judged) -> Columns:
     """Columns of the images that are judged."""
     what.check()
     if not what.images:
-        return run.dataset().open(what.split)
+        return inputs.data_of(run).open(what.split)
     size, labels = run.config.data.image_size, Path(what.annotations)
     return inputs.read_folder(Path(what.images), size, annotations=labels, skip_bad=what.skip_bad)
 

@@ -41,7 +41,7 @@ def judge_persons(run: Run, split: str, protocol: str, *, flip: bool) -> Scores:
       protocol: the name of the protocol.
       flip: average the features of an image and its mirror image.
     """
-    sides = evaluator.read_features(run.predict, run.dataset(), split, flip=flip)
+    sides = evaluator.read_features(run.predict, inputs.data_of(run), split, flip=flip)
     made = evaluator.make_protocols(*sides, (protocol,))[protocol]
     found = Retrieval().rank(made)
     hit = np.where(found.first_rank > 0, found.first_rank == 1, np.nan)
@@ -58,7 +58,7 @@ def judge_attributes(run: Run, split: str, labels: Sequence[str], *, flip: bool)
       labels: names of the labels.
       flip: average the logits of an image and its mirror image.
     """
-    columns = run.dataset().open(split)
+    columns = inputs.data_of(run).open(split)
     predicted, _ = attributes.classify(run.predict, columns, labels, flip=flip)
     classes = {name: run.schema.labels[name] for name in labels}
     values = metrics.per_image(columns, predicted, classes)
@@ -108,7 +108,7 @@ def _shared_labels(members: Sequence[Run | Scores], split: str) -> list[str]:
         if isinstance(member, Scores):
             found.append(list(member.about["labels"]))
             continue
-        columns = member.dataset().open(split)
+        columns = inputs.data_of(member).open(split)
         known = [name for name in member.schema.labels if name in columns]
         found.append(attributes.outputs_to_judge(member.predict, columns, known))
     shared = [name for name in found[0] if all(name in names for names in found)]

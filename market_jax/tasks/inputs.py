@@ -10,6 +10,7 @@ from absl import logging
 
 from market_jax import files, seen
 from market_jax.data import attributes, columns, folders
+from market_jax.data.datasets import Dataset, refusing_empty
 from market_jax.errors import InputError
 from market_jax.evaluators.result import Result
 from market_jax.files import write_atomically
@@ -194,6 +195,18 @@ def as_text(result: Result, *notes: str, first: str = "") -> str:
     return "\n\n".join([*filter(None, [first]), result.title, *shown, *result.notes, *notes])
 
 
+def data_of(run: Run) -> Dataset:
+    """The data set that a run is judged on, whose splits without an image are refused.
+
+    Args:
+      run: the run.
+
+    Raises:
+      InputError: see `Run.dataset`; when opened, a split has no image.
+    """
+    return refusing_empty(run.dataset())
+
+
 def need_network(run: Run, task: str) -> None:
     """Refuses what `--config` names instead of a run, for a task that needs a network.
 
@@ -226,7 +239,7 @@ def judge_split(
     """
     need_network(run, Path(file).stem)
     choose(metric, dict.fromkeys(("cosine", "euclidean")), "metric")
-    dataset = run.dataset()
+    dataset = data_of(run)
     caution, known = seen.known_people(run, [dataset.open(split)], split=split)
     result = evaluate(run.predict, dataset, split=split, flip=flip, metric=metric)
     about = {"split": split, "flip": flip, "metric": metric, "checkpoint": run.step}

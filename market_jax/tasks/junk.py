@@ -134,7 +134,7 @@ def run(
         size = run.config.data.image_size
         columns = inputs.read_folder(Path(images), size, named=False, skip_bad=skip_bad)
     else:
-        columns = run.dataset().open(split)
+        columns = inputs.data_of(run).open(split)
     scores = _of_rounds(run, columns) | evaluator.score_images(run.predict, columns)
     results = evaluator.judge_made(run.predict, columns) if made else {}
     result, flagged = evaluator.summarize(

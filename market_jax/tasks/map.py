@@ -91,7 +91,7 @@ def _open(run: Run, what: inputs.Judged) -> tuple[Columns, Mapping[str, Sequence
         size = run.config.data.image_size
         folder = Path(what.images)
         return inputs.read_folder(folder, size, named=False, skip_bad=what.skip_bad), {}
-    dataset = run.dataset()
+    dataset = inputs.data_of(run)
     return dataset.open(what.split), dataset.schema.labels
 
 

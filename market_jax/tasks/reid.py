@@ -44,7 +44,7 @@ class Features:
         self.training = Training(self._train_columns, lambda: self.of_split("train"))
 
     def _train_columns(self) -> Columns:
-        columns = self._run.dataset().open("train")
+        columns = inputs.data_of(self._run).open("train")
         return {key: value for key, value in columns.items() if key != "image"}
 
     def of(self, columns: Columns) -> Columns:
@@ -60,7 +60,7 @@ class Features:
 
     def of_split(self, split: str) -> Columns:
         """Computes the features of a split of the run's data set, see `of`."""
-        return self.of(self._run.dataset().open(split))
+        return self.of(inputs.data_of(self._run).open(split))
 
 
 def make_retrieval(
@@ -322,7 +322,7 @@ def _open_unjudged(run: Run, source: str, what: inputs.Judged, *, report: bool) 
     why, given = "with --predict, which judges nothing", what.given() | {"report": report}
     if source == RELEASE:
         inputs.refuse(why, **given)
-        return [run.dataset().open(split) for split in ("query", "test")]
+        return [inputs.data_of(run).open(split) for split in ("query", "test")]
     if not what.images:
         raise InputError(
             f"--predict is {source!r}: a folder of queries needs --images, the folder that is "
@@ -337,7 +337,7 @@ def _open_sides(run: Run, what: inputs.Judged) -> list[Columns]:
     """Columns of the gallery and, where there are any, of the queries."""
     what.check()
     if not what.images:
-        return [run.dataset().open(name) for name in evaluator.split_names(what.split)]
+        return [inputs.data_of(run).open(name) for name in evaluator.split_names(what.split)]
     folders = [(what.images, what.annotations), (what.queries, what.query_annotations)]
     size = run.config.data.image_size
     return [

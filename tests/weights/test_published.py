@@ -117,6 +117,16 @@ def test_judging_needs_data_and_names_whom_the_network_knows(package, synthetic)
     assert json.loads((run.evaluation / attributes.FILE).read_text())["identities_trained_on"] == 0
 
 
+def test_a_split_without_an_image_is_told(package, synthetic):
+    """As "val" of a network that was trained on everybody."""
+    run = runs.published("tiny", runs.Data("synthetic", str(synthetic)))
+    run.config.data.val_fraction = 0.0
+    for task in (reid, attributes):
+        with pytest.raises(InputError, match="synthetic: the split 'val' has no image, where data"):
+            task.run(run)
+    assert len(run.dataset().open("train")["pid"])
+
+
 def test_a_folder_alone_is_of_the_data_it_was_trained_on(package, synthetic):
     run = runs.published("tiny", runs.Data(dir=str(synthetic)))
     assert run.config.data.name == "synthetic"
