@@ -105,7 +105,6 @@ def run(
     inputs.refuse("with --to=safetensors", attributes=attributes, flip=flip, int8=int8)
     if naming is not None:
         inputs.refuse("with --naming", dtype=dtype, figures=figures)
-        _refuse_data(run)
         return _save(run, output, naming)
     return _publish(run, output, dtype, figures)
 
@@ -114,6 +113,7 @@ def _save(run: Run, output: str | None, naming: str) -> str:
     """Writes the file for another program, see `run`."""
     path = _check_output(output)
     _check_parts(run, draw_people(1, run.config.data.image_size))
+    _refuse_data(run)
     file = build.backbone_file(run.config)
     namings, convert = (getattr(file, key, None) for key in ("TORCH_NAMES", "to_torch"))
     if not namings:

@@ -216,6 +216,8 @@ def test_what_is_never_exported(trained, file, tmp_path):
     elsewhere.data.name, moved.data.dir = "unitn", "/mnt"  # as --data_name and --data_dir leave it
     with pytest.raises(InputError, match="--data_dir does nothing with --task=export, which judg"):
         export.run(trained._replace(config=moved), output=str(tmp_path / "x.onnx"), to="onnx")
+    with pytest.raises(InputError, match="--task=export needs a trained run"):
+        export.run(runs.without_model(moved, None), output=output, naming="torchvision")
     for run, message in (
         (runs.published(file, cache=False), "needs a trained run"),
         (trained._replace(divisions=None, config=elsewhere), "--data_name does nothing"),
