@@ -260,21 +260,3 @@ def open_dataset(
         return joined(sides, [parts[i] for i in having])
 
     return Dataset(schema, open_split, lambda: divided()[1], parts)
-
-
-def refusing_empty(dataset: Dataset) -> Dataset:
-    """The data set, whose splits without an image are refused: nothing can be judged on them.
-
-    Args:
-      dataset: the data set.
-    """
-
-    def open_split(split: str) -> Columns:
-        rows = dataset.open(split)
-        if not len(rows["pid"]):
-            sides = ", where data.val_fraction and data.holdout_fraction of the run hold nobody out"
-            why = sides if split in SIDES else ""
-            raise InputError(f"{dataset.schema.name}: the split {split!r} has no image{why}")
-        return rows
-
-    return dataset._replace(open=open_split)

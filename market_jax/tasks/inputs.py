@@ -10,7 +10,7 @@ from absl import logging
 
 from market_jax import files, seen
 from market_jax.data import attributes, columns, folders
-from market_jax.data.datasets import Dataset, refusing_empty
+from market_jax.data.datasets import SIDES, Dataset
 from market_jax.errors import InputError
 from market_jax.evaluators.result import Result
 from market_jax.files import write_atomically
@@ -204,7 +204,17 @@ def data_of(run: Run) -> Dataset:
     Raises:
       InputError: see `Run.dataset`; when opened, a split has no image.
     """
-    return refusing_empty(run.dataset())
+    dataset = run.dataset()
+
+    def open_split(split: str) -> Columns:
+        rows = dataset.open(split)
+        if not len(rows["pid"]):
+            sides = ", where data.val_fraction and data.holdout_fraction of the run hold nobody out"
+            why = sides if split in SIDES else ""
+            raise InputError(f"{dataset.schema.name}: the split {split!r} has no image{why}")
+        return rows
+
+    return dataset._replace(open=open_split)
 
 
 def need_network(run: Run, task: str) -> None:
